@@ -1,0 +1,5 @@
+"""``python -m robustsr``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,89 @@
+"""The Python interface for pictures in memory: the same pipeline as the command line's, without files."""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from .images import Metadata, Picture
+from .models import Loaded, load
+from .pipeline import Target, make_plan, smoothing_for, upscale_picture
+from .smoothing import Draws, Reduce
+from .types import RobustSRError
+
+AnyImage = TypeVar("AnyImage", Image.Image, NDArray[np.generic], torch.Tensor)
+
+
+def upscale(
+    image: AnyImage,
+    model: str | Loaded | None = None,
+    *,
+    scale: float | None = None,
+    smooth: Reduce | None = None,
+    sigma: float | None = None,
+    samples: int | None = None,
+    draws: Draws | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+) -> AnyImage:
+    """Upscales a picture in memory and returns the same kind of thing.
+
+    ``image``: a PIL image of mode L, LA, RGB or RGBA; an array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or
+    floats in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second)
+    channel is alpha. Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a
+    path, or what ``load`` returned (faster for several pictures). ``sigma`` in [0, 1] units, ``samples`` and
+    ``draws`` default to the model's catalogue entry. RobustSRError: anything else, or an unknown model.
+    """
+    from .catalogue import default_model
+
+    network = (
+        load(model or default_model(), device=device, precision=precision) if isinstance(model, str | None) else model
+    )
+    smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed) if smooth else None
+    target, plan = Target(scale=scale), make_plan(network, smoothing)
+
+    def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        channels = pixels.shape[2]
+        gray = channels < 3
+        rgb = np.repeat(pixels[..., :1], 3, axis=2) if gray else pixels[..., :3]
+        alpha = pixels[..., -1] if channels in (2, 4) else None
+        picture = Picture(rgb, alpha, gray, 16, Metadata(), "png")
+        made, _ = upscale_picture(picture, network, smoothing, target, plan)
+        colours = made.rgb[..., :1] if gray else made.rgb
+        both = colours if made.alpha is None else np.concatenate([colours, made.alpha[..., None]], axis=2)
+        return both.clip(0, 1)
+
+    if isinstance(image, torch.Tensor):
+        batch = image if image.ndim == 4 else image[None]
+        if not image.is_floating_point() or batch.ndim != 4 or batch.shape[1] != 3:
+            raise RobustSRError(
+                f"a tensor must be float (3, h, w) or (N, 3, h, w), got {image.dtype} {tuple(image.shape)}"
+            )
+        pictures = [run(x.permute(1, 2, 0).float().cpu().numpy()) for x in batch.detach()]
+        stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(image.device, image.dtype)
+        return stacked if image.ndim == 4 else stacked[0]
+    if isinstance(image, Image.Image):
+        if image.mode not in ("L", "LA", "RGB", "RGBA"):
+            raise RobustSRError(f"an image must have mode L, LA, RGB or RGBA, got {image.mode}: convert it first")
+        return cast(AnyImage, Image.fromarray(_array(np.asarray(image), run)))
+    return cast(AnyImage, _array(np.asarray(image), run))
+
+
+def _array(image: NDArray[np.generic], run: object) -> NDArray[np.generic]:
+    """``run`` on an array of any supported kind, and back to its kind."""
+    assert callable(run)
+    planes = image[..., None] if image.ndim == 2 else image
+    if planes.ndim != 3 or not 1 <= planes.shape[2] <= 4:
+        raise RobustSRError(f"an array must be (h, w) or (h, w, 1 to 4), got {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+        raise RobustSRError(f"an array must be uint8, uint16 or float, got {image.dtype}")
+    integer = np.issubdtype(image.dtype, np.integer)
+    top = np.iinfo(image.dtype).max if integer else 1  # type: ignore[type-var]
+    made = run(planes.astype(np.float32) / top)
+    made = np.floor(made * top + 0.5).astype(image.dtype) if integer else made.astype(image.dtype)
+    return made[..., 0] if image.ndim == 2 else made

@@ -1,0 +1,471 @@
+"""The command line: parse, call, print, exit code. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console
+from .types import RobustSRError
+from .version import __version__
+
+START = time.perf_counter()
+
+app = typer.Typer(
+    name="robustsr",
+    help="Upscale pictures with models that stay stable under noise, compression and attacks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+
+def main() -> None:
+    """The ``robustsr`` command: a user's mistake is one line and exit code 1, Ctrl-C is 130, a bug a traceback."""
+    try:
+        app(standalone_mode=True)
+    except RobustSRError as error:
+        console.say(f"error: {error}", "bold red")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.say("interrupted")
+        sys.exit(130)
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Flags that contradict each other are wrong usage, exit code 2."""
+    try:
+        yield
+    except RobustSRError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.out.print(f"robustsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+class Smooth(StrEnum):
+    off = "off"
+    median = "median"
+    mean = "mean"
+
+
+class DrawKind(StrEnum):
+    antithetic = "antithetic"
+    independent = "independent"
+
+
+class PrecisionName(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+def _config(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes the values of a TOML file the defaults: the command line and ROBUSTSR_* come before them."""
+    if path is not None:
+        try:
+            values = {k.replace("-", "_"): v for k, v in tomllib.loads(path.read_text(encoding="utf-8")).items()}
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise typer.BadParameter(f"{path}: {error}") from None
+        known = {p.name for p in context.command.params} - {"inputs", "config"}
+        if unknown := sorted(set(values) - known):
+            raise typer.BadParameter(f"{path}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+FILES, SIZE, SMOOTHING, RUNNING = "Files", "Size", "Smoothing", "Running"
+
+
+@app.command(context_settings={"auto_envvar_prefix": "ROBUSTSR"})
+def upscale(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, or patterns like '*.jpg'.", show_default=False)
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--out",
+            "--output",
+            help="Folder (or one file) for the results. Without it: NAME_upscaled/ beside a folder, NAME_x4.EXT beside a file.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help="Name (see `robustsr models list`) or path of a .pth, .safetensors, .ckpt or .onnx file.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool,
+        typer.Option("-r", "--recursive", help="Also the folders below; the tree is kept.", rich_help_panel=FILES),
+    ] = False,
+    suffix: Annotated[
+        str | None,
+        typer.Option("--suffix", help="Goes into the name before the ending.", rich_help_panel=FILES),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "-f", "--format", help="png, jpg, webp, tif or avif. Default: the input's.", rich_help_panel=FILES
+        ),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option("-q", "--quality", min=1, max=100, help="Of JPEG, WebP and AVIF.", rich_help_panel=FILES),
+    ] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="WebP without loss.", rich_help_panel=FILES)] = False,
+    background: Annotated[
+        str,
+        typer.Option(
+            "--background",
+            help="Colour under transparency where the format has none (JPEG).",
+            rich_help_panel=FILES,
+        ),
+    ] = "white",
+    strip_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--strip-metadata",
+            help="Leave out EXIF, XMP, IPTC and resolution (the colour profile stays).",
+            rich_help_panel=FILES,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Redo results that are there; default: keep those made from the same input with the same settings.",
+            rich_help_panel=FILES,
+        ),
+    ] = False,
+    max_pixels: Annotated[
+        float,
+        typer.Option(
+            "--max-pixels",
+            min=1,
+            help="Refuse pictures that have, or would get, more pixels.",
+            rich_help_panel=FILES,
+        ),
+    ] = 400e6,
+    scale: Annotated[
+        float | None,
+        typer.Option("-s", "--scale", help="Any factor. Default: the model's.", rich_help_panel=SIZE),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option("--width", help="Pixels; with --height: fit into the box.", rich_help_panel=SIZE),
+    ] = None,
+    height: Annotated[int | None, typer.Option("--height", rich_help_panel=SIZE)] = None,
+    long_side: Annotated[int | None, typer.Option("--long-side", rich_help_panel=SIZE)] = None,
+    short_side: Annotated[int | None, typer.Option("--short-side", rich_help_panel=SIZE)] = None,
+    smooth: Annotated[
+        Smooth,
+        typer.Option(
+            "--smooth",
+            help="Median or mean of the model's outputs for noisy copies of the input.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = Smooth.off,
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            "--sigma",
+            help="Standard deviation of that noise, 0 to 1. Default: the model's.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", help="Number of noisy copies. Default: the model's.", rich_help_panel=SMOOTHING),
+    ] = None,
+    draws: Annotated[
+        DrawKind | None,
+        typer.Option(
+            "--draws",
+            help="Pairs of opposite noise, or independent noise. Default: the model's.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the noise. Default: 0.", rich_help_panel=SMOOTHING)
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)
+    ] = "auto",
+    precision: Annotated[
+        PrecisionName,
+        typer.Option("--precision", help="auto: the fastest that stays true to fp32.", rich_help_panel=RUNNING),
+    ] = PrecisionName.auto,
+    fp32: Annotated[
+        bool, typer.Option("--fp32", help="The same as --precision fp32.", rich_help_panel=RUNNING)
+    ] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option("--tile", help="Largest tile, input pixels. Default: by model.", rich_help_panel=RUNNING),
+    ] = None,
+    tile_pad: Annotated[
+        int | None,
+        typer.Option(
+            "--tile-pad",
+            "--tile_pad",
+            help="Context around a tile, input pixels. Default: the model's.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, and how long it would take.", rich_help_panel=RUNNING),
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="A JSON line per file and a summary, on standard output.", rich_help_panel=RUNNING),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Also say where the time went.", rich_help_panel=RUNNING)
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            callback=_config,
+            is_eager=True,
+            help="TOML file of these options; the command line and ROBUSTSR_* variables override it.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+) -> None:
+    """Upscale pictures and folders: `robustsr upscale photos/ --smooth median --sigma 0.03`."""
+    chosen = {"sigma": sigma, "samples": samples, "draws": draws, "seed": seed}
+    if smooth is Smooth.off and (idle := [f"--{k}" for k, v in chosen.items() if v is not None]):
+        raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
+    if fp32 and precision not in (PrecisionName.auto, PrecisionName.fp32):
+        raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
+
+    from . import catalogue, jobs
+
+    name = model or catalogue.default_model()
+    native = catalogue.catalogue()[name].scale if name in catalogue.catalogue() else None
+    factor = scale or native
+    label = "upscaled" if factor is None or width or height or long_side or short_side else f"x{factor:g}"
+    todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
+
+    from . import batch, pipeline  # torch comes in here
+    from .models import load
+
+    imported = time.perf_counter()
+    with _usage():
+        target = pipeline.Target(scale, width, height, long_side, short_side)
+    output = batch.Output(format, quality, lossless, background, strip_metadata, int(max_pixels))
+    network = load(name, device=device, precision="fp32" if fp32 else precision)
+    smoothing = None if smooth is Smooth.off else pipeline.smoothing_for(network, smooth.value, **chosen)
+    plan = pipeline.make_plan(network, smoothing, tile, tile_pad)
+    requested = {"precision": "fp32" if fp32 else precision.value, "tile": tile, "tile_pad": tile_pad}
+    loaded = time.perf_counter()
+
+    rows = batch.estimate(todo, network, smoothing, target, output)
+    speed = pipeline.pixels_per_second(network)
+    for warning in warnings:
+        console.say(f"note: {warning}", "yellow")
+    for line in console.forecast(rows, network, smoothing, speed):
+        console.say(line)
+    if dry_run:
+        return console.dry_run(rows, speed, as_json=json)
+
+    tally = console.Tally(as_json=json)
+    with console.bar({row.job: row.cost for row in rows}) as bar:
+        tick = lambda job, done, total: bar.tile(job, job.source.name, done, total)  # noqa: E731
+        try:
+            for result in batch.run(
+                todo,
+                network,
+                smoothing,
+                target,
+                output,
+                plan,
+                requested=requested,
+                overwrite=overwrite,
+                on_tile=tick,
+            ):
+                bar.picture(result.job)
+                tally.add(result, bar)
+        finally:
+            bar.close()
+            tally.summary()
+    if verbose:
+        console.say(
+            f"imports {imported - START:.2f} s, model {loaded - imported:.2f} s, estimate {tally.start - loaded:.2f} s, "
+            f"network {tally.seconds:.2f} s, reading and writing {tally.elapsed - tally.seconds:.2f} s"
+        )
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def devices() -> None:
+    """What torch can run on here, and which number format `--precision auto` takes."""
+    from . import engine
+
+    table = console.table("device", "", "memory", "auto precision")
+    for d in engine.devices():
+        table.add_row(d.name, d.description, f"{d.memory / 2**30:.0f} GB" if d.memory else "shared", d.precision)
+    console.out.print(table)
+    if hint := engine.unused_gpu():
+        console.say(hint, "yellow")
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """Models that can be used now, and those that can be pulled."""
+    from . import catalogue
+
+    here, known = catalogue.installed(), catalogue.catalogue()
+    table = console.table("model", ">scale", "", "")
+    for name in [*known, *(n for n in here if n not in known)]:
+        entry = known.get(name)
+        where = "ships with robustsr" if entry and not entry.url else "installed" if name in here else "can be pulled"
+        table.add_row(name, f"x{entry.scale}" if entry else "", where, entry.description if entry else str(here[name]))
+    console.out.print(table)
+
+
+@models_app.command("info")
+def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> None:
+    """Everything known about a model."""
+    from . import catalogue
+
+    entry = catalogue.catalogue().get(model)
+    table = console.table("", "")
+    table.show_header = False
+    if entry:
+        for key, value in vars(entry).items():
+            if value not in ("", {}):
+                shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+                table.add_row(key, shown)
+    if entry is None or model in catalogue.installed():
+        from .models import load
+
+        network = load(model, device="cpu", precision="fp32")
+        table.add_row("path", str(catalogue.find(model)[0]))
+        table.add_row(
+            "loads as",
+            f"x{network.scale}, {'receptive radius' if network.exact else 'effective context'} {network.context} input pixels",
+        )
+        if entry is None:
+            table.add_row("sha256", network.digest)
+    console.out.print(table)
+
+
+@models_app.command("add")
+def models_add(
+    path: Annotated[Path, typer.Argument(help="A .pth, .safetensors, .ckpt or .onnx file.")],
+    name: Annotated[str | None, typer.Option("--name", help="Default: the file's name.")] = None,
+) -> None:
+    """Keep a checkpoint of your own among the models, so that it can be named."""
+    from . import catalogue
+    from .models import load
+
+    network = load(path, device="cpu", precision="fp32")
+    target = catalogue.add(path, name)
+    console.out.print(f"{target.stem}: x{network.scale}, kept as {target}", markup=False, soft_wrap=True)
+
+
+@models_app.command("verify")
+def models_verify() -> None:
+    """Compare the checksum of every installed model with the catalogue."""
+    from . import catalogue
+
+    table = console.table("model", "", "file")
+    damaged = 0
+    for name, path in catalogue.installed().items():
+        entry = catalogue.catalogue().get(name)
+        ok = entry is not None and catalogue.sha256(path) == entry.sha256
+        own = entry is None or not catalogue.is_ours(path)
+        damaged += not ok and not own
+        table.add_row(name, "ok" if ok else "not in the catalogue" if own else "DAMAGED: delete it", str(path))
+    console.out.print(table)
+    if damaged:
+        raise typer.Exit(1)
+
+
+@models_app.command("pull")
+def models_pull(
+    names: Annotated[list[str], typer.Argument(help="Names from `robustsr models list`.")],
+) -> None:
+    """Download models; an interrupted download continues where it stopped."""
+    from . import catalogue
+
+    for name in names:
+        entry = catalogue.catalogue().get(name)
+        if entry is None:
+            known = ", ".join(n for n, e in catalogue.catalogue().items() if e.url)
+            raise RobustSRError(f"no model {name!r} in the catalogue; can be pulled: {known}")
+        with console.bytes_bar(name) as update:
+            path = catalogue.pull(entry, update)
+        console.out.print(f"{name}: {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run. Default: runs/NAME.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override: section.key=value, as often as needed.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    device: Annotated[str, typer.Option("--device")] = "auto",
+) -> None:
+    """Train a model by a recipe; Ctrl-C writes a checkpoint from which --resume continues."""
+    import signal
+
+    from robustsr_training.loop import train as run
+    from robustsr_training.recipe import Recipe
+
+    from .engine import resolve_device
+
+    chosen = Recipe.load(recipe, set_ or [])
+    folder = out or Path("runs") / chosen.name
+    stopping: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: stopping.append(number))
+    try:
+        for at in run(chosen, folder, resume=resume, device=str(resolve_device(device)), stop=lambda: bool(stopping)):
+            measured = "".join(f"  {k} {v:.2f} dB" for k, v in at.psnr.items())
+            if at.message:
+                console.say(at.message)
+            elif at.step % 250 == 0 or measured or at.step == at.steps:
+                left = console.duration(at.seconds_left)
+                console.say(f"{at.step}/{at.steps}  loss {at.loss:.5f}  {at.rate:.1f} it/s  {left} left{measured}")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stopping:
+        console.say(f"stopped: `--resume` continues from {folder / 'checkpoint.pt'}")
+        raise typer.Exit(130)
+    console.say(f"weights: {folder / chosen.name}.safetensors")

@@ -1,0 +1,204 @@
+"""What the command line prints: progress, tables, JSON lines. The only module besides cli that prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .batch import Forecast, Result
+    from .models import Loaded
+    from .pipeline import Smoothing
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str = "") -> None:
+    """A line for the person, on standard error, so that standard output stays machine-readable."""
+    err.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def emit(record: dict[str, Any]) -> None:
+    """A JSON line on standard output."""
+    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 0.8 s, 45 s, 12 min, 3.5 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def table(*columns: str, title: str = "") -> Table:
+    """An empty table in the house style; columns whose name starts with '>' align right."""
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return made
+
+
+class Bar:
+    """A progress bar over a batch: work done in cost units, pictures, the tile in work, pictures per second."""
+
+    def __init__(self, progress: Progress, costs: dict[Any, float]) -> None:
+        self._progress, self._costs, self._start = progress, costs, time.perf_counter()
+        self._finished = 0.0
+        self._pictures = 0
+        self._task = progress.add_task("", total=max(sum(costs.values()), 1e-9), pictures="", tile="")
+        self._all = len(costs)
+
+    def tile(self, key: Any, name: str, done: int, total: int) -> None:  # noqa: ANN401
+        """``done`` of ``total`` tiles of the picture ``name`` are through."""
+        self._show(self._finished + self._costs[key] * done / total, f"{name}  tile {done}/{total}")
+
+    def picture(self, key: Any) -> None:  # noqa: ANN401
+        """A picture is done, skipped or given up."""
+        self._finished += self._costs[key]
+        self._pictures += 1
+        self._show(self._finished)
+
+    def close(self) -> None:
+        """Takes the bar off the screen."""
+        self._progress.stop()
+
+    def line(self, text: str, style: str = "") -> None:
+        """Prints a line above the bar."""
+        self._progress.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def _show(self, completed: float, tile: str | None = None) -> None:
+        rate = self._pictures / (time.perf_counter() - self._start)
+        fields = {"pictures": f"{self._pictures}/{self._all} pictures  {rate:.2f}/s"}
+        if tile is not None:
+            fields["tile"] = tile
+        self._progress.update(self._task, completed=completed, **fields)
+
+
+@contextmanager
+def bar(costs: dict[Any, float]) -> Iterator[Bar]:
+    """A bar on a terminal; silent elsewhere."""
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[pictures]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[tile]}", style="dim"),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        yield Bar(progress, costs)
+
+
+@contextmanager
+def bytes_bar(name: str) -> Iterator[Any]:
+    """A bar for a download: yields ``update(done, total)``."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+def forecast(rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | None, speed: float) -> Iterator[str]:
+    """The lines before a job: how much there is, how long it takes here, and what cheaper flags would cost."""
+    good = [row for row in rows if row.size]
+    megapixels = sum(row.size[0] * row.size[1] for row in good if row.size) / 1e6
+    seconds = sum(row.cost for row in good) / speed
+    pictures = f"{len(good)} picture{'s' * (len(good) != 1)}"
+    how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}" if smoothing else "not smoothed"
+    yield (
+        f"{pictures}, {megapixels:.1f} megapixels out, about {duration(seconds)}: "
+        f"{network.name} x{network.scale} on {network.device} ({network.precision}), {how}"
+    )
+    if smoothing and smoothing.samples > 4 and seconds > 30:
+        fewer, once = (seconds * n / smoothing.samples for n in (4, 1))
+        yield f"cheaper: --samples 4 about {duration(fewer)}, without --smooth about {duration(once)}"
+
+
+def dry_run(rows: Sequence[Forecast], speed: float, *, as_json: bool) -> None:
+    """What would be done, per file."""
+    shown = table("input", "output", "size", ">about")
+    for row in rows:
+        seconds = row.cost / speed
+        if as_json:
+            emit(
+                {
+                    "input": str(row.job.source),
+                    "output": str(row.job.target),
+                    "size": row.size,
+                    "seconds": round(seconds, 2),
+                    "error": row.error or None,
+                }
+            )
+        size = f"{row.size[0]}x{row.size[1]}" if row.size else row.error
+        shown.add_row(str(row.job.source), str(row.job.target), size, duration(seconds) if row.size else "")
+    if not as_json:
+        out.print(shown)
+
+
+class Tally:
+    """Counts results, prints each as it comes (failures and notes always, all of them as JSON) and the summary."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.start, self._json = time.perf_counter(), as_json
+        self.done = self.skipped = self.failed = 0
+        self.seconds = 0.0
+        self.roots: set[str] = set()
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start
+
+    def add(self, result: Result, bar: Bar) -> None:
+        """Takes one result in."""
+        setattr(self, result.status, getattr(self, result.status) + 1)
+        self.seconds += result.seconds
+        self.roots.add(str(result.job.root))
+        if self._json:
+            emit(
+                {
+                    "input": str(result.job.source),
+                    "output": str(result.job.target),
+                    "status": result.status,
+                    "seconds": round(result.seconds, 3),
+                    "input_size": result.input_size,
+                    "output_size": result.output_size,
+                    "notes": result.notes,
+                    "error": result.error or None,
+                }
+            )
+        if result.error:
+            bar.line(f"failed: {result.error}", "red")
+        for note in result.notes:
+            bar.line(f"note: {result.job.source.name}: {note}", "yellow")
+
+    def summary(self) -> None:
+        """The closing line."""
+        counts = {"done": self.done, "skipped": self.skipped, "failed": self.failed}
+        if self._json:
+            emit({"summary": counts, "seconds": round(self.elapsed, 2)})
+        parts = [f"{self.done} upscaled in {duration(self.elapsed)}"]
+        if self.skipped:
+            parts.append(f"{self.skipped} were there already")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        where = f" -> {', '.join(sorted(self.roots))}" if self.done or self.skipped else ""
+        say(", ".join(parts) + where, "red" if self.failed else "green")

@@ -1,0 +1,100 @@
+"""Where and in which precision networks run: devices, number formats, and what counts as out of memory."""
+
+from __future__ import annotations
+
+import glob
+import platform
+import shutil
+from dataclasses import dataclass
+
+import torch
+
+from .types import RobustSRError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device torch can use; ``precision`` is what ``auto`` means on it; ``memory`` in bytes, None if shared."""
+
+    name: str
+    description: str
+    memory: int | None
+    precision: str
+
+
+def devices() -> list[Device]:
+    """The devices this torch can use, the one ``auto`` takes first."""
+    found = []
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        found.append(_device(f"cuda:{i}", properties.name, properties.total_memory))
+    if torch.backends.mps.is_available():
+        found.append(_device("mps", "Apple GPU (Metal)", None))
+    cpu = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    return [*found, _device("cpu", f"{cpu}, {torch.get_num_threads()} threads", None)]
+
+
+def _device(name: str, description: str, memory: int | None) -> Device:
+    return Device(name, description, memory, auto_precision(torch.device(name)))
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` (the first of ``devices()``), ``cpu``, ``cuda``, ``cuda:1``, ``mps``; an absent device is an error."""
+    present = devices()
+    if name == "auto":
+        return torch.device(present[0].name)
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted not in [d.name for d in present]:
+        listing = ", ".join(d.name for d in present)
+        hint = unused_gpu() or "run `robustsr devices` to see what can be used"
+        raise RobustSRError(f"no device {name!r} here (present: {listing}); {hint}")
+    return torch.device(wanted)
+
+
+def unused_gpu() -> str | None:
+    """What to do about a GPU that this build of torch cannot use; None if there is none or it is used."""
+    if torch.cuda.is_available():
+        return None
+    amd = glob.glob("/dev/kfd") or shutil.which("rocminfo")
+    if not (amd or glob.glob("/dev/nvidia[0-9]*") or shutil.which("nvidia-smi")):
+        return None
+    vendor, index = ("AMD", "rocm6.4") if amd else ("NVIDIA", "cu128")
+    if torch.version.cuda or torch.version.hip:
+        return f"{vendor} GPU seen, but this build of torch ({torch.__version__}) cannot start it: check the driver"
+    return (
+        f"{vendor} GPU seen, CPU build of torch installed ({torch.__version__}): "
+        f"pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/{index}"
+    )
+
+
+def auto_precision(device: torch.device) -> str:
+    """The fastest number format that ``device`` computes in hardware and networks take well."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+    return "fp32"
+
+
+def check_precision(name: str) -> str:
+    """``name`` itself if it is ``auto`` or one of ``PRECISIONS``."""
+    if name != "auto" and name not in PRECISIONS:
+        raise RobustSRError(f"precision must be auto, {', '.join(PRECISIONS)}; got {name!r}")
+    return name
+
+
+def full_float32() -> None:
+    """Makes float32 mean float32 for this process: no TF32 in convolutions and matrix products."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: CUDA's, Metal's, the CPU allocator's, or Python's own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

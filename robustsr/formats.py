@@ -1,0 +1,236 @@
+"""File formats: the bytes of a file <-> integer pixels and metadata, as stored.
+
+PNG goes through libpng and TIFF through tifffile and our own writer, which keep 16 bits; the rest through Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Literal, TypeAlias, cast
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from . import metadata
+from .exif import ORIENTATION, build_tags, load_tags
+from .metadata import Metadata
+from .types import RobustSRError
+
+Pixels: TypeAlias = NDArray[Any]  # (h, w, channels), uint8 or uint16
+
+FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF"}
+FORMATS |= {"avif": "AVIF", "bmp": "BMP", "gif": "GIF"}  # ending -> format
+OUTPUT_FORMATS = {ending: name for ending, name in FORMATS.items() if name not in ("BMP", "GIF")}
+DEEP = ("PNG", "TIFF")  # these hold 16 bits, and gray with alpha
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # libjpeg, the format itself, libavif's default
+QUALITY = {"JPEG": 95, "WEBP": 90, "AVIF": 85}
+
+_ENDINGS = {name: ending for ending, name in reversed(FORMATS.items())}
+_SIGNATURES = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "WEBP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "AVIF": rb"....ftyp(avi[fs]|m[is]f1)",
+    "BMP": rb"BM",
+    "GIF": rb"GIF8[79]a",
+}
+# Not Image.open: its limit on the number of pixels is a global of the process, and ours is the caller's.
+_PILLOW: dict[str, Callable[..., Any]] = {
+    "JPEG": jpeg_factory,
+    "WEBP": WebPImageFile,
+    "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+}
+_PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "CMYK")
+_STRIP = 256  # rows of a TIFF compressed together
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a file's header says."""
+
+    width: int
+    height: int
+    format: str  # canonical ending: png jpg webp tif avif bmp gif
+    bits: int  # 8 or 16 per channel
+    gray: bool
+    alpha: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open file of any format: its header and metadata as stored, not turned, and how to get its pixels."""
+
+    info: Info
+    meta: Metadata
+    pixels: Callable[[], Pixels]  # 1 gray, 3 RGB or 4 CMYK channels, then alpha if info.alpha
+    frames: int = 1
+    premultiplied: bool = False
+
+
+def source(file: BinaryIO) -> Source:
+    """Recognise a file by its content and read its header. Whatever a decoder raises means that it is damaged.
+
+    RobustSRError: a format or a kind of pixels that is not read.
+    """
+    head = file.read(16)
+    name = next((name for name, magic in _SIGNATURES.items() if re.match(magic, head, re.DOTALL)), None)
+    if name is None:
+        known = ", ".join(_SIGNATURES)
+        raise RobustSRError(f"it is not a picture in a known format ({known})" if head else "the file is empty")
+    file.seek(0)
+    return _png(file) if name == "PNG" else _tiff(file) if name == "TIFF" else _pillow(file, name)
+
+
+def _png(file: BinaryIO) -> Source:
+    blocks = metadata.png_blocks(file)
+    width, height, bits, kind = struct.unpack_from(">IIBB", blocks["IHDR"])
+    (frames,) = struct.unpack_from(">I", blocks.get("acTL", b"\0\0\0\1"))
+    info = Info(width, height, "png", max(bits, 8), kind in (0, 4), kind in (4, 6) or "tRNS" in blocks)
+
+    def pixels() -> Pixels:
+        file.seek(0)
+        return np.atleast_3d(imagecodecs.png_decode(file.read()))
+
+    return Source(info, metadata.from_png(blocks), pixels, frames)
+
+
+def _tiff(file: BinaryIO) -> Source:
+    order, tags = load_tags(file)
+    file.seek(0)
+    tif = tifffile.TiffFile(file)
+    page: Any = tif.pages[0]
+    bits, frames, extra = page.bitspersample, len(tif.pages), list(page.extrasamples)
+    kind = page.dtype and page.dtype.kind
+    if kind not in ("u", "b") or bits not in (1, 2, 4, 8, 16) or page.imagedepth > 1:
+        what = {"f": "floating-point", "i": "signed integer"}.get(kind, "unusual")
+        raise RobustSRError(f"it has {bits}-bit {what} pixels; save it as unsigned integers of 8 or 16 bits")
+    if page.photometric not in (0, 1, 2) or bits < 8:
+        file.seek(0)
+        tags.pop(ORIENTATION, None)  # Pillow turns a TIFF by itself
+        return replace(_pillow(file, "TIFF"), meta=metadata.from_tiff(order, tags), frames=frames)
+    colours = 3 if page.photometric == 2 else 1
+    alpha = next((i for i, kind in enumerate(extra) if kind in (1, 2)), None)
+
+    def pixels() -> Pixels:
+        stored = page.asarray()
+        stored = np.moveaxis(stored, 0, -1) if page.axes == "SYX" else np.atleast_3d(stored)
+        keep = stored[..., :colours]
+        if page.photometric == 0:  # white is 0
+            keep = np.iinfo(keep.dtype).max - keep
+        return keep if alpha is None else np.concatenate([keep, stored[..., [colours + alpha]]], -1)
+
+    info = Info(page.imagewidth, page.imagelength, "tif", bits, colours == 1, alpha is not None)
+    premultiplied = alpha is not None and extra[alpha] == 1
+    return Source(info, metadata.from_tiff(order, tags), pixels, frames, premultiplied)
+
+
+def _pillow(file: BinaryIO, name: str) -> Source:
+    image = _PILLOW[name](file)
+    if image.mode not in _PILLOW_MODES:
+        raise RobustSRError(f"its pixels are of the kind {image.mode}; save it as RGB, gray or CMYK")
+    gray, alpha = image.mode in ("1", "L", "LA"), image.has_transparency_data
+    width, height = image.size
+    mode = "CMYK" if image.mode == "CMYK" else ("L" if gray else "RGB") + "A" * alpha
+
+    def pixels() -> Pixels:
+        return np.atleast_3d(np.asarray(image.convert(mode)))
+
+    info = Info(width, height, _ENDINGS[name], 8, gray, alpha and mode != "CMYK")
+    return Source(info, metadata.from_pillow(image), pixels, getattr(image, "n_frames", 1))
+
+
+def encode(file: BinaryIO, name: str, pixels: Pixels, meta: Metadata, *, quality: int | None, lossless: bool) -> None:
+    """Write pixels, gray or RGB with or without alpha, and metadata as a file of the format ``name``.
+
+    Only the formats in ``DEEP`` take uint16. RobustSRError: too much for the format.
+    """
+    if name == "PNG":
+        data = memoryview(imagecodecs.png_encode(_squeezed(pixels), level=4))
+        header = 33  # the signature and IHDR; profile and resolution must lie before the pixels
+        for part in (data[:header], metadata.png_chunks(meta), data[header:]):
+            file.write(part)
+    elif name == "TIFF":
+        _write_tiff(file, pixels, meta)
+    else:
+        file.write(_encoded(name, pixels, meta, quality or QUALITY[name], lossless))
+
+
+def _squeezed(pixels: Pixels) -> Pixels:
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def _write_tiff(file: BinaryIO, pixels: Pixels, meta: Metadata) -> None:
+    """Deflated strips with horizontal prediction, then the one directory. EXIF gives the byte order."""
+    height, width, channels = pixels.shape
+    order, tags = metadata.tiff_tags(meta)
+    stored = pixels.dtype.newbyteorder(cast('Literal["<", ">"]', order))
+    offsets, sizes = [], []
+    file.write(bytes(8))
+    for top in range(0, height, _STRIP):
+        strip = pixels[top : top + _STRIP].copy()
+        strip[:, 1:] -= pixels[top : top + _STRIP, :-1]
+        data = imagecodecs.zlib_encode(strip.astype(stored).tobytes(), level=6)
+        offsets.append(file.tell())
+        sizes.append(len(data))
+        file.write(data + b"\0" * (len(data) % 2))
+    if file.tell() > (1 << 32) - (1 << 26):  # keeps 64 MB for the directory
+        raise RobustSRError(f"{width} x {height} pixels do not fit into the 4 GB of a TIFF file; use png")
+    layout: dict[int, tuple[str, list[int]]] = {
+        256: ("I", [width]),
+        257: ("I", [height]),
+        258: ("H", [8 * pixels.itemsize] * channels),
+        259: ("H", [8]),  # compression: deflate
+        262: ("H", [2 if channels > 2 else 1]),  # RGB, or gray with 0 for black
+        273: ("I", offsets),
+        277: ("H", [channels]),
+        278: ("I", [_STRIP]),
+        279: ("I", sizes),
+        284: ("H", [1]),  # channels interleaved
+        317: ("H", [2]),  # predictor: differences along rows
+    }
+    if channels % 2 == 0:
+        layout[338] = "H", [2]  # alpha that is not multiplied in
+    for tag, (code, values) in layout.items():
+        data = struct.pack(f"{order}{len(values)}{code}", *values)
+        tags[tag] = 3 if code == "H" else 4, len(values), data
+    start = file.tell()
+    file.write(build_tags(tags, order, start))
+    file.seek(0)
+    file.write(struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, start))
+
+
+def _encoded(name: str, pixels: Pixels, meta: Metadata, quality: int, lossless: bool) -> bytes:
+    """The bytes of a JPEG, WebP or AVIF file."""
+    exif = b"Exif\0\0" + meta.exif if meta.exif else None
+    options: dict[str, Any] = {"icc_profile": meta.icc, "exif": exif, "xmp": meta.xmp, "quality": quality}
+    if name == "JPEG":
+        options |= {"subsampling": 0, "dpi": meta.dpi}
+    elif name == "WEBP":
+        options |= {"lossless": lossless, "exact": lossless}  # exact: colours under alpha 0 too
+    else:
+        options |= {"subsampling": "4:4:4"}
+    out = io.BytesIO()
+    options = {key: value for key, value in options.items() if value is not None}
+    Image.fromarray(_squeezed(pixels)).save(out, name, **options)
+    data = out.getvalue()
+    if name == "JPEG" and meta.iptc:
+        behind = 4 + int.from_bytes(data[4:6])  # the JFIF segment must come first
+        data = data[:behind] + metadata.jpeg_iptc(meta.iptc) + data[behind:]
+    return data

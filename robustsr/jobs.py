@@ -1,0 +1,167 @@
+"""Which files become which: every output name is decided, and every clash found, before a model loads."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .images import FORMATS, OUTPUT_FORMATS
+from .manifest import Manifest
+from .types import RobustSRError
+
+LONGEST_NAME = 255  # bytes, on every common file system
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make: ``target`` from ``source``; ``root`` is the output folder that keeps the manifest."""
+
+    source: Path
+    target: Path
+    root: Path
+
+
+def plan_jobs(
+    inputs: Sequence[str],
+    out: str | None,
+    *,
+    recursive: bool = False,
+    suffix: str | None = None,
+    format: str | None = None,
+    label: str = "x4",
+) -> tuple[list[Job], list[str]]:
+    """The jobs of a command line, and warnings. Nothing is read but folders, nothing is written.
+
+    Without ``out`` a folder's results go to NAME_upscaled/ beside it and a file's to NAME_``label``.EXT. ``suffix``
+    goes before the ending. Raises RobustSRError for what cannot be meant: nothing there, no pictures, two inputs
+    for one output that no ending tells apart.
+    """
+    if format is not None and format.lower().lstrip(".") not in OUTPUT_FORMATS:
+        raise RobustSRError(f"cannot write {format!r}; formats: {', '.join(OUTPUT_FORMATS)}")
+    warnings: list[str] = []
+    single = _single_file(inputs, out)
+    if single is not None:
+        return [single], warnings
+    folders = [p for text in inputs for p in _expand(text) if p.is_dir()]
+    jobs: list[Job] = []
+    for path in (p for text in inputs for p in _expand(text)):
+        if path.is_dir():
+            root = Path(out) if out else path.resolve().parent / f"{path.resolve().name}_upscaled"
+            if out and len(folders) > 1:
+                root = root / path.resolve().name
+            for source in _pictures(path, root, recursive, warnings):
+                folder = root / source.parent.relative_to(path)
+                extra = f"_{label}" if suffix is None and _same(folder, source.parent) else suffix or ""
+                jobs.append(Job(source, folder / _name(source, extra, format), Path(out) if out else root))
+        else:
+            root = Path(out) if out else path.parent
+            beside = suffix is None and _same(root, path.parent)
+            jobs.append(Job(path, root / _name(path, f"_{label}" if beside else suffix or "", format), root))
+    jobs = list({(job.source.resolve(), job.target): job for job in jobs}.values())
+    return _tell_apart(jobs, warnings), warnings
+
+
+def _single_file(inputs: Sequence[str], out: str | None) -> Job | None:
+    """One file to one named file, if that is what is asked."""
+    if out is None or len(inputs) != 1 or Path(out).is_dir() or not Path(inputs[0]).is_file():
+        return None
+    ending = Path(out).suffix.lower().lstrip(".")
+    if not ending:
+        return None
+    if ending not in OUTPUT_FORMATS:
+        raise RobustSRError(f"cannot write {out!r}: formats are {', '.join(OUTPUT_FORMATS)}; a folder has no ending")
+    if Path(out).resolve() == Path(inputs[0]).resolve():
+        raise RobustSRError(f"{out} is the input itself: choose another output")
+    return Job(Path(inputs[0]), Path(out), Path(out).parent)
+
+
+def _expand(text: str) -> list[Path]:
+    """The paths an argument names: itself, or the matches of a pattern (for shells that do not expand)."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return [path]
+    if path.is_symlink():
+        raise RobustSRError(f"{text} is a link to {os.readlink(path)}, which is not there")
+    matches = [Path(m) for m in sorted(glob.glob(str(path), recursive=True))]
+    if not matches:
+        raise RobustSRError(f"no file or folder {text!r}")
+    return [m for m in matches if m.is_dir() or m.suffix.lower().lstrip(".") in FORMATS]
+
+
+def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) -> list[Path]:
+    """The picture files of a folder, sorted, without hidden ones, our own outputs and linked folders."""
+    found: list[Path] = []
+    ours = deeper = 0
+    for place, names, files in os.walk(folder):
+        here = Path(place)
+        made = Manifest.read(here).done
+        names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
+        for name in sorted(files):
+            if name.startswith(".") or Path(name).suffix.lower().lstrip(".") not in FORMATS:
+                continue
+            if here != folder and not recursive:
+                deeper += 1
+            elif name in made:
+                ours += 1
+            else:
+                found.append(here / name)
+        if not recursive and here != folder:
+            names.clear()
+    if ours:
+        warnings.append(f"{folder}: {ours} earlier results of robustsr left out")
+    if not found:
+        hint = f"; {deeper} in folders below: add -r" if deeper else f" (looked for {', '.join(FORMATS)})"
+        raise RobustSRError(f"no pictures in {str(folder)!r}{hint}")
+    return found
+
+
+def _name(source: Path, suffix: str, format: str | None) -> str:
+    """The output's name: stem, suffix, ending; a stem too long for the file system is cut and marked."""
+    ending = (format or source.suffix.lstrip(".")).lower().lstrip(".")
+    if ending not in OUTPUT_FORMATS:
+        ending = "png"
+    elif format is None:
+        ending = source.suffix.lstrip(".")  # as it was written
+    return _fit(source.stem, f"{suffix}.{ending}")
+
+
+def _fit(stem: str, tail: str) -> str:
+    room = LONGEST_NAME - len(os.fsencode(tail))
+    if len(os.fsencode(stem)) <= room:
+        return stem + tail
+    mark = "~" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:6]
+    return os.fsencode(stem)[: room - len(mark)].decode(errors="ignore") + mark + tail
+
+
+def _tell_apart(jobs: list[Job], warnings: list[str]) -> list[Job]:
+    """Gives inputs that would share an output their old ending as part of the name: a_png.webp, a_jpg.webp."""
+    by_target: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_target[str(job.target).casefold()].append(job)  # some file systems do not tell A from a
+    result: list[Job] = []
+    taken: dict[str, Job] = {}
+    for job in jobs:
+        rivals = by_target[str(job.target).casefold()]
+        if len(rivals) > 1:
+            tail = f"_{job.source.suffix.lstrip('.').lower()}{job.target.suffix}"
+            job = replace(job, target=job.target.with_name(_fit(job.target.stem, tail)))
+        key = str(job.target).casefold()
+        if key in taken:
+            raise RobustSRError(
+                f"{job.source} and {taken[key].source} would both become {job.target}: use -r, or run them apart"
+            )
+        taken[key] = job
+        result.append(job)
+    clashes = sum(len(r) for r in by_target.values() if len(r) > 1)
+    if clashes:
+        warnings.append(f"{clashes} inputs would share a name: their old endings were put into the new names")
+    return result
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()

@@ -1,0 +1,236 @@
+"""What a file says besides its pixels (EXIF, XMP, IPTC, ICC, resolution): blocks taken out, mended and put back.
+
+Blocks stay bytes: an EXIF block is corrected in place, so that maker notes, whose offsets count from its
+beginning, stay valid. Only between TIFF, whose tags are the file itself, and the others is it rebuilt.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from PIL import Image
+from .exif import DESCRIPTIVE, ORIENTATION, RESOLUTION, Directory, build_tags, load_tags, patched, without_thumbnail
+
+_LONGEST_TEXT = 1 << 26  # bytes of one inflated PNG text or profile
+_LONGEST_SEGMENT = 65_450  # bytes of EXIF, XMP or IPTC that surely fit into one JPEG segment
+_SIZE_TAGS = ((0x0100, 0xA002), (0x0101, 0xA003))  # width, height: in the picture's IFD, in the EXIF one
+_XMP_SIZES = (rb"tiff:ImageWidth|exif:PixelXDimension", rb"tiff:ImageLength|exif:PixelYDimension")
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Blocks as bytes without any container's framing: ``exif`` begins with its TIFF header; ``dpi`` is (x, y)."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+# --- in ---
+
+
+def png_blocks(file: BinaryIO) -> dict[str, bytes]:
+    """The small chunks of a PNG by name, text chunks by their keyword; pixels are passed over, wherever they are."""
+    found: dict[str, bytes] = {}
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        size, name = struct.unpack(">I4s", head)
+        if name in (b"IHDR", b"tRNS", b"acTL", b"pHYs", b"eXIf", b"iCCP", b"iTXt", b"zTXt", b"tEXt"):
+            data = file.read(size)
+            key, _, rest = data.partition(b"\0")
+            if name == b"iCCP":
+                found["iCCP"] = _inflated(rest[1:])
+            elif name == b"iTXt":
+                text = rest[2:].split(b"\0", 2)[-1]
+                found[key.decode("latin-1")] = _inflated(text) if rest[:1] == b"\1" else text
+            elif name in (b"zTXt", b"tEXt"):
+                found[key.decode("latin-1")] = _inflated(rest[1:]) if name == b"zTXt" else rest
+            else:
+                found[name.decode()] = data
+            size = 0
+        file.seek(size + 4, io.SEEK_CUR)
+    return found
+
+
+def from_png(blocks: dict[str, bytes]) -> Metadata:
+    """Metadata as it is in the chunks that ``png_blocks`` found."""
+    exif = blocks.get("eXIf") or _raw_profile(blocks, "exif", "APP1")
+    xmp = blocks.get("XML:com.adobe.xmp") or _raw_profile(blocks, "xmp")
+    iptc = _unwrapped(_raw_profile(blocks, "iptc", "8bim") or b"")
+    x, y, unit = struct.unpack(">IIB", blocks.get("pHYs", bytes(9)))
+    return Metadata(blocks.get("iCCP"), exif, xmp, iptc, (x * 0.0254, y * 0.0254) if unit == 1 else None)
+
+
+def from_tiff(order: str, tags: Directory) -> Metadata:
+    """Metadata as it is in the tags of a TIFF's first directory; those that describe it become an EXIF block."""
+    icc, xmp, iptc, block, unit = (_value(tags, tag) for tag in (34675, 700, 33723, 34377, 296))
+    kept = {tag: tags[tag] for tag in (DESCRIPTIVE | {ORIENTATION}) & tags.keys()}
+    header = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
+    dpi = None
+    if 282 in tags and 283 in tags:
+        numbers = struct.unpack(order + "IIII", (_value(tags, 282) or b"") + (_value(tags, 283) or b""))
+        scale = {1: 0.0, 3: 2.54}.get(struct.unpack(order + "H", unit[:2])[0], 1.0) if unit else 1.0
+        dpi = scale * numbers[0] / max(numbers[1], 1), scale * numbers[2] / max(numbers[3], 1)
+    return Metadata(
+        icc, header + build_tags(kept, order, 8) if kept else None, xmp, iptc or _unwrapped(block or b""), dpi
+    )
+
+
+def from_pillow(image: Image.Image) -> Metadata:
+    """Metadata as Pillow found it in a JPEG, WebP, AVIF, BMP or GIF file."""
+    info = image.info
+    exif, dpi = info.get("exif"), info.get("dpi")
+    # Pillow makes 72 dpi up for a JPEG that has EXIF but no resolution.
+    if "exif" in info and info.get("jfif_unit") not in (1, 2) and RESOLUTION not in image.getexif():
+        dpi = None
+    return Metadata(info.get("icc_profile"), exif, info.get("xmp"), info.get("photoshop", {}).get(0x0404), dpi)
+
+
+def mended(meta: Metadata) -> tuple[Metadata, int, tuple[str, ...]]:
+    """What may be kept of a file's metadata, its EXIF orientation (1 to 8), and notes on what was broken.
+
+    In the result the orientation is 1, for the caller turns the pixels; the thumbnail, which nobody updates, is gone.
+    """
+    notes: tuple[str, ...] = ()
+    exif = (meta.exif or b"").removeprefix(b"Exif\0\0") or None
+    xmp = meta.xmp or None
+    found = re.search(rb"tiff:Orientation(?:=[\"']|>)(\d)", xmp or b"")
+    orientation = int(found[1]) if found else 1
+    if exif:
+        try:
+            order, tags = load_tags(io.BytesIO(exif))
+            exif = patched(without_thumbnail(exif), {ORIENTATION: 1})
+            if value := _value(tags, ORIENTATION):
+                (orientation,) = struct.unpack(order + "H", value[:2])
+        except (ValueError, struct.error) as error:
+            exif, notes = None, (f"broken EXIF dropped: {error}",)
+    if xmp:
+        xmp = re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d+", rb"\g<1>1", xmp)
+    dpi = meta.dpi
+    if dpi:
+        dpi = float(dpi[0]), float(dpi[1])
+        dpi = dpi if all(math.isfinite(d) and 0 < d < 1e6 for d in dpi) else None
+    return (
+        Metadata(meta.icc or None, exif, xmp, meta.iptc or None, dpi),
+        orientation if orientation in range(1, 9) else 1,
+        notes,
+    )
+
+
+def _value(tags: Directory, tag: int) -> bytes | None:
+    value = tags[tag][2] if tag in tags else None
+    return value if isinstance(value, bytes) else None
+
+
+def _inflated(data: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    out = inflater.decompress(data, _LONGEST_TEXT)
+    if inflater.unconsumed_tail:
+        raise ValueError(f"a text or profile chunk of more than {_LONGEST_TEXT:,} bytes")
+    return out
+
+
+def _raw_profile(blocks: dict[str, bytes], *names: str) -> bytes | None:
+    """ImageMagick's way to keep a block in PNG text: a name, a length, then hexadecimal digits."""
+    text = next((blocks[key] for name in names if (key := f"Raw profile type {name}") in blocks), None)
+    return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")) if text else None
+
+
+def _unwrapped(block: bytes) -> bytes | None:
+    """IPTC out of a Photoshop resource block; a bare IPTC block (it begins with 0x1C) passes as it is."""
+    at = block.find(b"8BIM\x04\x04")
+    if at < 0:
+        return block if block[:1] == b"\x1c" else None
+    start = at + 6 + (block[at + 6] // 2 + 1) * 2  # a name padded to an even length
+    return block[start + 4 : start + 4 + int.from_bytes(block[start : start + 4])]
+
+
+# --- out ---
+
+
+def resized(meta: Metadata, width: int, height: int) -> Metadata:
+    """The same metadata for a picture of another size: whatever tells the old size now tells the new one."""
+    exif, xmp = meta.exif, meta.xmp
+    for size, tags, names in zip((width, height), _SIZE_TAGS, _XMP_SIZES, strict=True):
+        exif = patched(exif, dict.fromkeys(tags, size)) if exif else None
+        xmp = re.sub(rb"((?:" + names + rb")(?:=[\"']|>))\d+", rb"\g<1>%d" % size, xmp) if xmp else None
+    return replace(meta, exif=exif, xmp=xmp)
+
+
+def carried(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
+    """The metadata that the format can hold, and notes on the rest."""
+    notes = []
+    if name in ("WEBP", "AVIF"):
+        notes += [f"IPTC was dropped, for {name} has no place for it"] * bool(meta.iptc)
+        # EXIF tells the resolution too, if there is any.
+        notes += [f"dots per inch were dropped, for {name} has no place for them"] * bool(meta.dpi and not meta.exif)
+        return replace(meta, iptc=None, dpi=None), tuple(notes)
+    blocks = {"exif": meta.exif, "xmp": meta.xmp, "iptc": meta.iptc} if name == "JPEG" else {}
+    for field, block in blocks.items():
+        if block and len(block) > _LONGEST_SEGMENT:
+            meta = replace(meta, **{field: None})
+            notes.append(f"{field.upper()} was dropped, for JPEG holds {_LONGEST_SEGMENT:,} bytes of it")
+    return meta, tuple(notes)
+
+
+def _wrapped(iptc: bytes) -> bytes:
+    return b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
+
+
+def jpeg_iptc(iptc: bytes) -> bytes:
+    """The APP13 segment for IPTC. At most 65,500 bytes fit."""
+    data = b"Photoshop 3.0\0" + _wrapped(iptc)
+    return struct.pack(">2sH", b"\xff\xed", len(data) + 2) + data
+
+
+def png_chunks(meta: Metadata) -> bytes:
+    """The chunks to put behind a PNG's header chunk."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    out = b""
+    if meta.icc:
+        out += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(meta.icc))
+    if meta.dpi:
+        out += chunk(b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in meta.dpi), 1))
+    if meta.exif:
+        out += chunk(b"eXIf", meta.exif)
+    if meta.xmp:
+        out += chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + meta.xmp)
+    if meta.iptc:
+        block = _wrapped(meta.iptc)
+        digits = "\n".join(re.findall(".{1,72}", block.hex()))
+        out += chunk(
+            b"zTXt",
+            b"Raw profile type iptc\0\0" + zlib.compress(f"\niptc\n{len(block):8}\n{digits}\n".encode()),
+        )
+    return out
+
+
+def tiff_tags(meta: Metadata) -> tuple[str, Directory]:
+    """Byte order and tags for a TIFF file that carries this metadata."""
+    order, tags = load_tags(io.BytesIO(meta.exif)) if meta.exif else ("<", {})
+    tags = {tag: tags[tag] for tag in DESCRIPTIVE & tags.keys()}
+    for tag, kind, block in ((700, 1, meta.xmp), (33723, 7, meta.iptc), (34675, 7, meta.icc)):
+        if block:
+            tags[tag] = kind, len(block), block
+    if meta.dpi:
+        for tag, dpi in zip((282, 283), meta.dpi, strict=True):
+            tags[tag] = (
+                5,
+                1,
+                struct.pack(order + "II", *Fraction(dpi).limit_denominator(1000).as_integer_ratio()),
+            )
+        tags[296] = 3, 1, struct.pack(order + "H", 2)  # per inch
+    return order, tags

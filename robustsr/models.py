@@ -1,0 +1,245 @@
+"""Weights to upscalers: checkpoints of any architecture spandrel knows, and ONNX files."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .catalogue import Entry, find, sha256
+from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
+from .torchvision_schema import import_torchvision
+from .types import RobustSRError
+
+EFFECTIVE_CONTEXT = 32  # LR pixels, for networks whose receptive field is huge, global or unknown
+LARGEST_EXACT = 48  # LR pixels: a larger receptive radius costs more than it gives
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded network as an upscaler. ``module`` holds float32 weights; it runs in ``precision`` on ``device``."""
+
+    module: nn.Module
+    scale: int
+    context: int
+    exact: bool
+    name: str
+    digest: str  # SHA-256 of the weights file
+    device: torch.device
+    precision: str = "fp32"
+    entry: Entry | None = None
+    multiple: int = 1  # sizes it takes: multiples of this, at least min_size; others are padded by reflection
+    min_size: int = 1
+    _runner: nn.Module = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        runner = self.module
+        if self.precision != "fp32":
+            runner = copy.deepcopy(self.module).to(PRECISIONS[self.precision])
+        object.__setattr__(self, "_runner", runner)
+
+    def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        h, w = x.shape[-2:]
+        high, wide = (max(-(-n // self.multiple) * self.multiple, self.min_size) for n in (h, w))
+        if (high, wide) != (h, w):
+            x = _pad(x, high - h, wide - w)
+        x = x.to(self.device, PRECISIONS[self.precision], memory_format=torch.channels_last)
+        sr = cast(Tensor, self._runner(x)).float()
+        return sr[..., : h * self.scale, : w * self.scale]
+
+    def with_precision(self, precision: str) -> Network:
+        """The same weights run in another number format."""
+        return self if precision == self.precision else replace(self, precision=precision)
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The only input size it takes; None: any."""
+        return None
+
+
+@dataclass(frozen=True)
+class OnnxNetwork:
+    """An ONNX model as an upscaler, run by onnxruntime on ``provider``. Not differentiable."""
+
+    session: Any
+    scale: int
+    name: str
+    digest: str
+    device: torch.device
+    provider: str
+    fixed_size: tuple[int, int] | None = None
+    dtype: Any = np.float32
+    context: int = EFFECTIVE_CONTEXT
+    exact: bool = False
+    precision: str = "fp32"
+    entry: Entry | None = None
+
+    def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        h, w = x.shape[-2:]
+        if self.fixed_size is not None:
+            x = _pad(x, self.fixed_size[0] - h, self.fixed_size[1] - w)
+        sr = _run(self.session, x.detach().cpu().numpy().astype(self.dtype))
+        return torch.from_numpy(sr).to(x.device, torch.float32)[..., : h * self.scale, : w * self.scale]
+
+    def with_precision(self, precision: str) -> OnnxNetwork:
+        """The model itself: its number format is part of the file."""
+        return self
+
+
+Loaded = Network | OnnxNetwork
+
+
+def load(name_or_path: str | Path, *, device: str = "auto", precision: str = "auto") -> Loaded:
+    """Loads a model by catalogue name or by path (``.pth``, ``.safetensors``, ``.ckpt``, ``.onnx``).
+
+    Checkpoints are read without running code in them. ``precision`` "auto" is the device's fast format if the
+    network stays within 4/255 of float32 everywhere and within 1/255 on 99% of values, else float32.
+    """
+    check_precision(precision)
+    path, entry = find(name_or_path)
+    where = resolve_device(device)
+    name = entry.name if entry else path.stem
+    if path.suffix.lower() == ".onnx":
+        return _load_onnx(path, name, entry, where)
+    full_float32()
+    descriptor = _descriptor(path)
+    module = descriptor.model.eval().requires_grad_(False).float()
+    module = module.to(where, memory_format=torch.channels_last)
+    if descriptor.input_channels != 3 or descriptor.output_channels != 3:
+        raise RobustSRError(
+            f"{path} maps {descriptor.input_channels} to {descriptor.output_channels} channels: RGB models are needed"
+        )
+    requirements = descriptor.size_requirements
+    context, exact = receptive_radius(module, requirements.multiple_of)
+    network = Network(
+        module,
+        descriptor.scale,
+        context,
+        exact,
+        name,
+        sha256(path),
+        where,
+        "fp32",
+        entry,
+        requirements.multiple_of,
+        max(requirements.minimum, 1),
+    )
+    if precision == "auto":
+        fast = network.with_precision(auto_precision(where))
+        supported = {"bf16": descriptor.supports_bfloat16, "fp16": descriptor.supports_half, "fp32": True}
+        return fast if supported[fast.precision] and _faithful(fast, network) else network
+    return network.with_precision(precision)
+
+
+def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
+    import_torchvision()
+    import pickle
+
+    import safetensors
+    import spandrel
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix.lower() == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        descriptor = spandrel.ModelLoader("cpu").load_from_state_dict(spandrel.canonicalize_state_dict(weights))
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n\t")[0].split("Please file")[0]
+        raise RobustSRError(
+            f"{path} was refused, nothing in it was run: it is damaged, or a pickle with more than weights in it. {reason}"
+        ) from None
+    except spandrel.UnsupportedModelError:
+        raise RobustSRError(f"{path} holds no architecture that spandrel {spandrel.__version__} knows") from None
+    except (
+        safetensors.SafetensorError,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        OSError,
+    ) as error:
+        raise RobustSRError(f"{path} cannot be read as a checkpoint: {error}") from None
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+        raise RobustSRError(f"{path} is not a model that maps one picture to one picture")
+    return descriptor
+
+
+def receptive_radius(module: nn.Module, multiple: int = 1) -> tuple[int, bool]:
+    """How far, in LR pixels, an output pixel depends on the input, and whether that is exact.
+
+    The radii of all stride-1 convolutions added up bound it; where the sum is small and the gradient of a
+    centre pixel vanishes beyond it, it is exact. Otherwise an effective radius is returned.
+    """
+    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    radius = sum((max(m.kernel_size) - 1) // 2 * max(m.dilation) for m in convs)
+    plain = all(isinstance(m, nn.Conv2d) and max(m.stride) == 1 for m in convs)
+    if not convs or not plain or multiple > 1 or radius > LARGEST_EXACT:
+        return EFFECTIVE_CONTEXT, False
+    size = 2 * (radius + 8) + 1
+    weight = convs[0].weight
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight.device)
+    x.requires_grad_(True)
+    with torch.enable_grad():
+        sr = module(x)
+    s = sr.shape[-1] // size
+    centre = sr[..., (size // 2) * s : (size // 2 + 1) * s, (size // 2) * s : (size // 2 + 1) * s]
+    (gradient,) = torch.autograd.grad(centre.square().sum(), x)
+    inside = gradient[..., 8:-8, 8:-8].abs().sum()
+    return (radius, True) if gradient.abs().sum() == inside else (EFFECTIVE_CONTEXT, False)
+
+
+def _faithful(fast: Network, exact: Network) -> bool:
+    """Whether a fast format is good enough, judged on a fixed picture of gradients, edges and noise."""
+    ramp = torch.linspace(0, 1, 64)
+    x = torch.stack([ramp.expand(64, 64), ramp.expand(64, 64).T, (ramp * 40).sin().sign().expand(64, 64) * 0.4 + 0.5])
+    x = x[None] + 0.03 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        difference = (fast(x.to(fast.device)).clamp(0, 1) - exact(x.to(fast.device)).clamp(0, 1)).abs()
+    return bool((difference <= 4 / 255).all() and (difference <= 1 / 255).float().mean() >= 0.99)
+
+
+def _load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) -> OnnxNetwork:
+    import onnxruntime
+
+    if device.type not in ("cpu", "cuda"):
+        raise RobustSRError(f"ONNX models run on cpu or cuda, not on {device}")
+    wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+    if wanted not in onnxruntime.get_available_providers():
+        raise RobustSRError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu, or use --device cpu")
+    options = {"device_id": device.index or 0} if device.type == "cuda" else {}
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=[(wanted, options)])
+    except Exception as error:  # onnxruntime raises its own kinds, unrelated to each other
+        raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
+    if session.get_providers()[0] != wanted:
+        raise RobustSRError(f"onnxruntime fell back to {session.get_providers()[0]}: {wanted} does not work here")
+    shape = session.get_inputs()[0].shape
+    if len(session.get_inputs()) != 1 or len(shape) != 4 or shape[1] not in (3, "c", "C", None):
+        raise RobustSRError(f"{path} takes {shape}, not one input of shape (N, 3, h, w)")
+    fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
+    dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
+    h, w = fixed or (64, 64)
+    sr = _run(session, np.full((1, 3, h, w), 0.5, dtype))
+    if sr.ndim != 4 or sr.shape[1] != 3 or sr.shape[2] % h or sr.shape[2] // h != sr.shape[3] // w:
+        raise RobustSRError(f"{path} maps (1, 3, {h}, {w}) to {sr.shape}: not a super-resolution model")
+    return OnnxNetwork(session, sr.shape[2] // h, name, sha256(path), device, wanted, fixed, dtype, entry=entry)
+
+
+def _run(session: Any, x: Any) -> Any:  # noqa: ANN401 - onnxruntime is not typed
+    return session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x})[0]
+
+
+def _pad(x: Tensor, down: int, right: int) -> Tensor:
+    """Grows a picture at its lower and right border by reflection, or by repetition where it is too small for it."""
+    mode = "reflect" if down < x.shape[-2] and right < x.shape[-1] else "replicate"
+    return F.pad(x, (0, right, 0, down), mode)

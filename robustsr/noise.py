@@ -1,0 +1,59 @@
+"""Gaussian noise as a pure function of (seed, draw, channel, row, column): the same whatever the tile or batch.
+
+Bits come from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), in int64
+arithmetic that every device and ONNX Runtime share, so they are identical everywhere; normals follow by
+Box-Muller in float32 and agree within 1e-6. A normal never exceeds 5.9 in size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+ALGORITHM = "philox4x32-10/box-muller-f32/1"  # recorded with results: changes when the values do
+
+_MASK = 0xFFFFFFFF
+_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def philox(counter: Words, key: tuple[int, int], rounds: int = 10) -> Words:
+    """Philox4x32: four int64 tensors holding 32-bit words (broadcastable), and a key of two, to four random words."""
+    a, b, c, d = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        # The product wraps as a signed 64-bit number, yet its bit pattern, all that is used of it, is right.
+        p0, p1 = a * _MULTIPLY[0], c * _MULTIPLY[1]
+        a, b, c, d = (p1 >> 32 & _MASK) ^ b ^ k0, p1 & _MASK, (p0 >> 32 & _MASK) ^ d ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return a, b, c, d
+
+
+def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Two words to two normals; 24 bits of each are used, so that the uniforms are exact in float32."""
+    radius = ((((u >> 8).float() + 0.5) * 2**-24).log() * -2).sqrt()
+    angle = (v >> 8).float() * (2 * math.pi * 2**-24)
+    return radius * angle.cos(), radius * angle.sin()
+
+
+def gaussian(seed: int, draws: range, channels: int, h: int, w: int, origin: Tensor) -> Tensor:
+    """Standard normal noise ``(len(draws), N, channels, h, w)``, float32, on ``origin``'s device.
+
+    ``origin (N, 2)``, int64, is the (row, column) of each of the N windows in its picture: the value at an
+    absolute position does not depend on the window that shows it. Aligned runs of four draws cost least.
+    """
+    device = origin.device
+    rows = origin[:, 0].view(-1, 1, 1, 1) + torch.arange(h, device=device).view(1, 1, h, 1)
+    columns = origin[:, 1].view(-1, 1, 1, 1) + torch.arange(w, device=device).view(1, 1, 1, w)
+    channel = torch.arange(channels, device=device).view(1, channels, 1, 1)
+    key = (seed & _MASK, seed >> 32 & _MASK)
+    planes: list[Tensor] = []
+    for block in range(draws.start // 4, -(-draws.stop // 4)):
+        a, b, c, d = philox((columns, rows, channel, torch.full_like(channel, block)), key)
+        planes += [*_box_muller(a, b), *_box_muller(c, d)]
+    first = draws.start // 4 * 4
+    return torch.stack([planes[i - first] for i in draws])

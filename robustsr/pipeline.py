@@ -1,0 +1,295 @@
+"""One picture through an upscaler: passes, smoothing, gray, alpha, target size, memory and numeric trouble."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from .engine import is_out_of_memory
+from .images import Picture, bleed
+from .models import Loaded
+from .smoothing import Draws, Reduce, Smoothed
+from .tiling import Tiled
+from .types import RobustSRError, Upscaler
+
+OnTile = Callable[[int, int], None]
+FEATHER = 16  # LR pixels over which tiles fade where the context is only effective
+SMALLEST_TILE = 32  # LR pixels of a tile without its context, below which memory is not what is wrong
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How to smooth; ``sigma`` in [0, 1] units. See `robustsr.smoothing.Smoothed`."""
+
+    reduce: Reduce
+    sigma: float
+    samples: int
+    draws: Draws = "antithetic"
+    seed: int = 0
+
+
+def smoothing_for(
+    network: Loaded,
+    reduce: Reduce,
+    sigma: float | None = None,
+    samples: int | None = None,
+    draws: Draws | None = None,
+    seed: int | None = None,
+) -> Smoothing:
+    """How to smooth a model: what is given, else what its catalogue entry says, else sigma .03 and 20 draws."""
+    entry = network.entry
+    chosen = Smoothing(
+        reduce,
+        sigma if sigma is not None else entry.sigma if entry else 0.03,
+        samples if samples is not None else entry.samples if entry else 20,
+        draws or (cast(Draws, entry.draws) if entry else "antithetic"),
+        seed or 0,
+    )
+    Smoothed(network, **vars(chosen))  # refuses what makes no sense
+    return chosen
+
+
+@dataclass(frozen=True)
+class Target:
+    """The size asked for, at most one of these (``width`` and ``height`` together: fit into that box).
+
+    None of them: one pass of the network. The aspect ratio is kept.
+    """
+
+    scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    long_side: int | None = None
+    short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k, v in vars(self).items() if v is not None}
+        for name, value in given.items():
+            if value <= 0:
+                raise RobustSRError(f"--{name.replace('_', '-')} must be positive, got {value:g}")
+        if len(given) > 1 and set(given) != {"width", "height"}:
+            raise RobustSRError(f"give one of {', '.join('--' + k.replace('_', '-') for k in given)}, not several")
+
+    def size(self, w: int, h: int, native: int) -> tuple[int, int]:
+        """(width, height) of the result for a picture of (w, h) and a network of scale ``native``."""
+        if self.scale is not None:
+            factor: float = self.scale
+        elif self.width is not None or self.height is not None:
+            factor = min((self.width or math.inf) / w, (self.height or math.inf) / h)
+        elif self.long_side is not None:
+            factor = self.long_side / max(w, h)
+        elif self.short_side is not None:
+            factor = self.short_side / min(w, h)
+        else:
+            factor = native
+        return max(1, round(w * factor)), max(1, round(h * factor))
+
+    def passes(self, w: int, h: int, native: int) -> int:
+        """How many times the network runs over the picture to reach the target or pass it; at least once."""
+        if native == 1:
+            return 1
+        width, height = self.size(w, h, native)
+        factor = max(width / w, height / h)
+        return max(1, math.ceil(math.log(factor) / math.log(native) - 1e-3))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the bytes besides the settings: a function of model, device and settings, never of free memory.
+
+    ``tile``: LR pixels of the largest window, context included. ``context``: LR pixels a window sees beyond what
+    it contributes. ``batch``: pixels that enter the network at once.
+    """
+
+    tile: int
+    context: int
+    batch: int
+    device: str
+    precision: str
+    engine: str = "eager"
+
+
+def make_plan(
+    network: Loaded, smoothing: Smoothing | None, tile: int | None = None, context: int | None = None
+) -> Plan:
+    """The plan for a model and a way of smoothing: windows as large as a gigabyte of outputs allows.
+
+    Large windows waste little on context; the outputs of all draws of a window are held until they are reduced.
+    ``tile`` and ``context`` override; RobustSRError where they would show in the picture.
+    """
+    if context is None:
+        context = network.context
+    elif network.exact and context < network.context:
+        raise RobustSRError(f"--tile-pad {context} would leave seams: {network.name} needs {network.context}")
+    if tile is None:
+        held = smoothing.samples if smoothing and smoothing.reduce == "median" else 2
+        tile = math.isqrt(2**30 // (held * 3 * 4 * network.scale**2)) // 8 * 8
+        tile = max(_smallest(network, context), min(tile, 512))
+    elif tile < _smallest(network, context):
+        raise RobustSRError(f"--tile {tile} is too small: {network.name} needs {_smallest(network, context)} or more")
+    engine = "eager" if hasattr(network, "module") else "onnxruntime"
+    return Plan(tile, context, 512 * 512, str(network.device), network.precision, engine)
+
+
+def _smallest(network: Loaded, context: int) -> int:
+    return 2 * context + SMALLEST_TILE + 3 * _feather(network)
+
+
+def _feather(network: Loaded) -> int:
+    return 0 if network.exact else FEATHER
+
+
+def compose(
+    network: Loaded, smoothing: Smoothing | None, plan: Plan, size: tuple[int, int], *, gray: bool = False
+) -> Tiled:
+    """``Tiled(Smoothed(network))`` for a picture of (h, w) LR pixels: balanced windows of at most ``plan.tile``."""
+    feather = _feather(network)
+    window = network.fixed_size or tuple(_balanced(n, plan.tile, plan.context, feather) for n in size)
+    inner: Upscaler = network
+    if smoothing is not None and smoothing.sigma > 0:
+        chunk = max(1, plan.batch // (min(window[0], size[0]) * min(window[1], size[1])))
+        inner = Smoothed(network, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
+    return Tiled(inner, (window[0], window[1]), plan.context, feather)
+
+
+def _balanced(length: int, tile: int, context: int, feather: int) -> int:
+    """The smallest window that covers ``length`` in as few windows as ``tile`` would."""
+    overlap = 2 * context + feather
+    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
+    return min(length, math.ceil((length - overlap) / count) + overlap)
+
+
+def upscale_picture(
+    picture: Picture,
+    network: Loaded,
+    smoothing: Smoothing | None,
+    target: Target,
+    plan: Plan,
+    on_tile: OnTile | None = None,
+) -> tuple[Picture, Plan]:
+    """Upscales a picture, and returns with it the plan that was used: ``plan``, or a smaller tile after an
+    out-of-memory, or a higher precision after a result that was not finite.
+
+    Raises RobustSRError if the result is not finite in float32 either, or memory does not suffice for any tile.
+    """
+    while True:
+        try:
+            return _upscale(picture, network, smoothing, target, plan, on_tile), plan
+        except _NotFiniteError:
+            if network.precision == "fp32":
+                raise RobustSRError(f"{network.name} gives values that are not numbers for this picture") from None
+            network = network.with_precision("fp32")
+            plan = replace(plan, precision="fp32")
+        except (RuntimeError, MemoryError) as error:
+            smaller = plan.tile // 2
+            if not is_out_of_memory(error):
+                raise
+            if network.fixed_size or smaller < _smallest(network, plan.context):
+                raise RobustSRError(f"out of memory, even in tiles of {plan.tile} pixels") from None
+            plan = replace(plan, tile=smaller, batch=plan.batch // 4)
+        if network.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _NotFiniteError(Exception):
+    pass
+
+
+def _upscale(
+    picture: Picture,
+    network: Loaded,
+    smoothing: Smoothing | None,
+    target: Target,
+    plan: Plan,
+    on_tile: OnTile | None,
+) -> Picture:
+    h, w = picture.rgb.shape[:2]
+    width, height = target.size(w, h, network.scale)
+    jobs = [picture.rgb if picture.alpha is None else bleed(picture.rgb, picture.alpha)]
+    if picture.alpha is not None:
+        jobs.append(np.repeat(picture.alpha[..., None], 3, axis=2))
+    passes = target.passes(w, h, network.scale)
+    counter = _Counter(on_tile, len(jobs) * count_tiles(network, smoothing, plan, (h, w), passes))
+    planes = []
+    for job, (pixels, smooth) in enumerate(zip(jobs, (smoothing, None), strict=False)):
+        low, high = (
+            min(0.0, float(pixels.min())),
+            max(1.0, float(pixels.max())),
+        )  # beyond [0, 1]: a wide gamut
+        x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])).to(network.device)
+        for number in range(passes):
+            gray = picture.gray and job == 0
+            up = compose(network, smooth if number == 0 else None, plan, (x.shape[-2], x.shape[-1]), gray=gray)
+            with torch.inference_mode():
+                x = replace(up, on_tile=counter.tick)(x)
+                if not bool(torch.isfinite(x.sum())):
+                    raise _NotFiniteError
+                x = x.clamp_(low, high)
+        if job == 1 or picture.gray:
+            x = x.mean(1, keepdim=True)
+        planes.append(resize(x[0].permute(1, 2, 0).cpu().numpy(), width, height).clip(low, high))
+    rgb = np.repeat(planes[0], 3, axis=2) if picture.gray else planes[0]
+    return replace(picture, rgb=rgb, alpha=planes[1][..., 0] if len(planes) > 1 else None)
+
+
+@dataclass
+class _Counter:
+    """Counts tiles over all passes of one picture."""
+
+    on_tile: OnTile | None
+    total: int
+    done: int = 0
+
+    def tick(self, _done: int, _total: int) -> None:
+        self.done += 1
+        if self.on_tile is not None:
+            self.on_tile(self.done, self.total)
+
+
+def count_tiles(network: Loaded, smoothing: Smoothing | None, plan: Plan, size: tuple[int, int], passes: int) -> int:
+    """How many windows a picture of (h, w) takes, over all passes."""
+    total = 0
+    for number in range(passes):
+        h, w = (n * network.scale**number for n in size)
+        rows, columns = compose(network, smoothing if number == 0 else None, plan, (h, w)).grid(h, w)
+        total += len(rows) * len(columns)
+    return total
+
+
+def cost(network: Loaded, smoothing: Smoothing | None, w: int, h: int, target: Target, alpha: bool = False) -> float:
+    """Pixels that a picture sends through the network, all draws and passes counted (context left out)."""
+    draws = smoothing.samples if smoothing and smoothing.sigma > 0 else 1
+    later = sum(network.scale ** (2 * k) for k in range(1, target.passes(w, h, network.scale)))
+    return w * h * (draws + later + alpha * (1 + later))
+
+
+def pixels_per_second(network: Loaded, seconds: float = 0.3) -> float:
+    """How many LR pixels per second the network does here, measured on a blank picture for a fraction of a second."""
+    h, w = network.fixed_size or (128, 128)
+    x = torch.zeros(1, 3, h, w, device=network.device)
+    with torch.inference_mode():
+        network(x).sum().item()  # the first call allocates and tunes
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            network(x).sum().item()
+            count += 1
+    return count * h * w / (time.perf_counter() - start)
+
+
+def resize(pixels: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    """Antialiased Lanczos (PIL, float32) of ``(h, w, c)`` ; may overshoot; untouched if the size is right already."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    out = np.empty((height, width, pixels.shape[2]), np.float32)
+    for c in range(pixels.shape[2]):
+        plane = Image.fromarray(np.ascontiguousarray(pixels[..., c]), mode="F")
+        out[..., c] = np.asarray(plane.resize((width, height), Image.Resampling.LANCZOS))
+    return out

@@ -1,0 +1,111 @@
+"""Large pictures in windows: integer arithmetic of the cuts, and an upscaler that applies it to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .types import RobustSRError, Upscaler
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window along one axis: it sees [start, stop) and contributes to [low, high), fading over the feather."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+
+def windows(length: int, size: int, context: int, feather: int = 0) -> list[Window]:
+    """Equal windows of ``size`` over [0, length), each at least ``context`` away from a cut it makes.
+
+    All in LR pixels. Windows at the ends are shifted inward, never padded. Neighbours contribute to a common band
+    of ``feather`` pixels (even) around their cut; without feather the contributions partition the axis.
+    """
+    if length <= size:
+        return [Window(0, length, 0, length)]
+    step = size - 2 * context - feather
+    if step < max(1, 2 * feather):  # feathers of different cuts must not meet
+        raise RobustSRError(
+            f"a tile of {size} pixels has no room for a context of {context} on each side: "
+            f"use --tile {2 * context + 3 * feather + 32} or more"
+        )
+    count = -(-(length - size) // step) + 1
+    starts = [i * (length - size) // (count - 1) for i in range(count)]
+    cuts = [(a + size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)]
+    lows = [0, *(c - feather // 2 for c in cuts)]
+    highs = [*(c + feather // 2 for c in cuts), length]
+    return [Window(s, s + size, lo, hi) for s, lo, hi in zip(starts, lows, highs, strict=True)]
+
+
+def _weights(row: list[Window], index: int, scale: int, feather: int, like: Tensor) -> Tensor:
+    """How much window ``index`` counts at each SR pixel of its contribution: 1, and linear ramps in the feathers."""
+    window = row[index]
+    weights = like.new_ones((window.high - window.low) * scale)
+    ramp = (torch.arange(feather * scale, device=like.device, dtype=like.dtype) + 0.5) / max(1, feather * scale)
+    if feather and index > 0:
+        weights[: len(ramp)] = ramp
+    if feather and index < len(row) - 1:
+        weights[-len(ramp) :] = 1 - ramp
+    return weights
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """Applies an upscaler window by window, with memory bounded by the window.
+
+    ``size``: LR pixels of a window along each axis, context included. ``context``: LR pixels dropped (hard crop)
+    at inner borders; None takes the inner upscaler's. With a context no smaller than the true receptive radius
+    and no feather, the result equals the whole-image result in exact arithmetic. ``feather``: LR pixels over
+    which neighbours fade into each other, for upscalers whose context is only effective.
+    ``on_tile(done, total)`` is called after each window and may raise to stop.
+    """
+
+    inner: Upscaler
+    size: tuple[int, int]
+    context: int | None = None
+    feather: int = 0
+    on_tile: Callable[[int, int], None] | None = None
+
+    @property
+    def scale(self) -> int:
+        return self.inner.scale
+
+    @property
+    def reach(self) -> int:
+        """The context in use, in LR pixels."""
+        return self.inner.context if self.context is None else self.context
+
+    @property
+    def exact(self) -> bool:
+        return self.inner.exact
+
+    def grid(self, h: int, w: int) -> tuple[list[Window], list[Window]]:
+        """The windows of an (h, w) picture along rows and columns."""
+        rows = windows(h, self.size[0], self.reach, self.feather)
+        return rows, windows(w, self.size[1], self.reach, self.feather)
+
+    def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        n, _, h, w = x.shape
+        s = self.scale
+        rows, columns = self.grid(h, w)
+        if origin is None:
+            origin = torch.zeros(n, 2, dtype=torch.int64, device=x.device)
+        out = x.new_zeros(n, 3, h * s, w * s)
+        for i, row in enumerate(rows):
+            down = _weights(rows, i, s, self.feather, x)
+            for j, column in enumerate(columns):
+                tile = x[..., row.start : row.stop, column.start : column.stop]
+                sr = self.inner(tile, origin=origin + origin.new_tensor([row.start, column.start]))
+                sr = sr[..., (row.low - row.start) * s : (row.high - row.start) * s, :]
+                sr = sr[..., (column.low - column.start) * s : (column.high - column.start) * s]
+                area = out[..., row.low * s : row.high * s, column.low * s : column.high * s]
+                area += sr * (down[:, None] * _weights(columns, j, s, self.feather, x))
+                if self.on_tile is not None:
+                    self.on_tile(i * len(columns) + j + 1, len(rows) * len(columns))
+        return out

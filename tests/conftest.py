@@ -1,0 +1,89 @@
+"""Small true upscalers and pictures that the tests share, and the folder of real data where it is present."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photographs and weights; under CI it must be there."""
+    if not SHARED.is_dir():
+        assert os.environ.get("ROBUSTSR_REQUIRE_SHARED") != "1", f"{SHARED} is missing"
+        pytest.skip("the folder of real photographs and weights, ../shared, is not here")
+    return SHARED
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest-neighbour upscaler: exact, without context."""
+
+    scale: int = 4
+    context: int = 0
+    exact: bool = True
+
+    def __call__(self, x, *, origin=None):
+        return x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+
+
+class Convs:
+    """Three random 3x3 convolutions with kinks between, then pixel shuffle, in float64: radius 3."""
+
+    context, exact = 3, True
+
+    def __init__(self, scale: int = 2, dtype: torch.dtype = torch.float64) -> None:
+        self.scale = scale
+        torch.manual_seed(0)
+        self.module = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(8, 3 * scale**2, 3, padding=1),
+            nn.PixelShuffle(scale),
+        ).to(dtype)
+        self.module.requires_grad_(False)
+
+    def __call__(self, x, *, origin=None):
+        return self.module(x)
+
+
+@pytest.fixture
+def nearest() -> Nearest:
+    return Nearest()
+
+
+@pytest.fixture
+def convs() -> Convs:
+    return Convs()
+
+
+@pytest.fixture
+def photo():
+    """A function that makes a smooth colourful picture with some texture, (h, w, 3) uint8."""
+
+    def make(h: int = 24, w: int = 32, seed: int = 0) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((w, h), Image.Resampling.BICUBIC)
+        noisy = np.asarray(coarse).astype(int) + rng.integers(-6, 7, (h, w, 3))
+        return noisy.clip(0, 255).astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty model cache, and no extra weights folders."""
+    monkeypatch.setenv("ROBUSTSR_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ROBUSTSR_WEIGHTS", raising=False)
+    return tmp_path / "home"

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustsr.noise import gaussian
+from robustsr.smoothing import Smoothed, median, selection_network
+from robustsr.tiling import Tiled
+from robustsr.types import RobustSRError
+
+X = torch.rand(2, 3, 12, 14, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def sorted_median(values):
+    return torch.quantile(torch.stack(values), 0.5, dim=0)
+
+
+@pytest.mark.parametrize("n", range(1, 34))
+def test_median_equals_sorting_bit_for_bit(n):
+    values = list(torch.randn(n, 500, generator=torch.Generator().manual_seed(n), dtype=torch.float64))
+    ordered = torch.stack(values).sort(0).values
+    middle = ordered[n // 2] if n % 2 else (ordered[n // 2 - 1] + ordered[n // 2]) / 2
+    assert torch.equal(median(values), middle)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=64, max_size=64), min_size=1, max_size=24), st.data())
+def test_selection_network_finds_any_order_statistic_of_zeros_and_ones(rows, data):
+    """By the 0-1 principle a comparator network right on zeros and ones is right on everything."""
+    rank = data.draw(st.integers(0, len(rows) - 1))
+    line = [torch.tensor(r, dtype=torch.int8) for r in rows]
+    ordered = torch.stack(line).sort(0).values
+    for i, j, low, high in selection_network(len(line), [rank]):
+        a, b = line[i], line[j]
+        line[i] = torch.minimum(a, b) if low else a
+        line[j] = torch.maximum(a, b) if high else b
+    assert torch.equal(line[rank], ordered[rank])
+
+
+def test_the_network_for_21_has_the_known_number_of_comparators():
+    assert len(selection_network(21, [10])) == 91
+
+
+@pytest.mark.parametrize("reduce", ["median", "mean"])
+@pytest.mark.parametrize("draws", ["independent", "antithetic"])
+@pytest.mark.parametrize("samples", [1, 4, 7])
+def test_smoothing_is_the_reduction_of_passes_over_noisy_copies(convs, reduce, draws, samples):
+    noise = gaussian(3, range(samples), 3, 12, 14, torch.zeros(2, 2, dtype=torch.int64)).double()
+    if draws == "antithetic":
+        noise = torch.stack([(-1) ** i * noise[i // 2] for i in range(samples)])
+    passes = [convs(X + 0.1 * g) for g in noise]
+    want = sorted_median(passes) if reduce == "median" else torch.stack(passes).mean(0)
+    for chunk in (1, 3, 8):
+        got = Smoothed(convs, 0.1, samples, reduce, draws, seed=3, chunk=chunk)(X)
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+def test_sigma_zero_is_the_inner_upscaler(convs):
+    assert torch.equal(Smoothed(convs, 0.0)(X), convs(X))
+
+
+def test_smoothing_a_linear_upscaler_changes_nothing_with_antithetic_pairs(nearest):
+    """Thesis, Lemma A.1.2: E f(x + G) = f(x) for linear f; pairs give it exactly, for the median too."""
+    for reduce in ("median", "mean"):
+        got = Smoothed(nearest, 0.3, 6, reduce)(X)
+        torch.testing.assert_close(got, nearest(X), rtol=0, atol=1e-9)
+
+
+def test_tiles_and_batches_do_not_change_the_result(convs):
+    whole = Smoothed(convs, 0.1, 9, "median")(X)
+    tiled = Tiled(Smoothed(convs, 0.1, 9, "median", chunk=2), (9, 10))(X)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
+
+
+def test_gray_pictures_stay_gray(convs):
+    gray = X[:, :1].expand(-1, 3, -1, -1)
+    got = Smoothed(convs, 0.1, 5, "median", gray=True)(gray)
+    assert torch.equal(got[:, 0], got[:, 1]) and torch.equal(got[:, 0], got[:, 2])
+    tinted = Smoothed(convs, 0.1, 5, "median")(gray)
+    assert not torch.allclose(tinted[:, 0], tinted[:, 1])
+
+
+def test_gradients_pass_through_the_median(convs):
+    x = X.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(Smoothed(convs, 0.1, 5)(x).sum(), x)
+    assert gradient.abs().sum() > 0
+
+
+def test_more_draws_come_closer_to_the_true_median(convs):
+    reference = Smoothed(convs, 0.2, 400, "median", "independent", seed=99)(X)
+    errors = [(Smoothed(convs, 0.2, n, "median", "independent")(X) - reference).square().mean() for n in (3, 21, 101)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma": -0.1}, r"sigma must be in \[0, 1\]"),
+        ({"sigma": 8}, r"sigma must be in \[0, 1\]"),
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"reduce": "mode"}, "'median' or 'mean'"),
+        ({"draws": "lucky"}, "'antithetic' or 'independent'"),
+    ],
+)
+def test_nonsense_is_refused(nearest, change, message):
+    with pytest.raises(RobustSRError, match=message):
+        Smoothed(nearest, **({"sigma": 0.1} | change))

@@ -1,0 +1,171 @@
+"""The training loop: one function, a generator of progress, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from robustsr.metrics import psnr
+from robustsr.types import RobustSRError
+
+from .data import batches, load_pairs, pictures
+from .networks import build, export
+from .recipe import Optimiser, Recipe
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after ``step`` steps; ``psnr`` (dB, by set) only where it was measured."""
+
+    step: int
+    steps: int
+    loss: float  # mean since the last report
+    rate: float  # steps per second since the last report
+    psnr: dict[str, float]
+    message: str = ""
+
+    @property
+    def seconds_left(self) -> float:
+        return (self.steps - self.step) / self.rate if self.rate else math.inf
+
+
+def learning_rate(config: Optimiser, step: int) -> float:
+    """The rate of step ``step`` (from 0): linear warm-up, then a half cosine down to 0."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "cpu",
+    stop: Callable[[], bool] = lambda: False,
+    every: int = 50,
+) -> Iterator[Progress]:
+    """Runs a recipe and yields where it stands every ``every`` steps and after each validation.
+
+    Writes ``out/checkpoint.pt`` as it goes and ``out/NAME.safetensors`` (averaged weights, float16) at the end.
+    ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
+    it as if it had never stopped. A loss that is not finite ends the run with the last good checkpoint kept.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
+    config, scale = recipe.optimiser, recipe.generator.scale
+    messages: list[str] = []
+    pairs = load_pairs(recipe.data.hr, scale, recipe.data.patch, messages.append)
+    net = build(recipe.generator, recipe.seed).to(device)
+    ema = copy.deepcopy(net).requires_grad_(False)
+    optimiser = torch.optim.Adam(net.parameters(), lr=config.lr, betas=config.betas)
+    step = 0
+    if resume and checkpoint.exists():
+        step = _restore(checkpoint, recipe, net, ema, optimiser, device)
+    forward = torch.compile(net) if recipe.compile else net
+    stream = batches(pairs, scale, recipe.data.patch, recipe.data.batch, recipe.seed, step)
+    losses: list[Tensor] = []
+    since = time.perf_counter()
+    yield Progress(step, config.steps, math.nan, 0, {}, "\n".join([*messages, f"{len(pairs)} pictures"]))
+
+    while step < config.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(config, step)
+        lr, hr = (_unit(t, device) for t in next(stream))
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.precision == "bf16"):
+            sr = forward(lr)
+        loss = recipe.loss.l1 * F.l1_loss(sr.float(), hr)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():  # a young average forgets faster, so that it does not carry the initial weights
+            decay = min(config.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+        losses.append(loss.detach())
+        step += 1
+
+        done, stopped = step == config.steps, stop()
+        save = done or stopped or step % recipe.checkpoint_every == 0
+        if save or step % every == 0:
+            mean = float(torch.stack(losses).mean())
+            if not math.isfinite(mean):
+                raise RobustSRError(f"the loss is {mean} at step {step}: the last good state is {checkpoint}")
+            if save:
+                _save(checkpoint, recipe, net, ema, optimiser, step)
+            measured: dict[str, float] = {}
+            if step % recipe.validation.every == 0 or done:
+                measured = {Path(s).name: validate(ema, Path(s), scale, device) for s in recipe.validation.sets}
+            yield Progress(step, config.steps, mean, len(losses) / (time.perf_counter() - since), measured)
+            losses, since = [], time.perf_counter()
+        if stopped:
+            return
+    export(ema, out / f"{recipe.name}.safetensors", {"recipe": recipe.name, "steps": str(step)})
+
+
+def validate(net: nn.Module, folder: Path, scale: int, device: str) -> float:
+    """Mean Y-PSNR in dB over a folder with HR/ and LR/, float32, rounded to 8 bits, border crop ``scale``."""
+    values = []
+    for path in pictures(folder / "HR"):
+        hr, lr = (_open(folder / part / path.name, device) for part in ("HR", "LR"))
+        with torch.inference_mode():
+            sr = (net(lr).clamp(0, 1) * 255).round() / 255
+        hr = hr[..., : sr.shape[-2], : sr.shape[-1]]
+        values.append(float(psnr(sr[..., : hr.shape[-2], : hr.shape[-1]], hr, crop=scale, y=True)))
+    return sum(values) / len(values)
+
+
+def _open(path: Path, device: str) -> Tensor:
+    with Image.open(path) as file:
+        array = np.array(file.convert("RGB"))
+    return _unit(torch.from_numpy(array.transpose(2, 0, 1)[None].copy()), device)
+
+
+def _unit(x: Tensor, device: str) -> Tensor:
+    return x.to(device, torch.float32, memory_format=torch.channels_last) / 255
+
+
+def _save(path: Path, recipe: Recipe, net: nn.Module, ema: nn.Module, optimiser: Any, step: int) -> None:  # noqa: ANN401
+    state = {
+        "step": step,
+        "recipe": asdict(recipe),
+        "net": net.state_dict(),
+        "ema": ema.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _restore(
+    path: Path, recipe: Recipe, net: nn.Module, ema: nn.Module, optimiser: torch.optim.Adam, device: str
+) -> int:
+    state = torch.load(path, map_location=device, weights_only=True)
+    before, now = state["recipe"], asdict(recipe)
+    for key in ("generator", "data", "loss", "optimiser", "seed"):
+        if before[key] != now[key]:
+            raise RobustSRError(
+                f"{path} was made with another {key} ({before[key]}): resume with the recipe it began with"
+            )
+    net.load_state_dict(state["net"])
+    ema.load_state_dict(state["ema"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])
