@@ -82,6 +82,7 @@ class Source:
     pixels: Callable[[], Pixels]  # 1 gray, 3 RGB or 4 CMYK channels, then alpha if info.alpha
     frames: int = 1
     premultiplied: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def source(file: BinaryIO) -> Source:
@@ -112,7 +113,11 @@ def _png(file: BinaryIO) -> Source:
 
 
 def _tiff(file: BinaryIO) -> Source:
-    order, tags = load_tags(file)
+    notes: tuple[str, ...] = ()
+    try:
+        order, tags = load_tags(file)
+    except (ValueError, struct.error) as error:  # BigTIFF, or a broken sub-directory
+        order, tags, notes = "<", {}, (f"metadata was not read: {error}",)
     file.seek(0)
     tif = tifffile.TiffFile(file)
     page: Any = tif.pages[0]
@@ -124,7 +129,7 @@ def _tiff(file: BinaryIO) -> Source:
     if page.photometric not in (0, 1, 2) or bits < 8:
         file.seek(0)
         tags.pop(ORIENTATION, None)  # Pillow turns a TIFF by itself
-        return replace(_pillow(file, "TIFF"), meta=metadata.from_tiff(order, tags), frames=frames)
+        return replace(_pillow(file, "TIFF"), meta=metadata.from_tiff(order, tags), frames=frames, notes=notes)
     colours = 3 if page.photometric == 2 else 1
     alpha = next((i for i, kind in enumerate(extra) if kind in (1, 2)), None)
 
@@ -138,7 +143,7 @@ def _tiff(file: BinaryIO) -> Source:
 
     info = Info(page.imagewidth, page.imagelength, "tif", bits, colours == 1, alpha is not None)
     premultiplied = alpha is not None and extra[alpha] == 1
-    return Source(info, metadata.from_tiff(order, tags), pixels, frames, premultiplied)
+    return Source(info, metadata.from_tiff(order, tags), pixels, frames, premultiplied, notes)
 
 
 def _pillow(file: BinaryIO, name: str) -> Source:

@@ -51,6 +51,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Source]:
         with open(path, "rb") as file:
             source = formats.source(file)
             width, height = source.info.width, source.info.height
+            if width < 1 or height < 1:
+                raise RobustSRError(f"its size is {width} x {height}")
             if width * height > max_pixels:
                 size = f"{width} x {height} = {width * height:,} pixels"
                 raise RobustSRError(f"it has {size}, the limit is {max_pixels:,}")
@@ -80,6 +82,7 @@ def read(path: StrPath, *, max_pixels: int) -> Picture:
     with _opened(Path(path), max_pixels) as source:
         stored = source.pixels()
     info, (meta, orientation, notes) = source.info, metadata.mended(source.meta)
+    notes = source.notes + notes
     if source.frames > 1:
         notes += (f"only the first of {source.frames} frames was read",)
     stored = _turned(stored, orientation)

@@ -96,17 +96,18 @@ def _expand(text: str) -> list[Path]:
 def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) -> list[Path]:
     """The picture files of a folder, sorted, without hidden ones, our own outputs and linked folders."""
     found: list[Path] = []
+    made: set[Path] = set()  # by manifests from here up
     ours = deeper = 0
     for place, names, files in os.walk(folder):
         here = Path(place)
-        made = Manifest.read(here).done
+        made.update(here / target for target in Manifest.read(here).done)
         names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
         for name in sorted(files):
             if name.startswith(".") or Path(name).suffix.lower().lstrip(".") not in FORMATS:
                 continue
             if here != folder and not recursive:
                 deeper += 1
-            elif name in made:
+            elif here / name in made:
                 ours += 1
             else:
                 found.append(here / name)
@@ -145,12 +146,15 @@ def _tell_apart(jobs: list[Job], warnings: list[str]) -> list[Job]:
         by_target[str(job.target).casefold()].append(job)  # some file systems do not tell A from a
     result: list[Job] = []
     taken: dict[str, Job] = {}
+    sources = {job.source.resolve() for job in jobs}
     for job in jobs:
         rivals = by_target[str(job.target).casefold()]
         if len(rivals) > 1:
             tail = f"_{job.source.suffix.lstrip('.').lower()}{job.target.suffix}"
             job = replace(job, target=job.target.with_name(_fit(job.target.stem, tail)))
         key = str(job.target).casefold()
+        if job.target.resolve() in sources:
+            raise RobustSRError(f"{job.target} would overwrite an input: choose another -o, or a --suffix")
         if key in taken:
             raise RobustSRError(
                 f"{job.source} and {taken[key].source} would both become {job.target}: use -r, or run them apart"

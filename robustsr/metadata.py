@@ -46,10 +46,12 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
     while len(head := file.read(8)) == 8:
         size, name = struct.unpack(">I4s", head)
         if name in (b"IHDR", b"tRNS", b"acTL", b"pHYs", b"eXIf", b"iCCP", b"iTXt", b"zTXt", b"tEXt"):
+            if size > _LONGEST_TEXT:
+                raise ValueError(f"a chunk of {size:,} bytes of text")
             data = file.read(size)
             key, _, rest = data.partition(b"\0")
             if name == b"iCCP":
-                found["iCCP"] = _inflated(rest[1:])
+                found["iCCP"] = _inflated(rest[1:]) or b"broken"
             elif name == b"iTXt":
                 text = rest[2:].split(b"\0", 2)[-1]
                 found[key.decode("latin-1")] = _inflated(text) if rest[:1] == b"\1" else text
@@ -76,11 +78,11 @@ def from_tiff(order: str, tags: Directory) -> Metadata:
     icc, xmp, iptc, block, unit = (_value(tags, tag) for tag in (34675, 700, 33723, 34377, 296))
     kept = {tag: tags[tag] for tag in (DESCRIPTIVE | {ORIENTATION}) & tags.keys()}
     header = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
-    dpi = None
-    if 282 in tags and 283 in tags:
-        numbers = struct.unpack(order + "IIII", (_value(tags, 282) or b"") + (_value(tags, 283) or b""))
+    dpi, sides = None, (_value(tags, 282) or b"") + (_value(tags, 283) or b"")
+    if len(sides) == 16:
+        x, by, y, per = struct.unpack(order + "IIII", sides)
         scale = {1: 0.0, 3: 2.54}.get(struct.unpack(order + "H", unit[:2])[0], 1.0) if unit else 1.0
-        dpi = scale * numbers[0] / max(numbers[1], 1), scale * numbers[2] / max(numbers[3], 1)
+        dpi = scale * x / max(by, 1), scale * y / max(per, 1)
     return Metadata(
         icc, header + build_tags(kept, order, 8) if kept else None, xmp, iptc or _unwrapped(block or b""), dpi
     )
@@ -90,9 +92,8 @@ def from_pillow(image: Image.Image) -> Metadata:
     """Metadata as Pillow found it in a JPEG, WebP, AVIF, BMP or GIF file."""
     info = image.info
     exif, dpi = info.get("exif"), info.get("dpi")
-    # Pillow makes 72 dpi up for a JPEG that has EXIF but no resolution.
-    if "exif" in info and info.get("jfif_unit") not in (1, 2) and RESOLUTION not in image.getexif():
-        dpi = None
+    if exif and info.get("jfif_unit") not in (1, 2) and not _tells_resolution(exif):
+        dpi = None  # Pillow makes 72 up for a JPEG that has EXIF but no resolution
     return Metadata(info.get("icc_profile"), exif, info.get("xmp"), info.get("photoshop", {}).get(0x0404), dpi)
 
 
@@ -127,23 +128,35 @@ def mended(meta: Metadata) -> tuple[Metadata, int, tuple[str, ...]]:
     )
 
 
+def _tells_resolution(exif: bytes) -> bool:
+    try:
+        return RESOLUTION in load_tags(io.BytesIO(exif.removeprefix(b"Exif\0\0")))[1]
+    except (ValueError, struct.error):
+        return False
+
+
 def _value(tags: Directory, tag: int) -> bytes | None:
     value = tags[tag][2] if tag in tags else None
     return value if isinstance(value, bytes) else None
 
 
 def _inflated(data: bytes) -> bytes:
+    """Inflated text or profile; nothing if it is broken or a bomb, for the pixels are good all the same."""
     inflater = zlib.decompressobj()
-    out = inflater.decompress(data, _LONGEST_TEXT)
-    if inflater.unconsumed_tail:
-        raise ValueError(f"a text or profile chunk of more than {_LONGEST_TEXT:,} bytes")
-    return out
+    try:
+        out = inflater.decompress(data, _LONGEST_TEXT)
+    except zlib.error:
+        return b""
+    return out if inflater.eof else b""
 
 
 def _raw_profile(blocks: dict[str, bytes], *names: str) -> bytes | None:
     """ImageMagick's way to keep a block in PNG text: a name, a length, then hexadecimal digits."""
     text = next((blocks[key] for name in names if (key := f"Raw profile type {name}") in blocks), None)
-    return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")) if text else None
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")) if text else None
+    except ValueError:
+        return None
 
 
 def _unwrapped(block: bytes) -> bytes | None:
@@ -151,7 +164,7 @@ def _unwrapped(block: bytes) -> bytes | None:
     at = block.find(b"8BIM\x04\x04")
     if at < 0:
         return block if block[:1] == b"\x1c" else None
-    start = at + 6 + (block[at + 6] // 2 + 1) * 2  # a name padded to an even length
+    start = at + 6 + (int.from_bytes(block[at + 6 : at + 7]) // 2 + 1) * 2  # a name padded to an even length
     return block[start + 4 : start + 4 + int.from_bytes(block[start : start + 4])]
 
 

@@ -141,7 +141,6 @@ def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     import_torchvision()
     import pickle
 
-    import safetensors
     import spandrel
     from safetensors.torch import load_file
 
@@ -150,24 +149,19 @@ def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
             weights = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        descriptor = spandrel.ModelLoader("cpu").load_from_state_dict(spandrel.canonicalize_state_dict(weights))
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n\t")[0].split("Please file")[0]
         raise RobustSRError(
-            f"{path} was refused, nothing in it was run: it is damaged, or a pickle with more than weights in it. {reason}"
+            f"{path} was refused, nothing in it was run: damaged, or a pickle with more than weights in it. {reason}"
         ) from None
-    except spandrel.UnsupportedModelError:
+    except Exception as error:  # readers of damaged files raise whatever comes
+        raise RobustSRError(f"{path} cannot be read as a checkpoint: {error or type(error).__name__}") from error
+    try:
+        descriptor = spandrel.ModelLoader("cpu").load_from_state_dict(spandrel.canonicalize_state_dict(weights))
+    except (spandrel.UnsupportedModelError, AttributeError, TypeError):  # the last two: not a state dict at all
         raise RobustSRError(f"{path} holds no architecture that spandrel {spandrel.__version__} knows") from None
-    except (
-        safetensors.SafetensorError,
-        EOFError,
-        KeyError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        OSError,
-    ) as error:
-        raise RobustSRError(f"{path} cannot be read as a checkpoint: {error}") from None
+    except (KeyError, RuntimeError, ValueError) as error:  # the right names with the wrong shapes
+        raise RobustSRError(f"{path} does not fit the architecture its names tell of: {error}") from None
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise RobustSRError(f"{path} is not a model that maps one picture to one picture")
     return descriptor
@@ -193,8 +187,8 @@ def receptive_radius(module: nn.Module, multiple: int = 1) -> tuple[int, bool]:
     s = sr.shape[-1] // size
     centre = sr[..., (size // 2) * s : (size // 2 + 1) * s, (size // 2) * s : (size // 2 + 1) * s]
     (gradient,) = torch.autograd.grad(centre.square().sum(), x)
-    inside = gradient[..., 8:-8, 8:-8].abs().sum()
-    return (radius, True) if gradient.abs().sum() == inside else (EFFECTIVE_CONTEXT, False)
+    gradient[..., 8:-8, 8:-8] = 0
+    return (EFFECTIVE_CONTEXT, False) if gradient.any() else (radius, True)
 
 
 def _faithful(fast: Network, exact: Network) -> bool:

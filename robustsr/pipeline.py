@@ -232,10 +232,11 @@ def _upscale(
                 x = replace(up, on_tile=counter.tick)(x)
                 if not bool(torch.isfinite(x.sum())):
                     raise _NotFiniteError
-                x = x.clamp_(low, high)
+                x = x.clamp_(low, high)  # Tiled's own memory
         if job == 1 or picture.gray:
             x = x.mean(1, keepdim=True)
-        planes.append(resize(x[0].permute(1, 2, 0).cpu().numpy(), width, height).clip(low, high))
+        plane = resize(x[0].permute(1, 2, 0).cpu().numpy(), width, height)
+        planes.append(np.clip(plane, low, high, out=plane))
     rgb = np.repeat(planes[0], 3, axis=2) if picture.gray else planes[0]
     return replace(picture, rgb=rgb, alpha=planes[1][..., 0] if len(planes) > 1 else None)
 

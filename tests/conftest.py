@@ -74,7 +74,9 @@ def photo():
 
     def make(h: int = 24, w: int = 32, seed: int = 0) -> np.ndarray:
         rng = np.random.default_rng(seed)
-        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((w, h), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(
+            (w, h), Image.Resampling.BICUBIC
+        )
         noisy = np.asarray(coarse).astype(int) + rng.integers(-6, 7, (h, w, 3))
         return noisy.clip(0, 255).astype(np.uint8)
 
@@ -87,3 +89,23 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("ROBUSTSR_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ROBUSTSR_WEIGHTS", raising=False)
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A real checkpoint of a real architecture, small enough to run at once: Compact, 4 features, 1 conv, x4."""
+    from safetensors.torch import save_file
+
+    from robustsr.torchvision_schema import import_torchvision
+
+    import_torchvision()
+    from spandrel.architectures.Compact import Compact
+
+    torch.manual_seed(0)
+    net = Compact(num_feat=4, num_conv=1, upscale=4)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(0.3)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(net.state_dict(), path)
+    return path

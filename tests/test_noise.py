@@ -58,7 +58,12 @@ def test_the_values_are_standard_normal_and_uncorrelated():
     uniforms = torch.special.ndtr(g).flatten().sort().values
     distance = (uniforms - (torch.arange(n) + 0.5) / n).abs().max()
     assert distance < 1.95 / n**0.5  # Kolmogorov-Smirnov, one in a thousand
-    for shifted in (g[1:] * g[:-1], g[:, :, 1:] * g[:, :, :-1], g[..., 1:, :] * g[..., :-1, :], g[..., 1:] * g[..., :-1]):
+    for shifted in (
+        g[1:] * g[:-1],
+        g[:, :, 1:] * g[:, :, :-1],
+        g[..., 1:, :] * g[..., :-1, :],
+        g[..., 1:] * g[..., :-1],
+    ):
         assert abs(shifted.mean()) < 4 / shifted.numel() ** 0.5
 
 

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import robustsr
+
+
+@pytest.fixture(scope="module")
+def net(tiny):
+    return robustsr.load(tiny, device="cpu", precision="fp32")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_pil_images_come_back_as_they_were(net, photo, mode):
+    image = Image.fromarray(photo()).convert(mode)
+    made = robustsr.upscale(image, net)
+    assert isinstance(made, Image.Image) and made.mode == mode and made.size == (128, 96)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
+def test_arrays_keep_dtype_and_channels(net, dtype, channels):
+    shape = (9, 8) if channels is None else (9, 8, channels)
+    top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    image = (np.random.default_rng(0).random(shape) * top).astype(dtype)
+    made = robustsr.upscale(image, net, smooth="median", sigma=0.02, samples=4)
+    assert made.dtype == dtype and made.shape == (36, 32, *shape[2:])
+    assert made.max() <= top and made.mean() > 0.2 * top
+
+
+def test_tensors_keep_shape_and_equal_the_network(net):
+    x = torch.rand(2, 3, 9, 8)
+    assert torch.allclose(robustsr.upscale(x, net), net(x).clamp(0, 1), atol=1e-6)
+    assert robustsr.upscale(x[0], net).shape == (3, 36, 32)
+    assert robustsr.upscale(x[0].double(), net, scale=1.5).shape == (3, 14, 12)
+
+
+def test_a_model_can_be_named_by_path(tiny, photo):
+    made = robustsr.upscale(photo(), str(tiny), device="cpu")
+    assert made.shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("CMYK", (4, 4)), "must have mode L, LA, RGB or RGBA, got CMYK"),
+        (np.zeros((4, 4, 5), np.uint8), r"must be \(h, w\) or \(h, w, 1 to 4\), got \(4, 4, 5\)"),
+        (np.zeros((4, 4, 3), np.int64), "must be uint8, uint16 or float, got int64"),
+        (torch.zeros(1, 4, 4), r"must be float \(3, h, w\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), r"must be float \(3, h, w\)"),
+    ],
+)
+def test_other_things_are_refused(net, image, message):
+    with pytest.raises(robustsr.RobustSRError, match=message):
+        robustsr.upscale(image, net)

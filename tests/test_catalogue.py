@@ -1,0 +1,146 @@
+"""Search path, checksums and downloads, against a real HTTP server on this machine."""
+
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from robustsr import catalogue
+from robustsr.catalogue import Entry
+from robustsr.types import RobustSRError
+
+BODY = bytes(range(256)) * 5000
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """/whole honours Range, /plain does not, /cut closes half-way, /gone is 404."""
+
+    ranges: list[str] = []
+
+    def do_GET(self):  # noqa: N802
+        asked = self.headers.get("Range")
+        self.ranges.append(asked)
+        if self.path == "/gone":
+            return self.send_error(404)
+        start = int(asked.split("=")[1].rstrip("-")) if asked and self.path != "/plain" else 0
+        if start >= len(BODY):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(BODY) - start))
+        self.end_headers()
+        self.wfile.write(BODY[start : len(BODY) // 2 if self.path == "/cut" else None])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_address[1]}"
+        made.shutdown()
+
+
+def entry(url, sha256=DIGEST):
+    return Entry("m", "a model", "Compact", 4, "m.pth", sha256, len(BODY), "CC0", url=url)
+
+
+def test_pull_downloads_checks_and_reports_progress(home, server):
+    seen = []
+    path = catalogue.pull(entry(f"{server}/whole"), lambda done, total: seen.append((done, total)))
+    assert path == home / "models" / "m.pth" and path.read_bytes() == BODY
+    assert seen[-1] == (len(BODY), len(BODY)) and len(seen) > 1
+    assert [p.name for p in path.parent.iterdir()] == ["m.pth"]
+
+
+def test_pull_twice_asks_the_server_once(home, server):
+    catalogue.pull(entry(f"{server}/whole"))
+    Handler.ranges.clear()
+    catalogue.pull(entry(f"{server}/whole"))
+    assert Handler.ranges == []
+
+
+@pytest.mark.parametrize("path", ["whole", "plain"])
+def test_an_interrupted_download_continues_or_starts_over(home, server, path):
+    with pytest.raises(RobustSRError, match=rf"ended after {len(BODY) // 2} of {len(BODY)} bytes; run it again"):
+        catalogue.pull(entry(f"{server}/cut"))
+    part = home / "models" / "m.pth.part"
+    assert part.stat().st_size == len(BODY) // 2 and not part.with_suffix("").exists()
+    Handler.ranges.clear()
+    assert catalogue.pull(entry(f"{server}/{path}")).read_bytes() == BODY
+    assert Handler.ranges == [f"bytes={len(BODY) // 2}-"]
+    assert not part.exists()
+
+
+def test_a_complete_part_is_only_checked(home, server):
+    (home / "models").mkdir(parents=True)
+    (home / "models" / "m.pth.part").write_bytes(BODY)
+    assert catalogue.pull(entry(f"{server}/whole")).read_bytes() == BODY
+
+
+def test_a_wrong_checksum_leaves_nothing(home, server):
+    with pytest.raises(RobustSRError, match=f"SHA-256 is {DIGEST}, expected 0000"):
+        catalogue.pull(entry(f"{server}/whole", "0" * 64))
+    assert list((home / "models").iterdir()) == []
+
+
+def test_a_missing_file_and_a_missing_server_say_so(home, server):
+    with pytest.raises(RobustSRError, match="the server answered 404"):
+        catalogue.pull(entry(f"{server}/gone"))
+    with pytest.raises(RobustSRError, match="refused.*run it again to continue"):
+        catalogue.pull(entry("http://127.0.0.1:9/x"))
+
+
+def test_every_entry_of_the_catalogue_is_whole():
+    for name, row in catalogue.catalogue().items():
+        assert row.name == name and len(row.sha256) == 64 and row.size > 0 and row.licence and row.description
+        if not row.url:
+            path = catalogue.package_weights() / row.file
+            assert path.stat().st_size == row.size and catalogue.sha256(path) == row.sha256
+            assert row.trained and row.quality
+
+
+def test_the_search_path(home, tmp_path, monkeypatch, tiny):
+    extra = tmp_path / "extra"
+    extra.mkdir()
+    (extra / "mine.safetensors").write_bytes(tiny.read_bytes())
+    (extra / "vgg19-features.safetensors").write_bytes(b"")
+    assert "mine" not in catalogue.installed()
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(extra))
+    assert catalogue.installed()["mine"] == extra / "mine.safetensors"
+    assert not any("vgg19" in name for name in catalogue.installed())
+    added = catalogue.add(tiny, "yours")
+    assert catalogue.find("yours") == (added, None)
+    with pytest.raises(RobustSRError, match="'yours' is there already"):
+        catalogue.add(tiny, "yours")
+
+
+def test_a_damaged_model_of_ours_is_refused_and_a_strangers_file_of_that_name_is_not(home, tmp_path, monkeypatch):
+    name = "realesr-general-x4v3"
+    folder = tmp_path / "extra"
+    folder.mkdir()
+    (folder / f"{name}.pth").write_bytes(b"other weights")
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(folder))
+    assert catalogue.find(name) == (folder / f"{name}.pth", None)
+    monkeypatch.delenv("ROBUSTSR_WEIGHTS")
+    (home / "models").mkdir(parents=True)
+    (home / "models" / f"{name}.pth").write_bytes(b"rotten")
+    with pytest.raises(RobustSRError, match="is damaged"):
+        catalogue.find(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("esrgan", r"esrgan \(64 MB\) is not on this machine: `robustsr models pull esrgan` gets it"),
+        ("no-such", "no model 'no-such'; installed: "),
+        ("no-such.pth", "no model file 'no-such.pth'"),
+        ("script.pt", r"script.pt: .pt files are not loaded"),
+    ],
+)
+def test_what_cannot_be_found_is_explained(home, name, message):
+    with pytest.raises(RobustSRError, match=message):
+        catalogue.find(name)

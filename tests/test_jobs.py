@@ -1,0 +1,176 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from robustsr.jobs import Job, plan_jobs
+from robustsr.manifest import Manifest
+from robustsr.types import RobustSRError
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder to work in, and a way to put empty files there: planning opens none of them."""
+    monkeypatch.chdir(tmp_path)
+
+    def touch(*names):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    return touch
+
+
+def names(jobs):
+    return {str(job.source): os.path.relpath(job.target) for job in jobs}
+
+
+def test_a_folder_goes_to_a_folder_beside_it(here):
+    here("pics/b.JPG", "pics/a.png", "pics/notes.txt", "pics/.hidden.png", "pics/sub/c.png")
+    for text in ("pics", "pics/"):
+        jobs, warnings = plan_jobs([text], None)
+        assert names(jobs) == {"pics/a.png": "pics_upscaled/a.png", "pics/b.JPG": "pics_upscaled/b.JPG"}
+        assert warnings == []
+
+
+def test_recursive_keeps_the_tree(here):
+    here("pics/a.png", "pics/x/y/b.webp")
+    jobs, _ = plan_jobs(["pics"], "out", recursive=True)
+    assert names(jobs) == {"pics/a.png": "out/a.png", "pics/x/y/b.webp": "out/x/y/b.webp"}
+    assert {job.root for job in jobs} == {Path("out")}
+
+
+def test_a_file_goes_beside_itself_with_a_label(here):
+    here("pics/a.png")
+    assert names(plan_jobs(["pics/a.png"], None, label="x2")[0]) == {"pics/a.png": "pics/a_x2.png"}
+    assert names(plan_jobs(["pics/a.png"], None, suffix="_big", format="webp")[0]) == {"pics/a.png": "pics/a_big.webp"}
+
+
+def test_a_file_can_go_to_a_named_file_or_a_folder(here):
+    here("a.png", "there/x")
+    assert plan_jobs(["a.png"], "b.jpg")[0] == [Job(Path("a.png"), Path("b.jpg"), Path("."))]
+    assert names(plan_jobs(["a.png"], "there")[0]) == {"a.png": "there/a.png"}
+    assert names(plan_jobs(["a.png"], "new")[0]) == {"a.png": "new/a.png"}
+    with pytest.raises(RobustSRError, match=r"cannot write 'b.psd'"):
+        plan_jobs(["a.png"], "b.psd")
+    with pytest.raises(RobustSRError, match="is the input itself"):
+        plan_jobs(["a.png"], "a.png")
+
+
+def test_originals_are_never_overwritten(here):
+    here("pics/a.png")
+    assert names(plan_jobs(["pics"], "pics")[0]) == {"pics/a.png": "pics/a_x4.png"}
+    assert names(plan_jobs(["pics/a.png"], "pics")[0]) == {"pics/a.png": "pics/a_x4.png"}
+    with pytest.raises(RobustSRError, match="would overwrite"):
+        plan_jobs(["pics"], "pics", suffix="")
+
+
+def test_patterns_are_expanded_for_shells_that_do_not(here):
+    here("a1.png", "a2.jpg", "a3.txt", "b.png")
+    assert names(plan_jobs(["a*"], "o")[0]) == {"a1.png": "o/a1.png", "a2.jpg": "o/a2.jpg"}
+    here("odd[1].png")
+    assert names(plan_jobs(["odd[1].png"], "o")[0]) == {"odd[1].png": "o/odd[1].png"}
+
+
+def test_inputs_that_would_share_an_output_keep_their_endings(here):
+    here("p/a.png", "p/a.jpg", "p/b.png", "p/A.webp")
+    jobs, warnings = plan_jobs(["p"], "o", format="png")
+    assert names(jobs) == {
+        "p/a.png": "o/a_png.png",
+        "p/a.jpg": "o/a_jpg.png",
+        "p/A.webp": "o/A_webp.png",
+        "p/b.png": "o/b.png",
+    }
+    assert warnings == ["3 inputs would share a name: their old endings were put into the new names"]
+
+
+def test_a_new_name_can_clash_with_a_file_that_has_it(here):
+    here("p/a.png", "p/a.jpg", "p/a_png.webp")
+    with pytest.raises(RobustSRError, match="would both become"):
+        plan_jobs(["p"], "o", format="png")
+
+
+def test_two_files_of_one_name_are_refused(here):
+    here("x/a.png", "y/a.png")
+    with pytest.raises(RobustSRError, match=r"y/a.png and x/a.png would both become o/a_png.png"):
+        plan_jobs(["x/a.png", "y/a.png"], "o")
+    assert names(plan_jobs(["x", "y"], "o")[0]) == {"x/a.png": "o/x/a.png", "y/a.png": "o/y/a.png"}
+
+
+def test_the_same_file_twice_is_one_job(here):
+    here("x/a.png")
+    assert len(plan_jobs(["x/a.png", "x/../x/a.png"], "o")[0]) == 1
+
+
+def test_the_output_folder_and_our_own_results_are_not_input(here):
+    here("p/a.png", "p/out/a.png", "p/a_x4.png", "p/up/b.png")
+    Path("p/.robustsr.jsonl").write_text('{"event": "done", "target": "a_x4.png"}\n')
+    Path("p/up/.robustsr.jsonl").write_text('{"event": "done", "target": "b.png"}\nhalf a li')
+    jobs, warnings = plan_jobs(["p"], "p/out", recursive=True)
+    assert names(jobs) == {"p/a.png": "p/out/a.png"}
+    assert warnings == ["p: 2 earlier results of robustsr left out"]
+
+
+def test_results_below_an_output_folder_are_known_as_ours(here):
+    here("p/a.png", "p/up/deep/b.png")
+    Path("p/up/.robustsr.jsonl").write_text('{"event": "done", "target": "deep/b.png"}\n')
+    jobs, _ = plan_jobs(["p"], "o", recursive=True)
+    assert names(jobs) == {"p/a.png": "o/a.png"}
+
+
+def test_linked_folders_are_not_entered_and_dead_links_are_reported(here):
+    here("p/a.png", "outside/b.png")
+    Path("p/link").symlink_to("../outside", target_is_directory=True)
+    Path("dead.png").symlink_to("nowhere.png")
+    assert names(plan_jobs(["p"], "o", recursive=True)[0]) == {"p/a.png": "o/a.png"}
+    with pytest.raises(RobustSRError, match=r"dead.png is a link to nowhere.png"):
+        plan_jobs(["dead.png"], "o")
+
+
+def test_names_too_long_for_the_file_system_are_cut(here):
+    long = "ä" * 125  # 250 bytes
+    here(f"{long}.png", f"{long[:-1]}b.png")
+    jobs, _ = plan_jobs([f"{long}.png", f"{long[:-1]}b.png"], None)
+    assert all(len(os.fsencode(job.target.name)) <= 255 and job.target.name.endswith("_x4.png") for job in jobs)
+    assert len({job.target for job in jobs}) == 2
+
+
+def test_bmp_and_gif_become_png(here):
+    here("a.bmp", "b.gif")
+    assert names(plan_jobs(["a.bmp", "b.gif"], "o")[0]) == {"a.bmp": "o/a.png", "b.gif": "o/b.png"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [
+        (["nope"], {}, "no file or folder 'nope'"),
+        (["*.png"], {}, r"no file or folder '\*.png'"),
+        (["empty"], {}, r"no pictures in 'empty' \(looked for png"),
+        (["deep"], {}, "no pictures in 'deep'; 1 in folders below: add -r"),
+        (["x.png"], {"format": "psd"}, "cannot write 'psd'; formats: png, jpg"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(here, inputs, options, message):
+    here("empty/readme.txt", "deep/er/a.png", "x.png")
+    Path("x.png").rename("y.jpg") if inputs == ["*.png"] else None
+    with pytest.raises(RobustSRError, match=message):
+        plan_jobs(inputs, None, **options)
+
+
+def test_manifest_survives_a_torn_line(tmp_path):
+    source, target = tmp_path / "s.png", tmp_path / "t.png"
+    source.write_bytes(b"s")
+    target.write_bytes(b"t")
+    manifest = Manifest.read(tmp_path)
+    manifest.use("abc", {"tile": 1}, {})
+    with open(tmp_path / ".robustsr.jsonl", "a") as file:
+        file.write('{"event": "done", "targ')
+    manifest.wrote(source, source.stat(), "digest", target, "abc")
+    again = Manifest.read(tmp_path)
+    assert again.is_done(source, target, "abc") and again.plans == {"abc": {"tile": 1}}
+    assert not again.is_done(source, target, "other settings")
+    os.utime(source, ns=(1, 1))
+    assert not again.is_done(source, target, "abc")  # touched, and the recorded digest is not its content's
+    target.write_bytes(b"cut short")
+    assert not again.is_done(source, target, "abc")

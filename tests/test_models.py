@@ -1,0 +1,184 @@
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+
+from robustsr import models
+from robustsr.engine import PRECISIONS
+from robustsr.metrics import psnr
+from robustsr.models import load, receptive_radius
+from robustsr.types import RobustSRError
+
+
+def test_a_checkpoint_becomes_an_upscaler(tiny):
+    net = load(tiny, device="cpu", precision="fp32")
+    assert (net.scale, net.context, net.exact, net.name) == (4, 3, True, "tiny")
+    x = torch.rand(2, 3, 5, 7, requires_grad=True)
+    sr = net(x)
+    assert sr.shape == (2, 3, 20, 28) and sr.dtype == torch.float32
+    assert torch.autograd.grad(sr.sum(), x)[0].abs().sum() > 0
+    assert all(net.with_precision(p)(x).dtype == torch.float32 for p in PRECISIONS)
+
+
+def test_the_receptive_radius_is_the_exact_one(tiny):
+    module = load(tiny, device="cpu", precision="fp32").module
+    radius, exact = receptive_radius(module)
+    assert exact
+    a = torch.rand(1, 3, 31, 31, generator=torch.Generator().manual_seed(0))
+    b = a.clone()
+    b[..., 15, 15] += 1
+    moved = (module(a) != module(b)).any(1)[0].nonzero()
+    assert int(moved.min()) == 4 * (15 - radius) and int(moved.max()) == 4 * (15 + radius) + 3
+
+
+def test_a_network_with_a_global_operation_has_no_exact_radius():
+    class Global(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x) * x.mean((2, 3), keepdim=True)
+
+    assert receptive_radius(Global()) == (models.EFFECTIVE_CONTEXT, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("realesr-general-x4v3", 26.64),
+        ("realesr-general-wdn-x4v3", 26.70),
+        ("realesr-animevideov3-x4", 28.25),
+        ("4xLSDIRCompactC3", 29.60),
+    ],
+)
+def test_real_models_reach_their_known_figures_on_set5(shared, name, want):
+    """Y-PSNR, 4 pixels of border left out, rounded to 8 bits; measured independently."""
+    net = load(shared / "weights" / f"{name}.pth", device="cpu", precision="fp32")
+    values = []
+    for path in sorted((shared / "data/dev/Set5/LR").iterdir()):
+        lr, hr = (
+            torch.from_numpy(np.array(Image.open(path.parents[1] / part / path.name).convert("RGB"))).permute(2, 0, 1)[
+                None
+            ]
+            / 255
+            for part in ("LR", "HR")
+        )
+        with torch.inference_mode():
+            sr = (net(lr).clamp(0, 1) * 255).round() / 255
+        hr = hr[..., : sr.shape[-2], : sr.shape[-1]]
+        values.append(float(psnr(sr[..., : hr.shape[-2], : hr.shape[-1]], hr, crop=4, y=True)))
+    assert np.mean(values) == pytest.approx(want, abs=0.05)
+
+
+class Malice:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".ckpt"])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, ending):
+    trap, path = tmp_path / "trap", tmp_path / f"evil{ending}"
+    torch.save({"params": {"body.0.weight": torch.zeros(1)}, "x": Malice(trap)}, path)
+    with pytest.raises(RobustSRError, match="was refused, nothing in it was run"):
+        load(path, device="cpu")
+    path.write_bytes(pickle.dumps(Malice(trap)))
+    with pytest.raises(RobustSRError, match=f"evil{ending}"):
+        load(path, device="cpu")
+    assert not trap.exists()
+    pickle.loads(path.read_bytes())
+    assert trap.exists()  # the trap does work
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"PK\x03\x04 not a zip"])
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".ckpt", ".onnx"])
+def test_rubbish_is_refused_by_name(tmp_path, ending, content):
+    path = tmp_path / f"bad{ending}"
+    path.write_bytes(content)
+    with pytest.raises(RobustSRError, match=f"bad{ending}"):
+        load(path, device="cpu")
+
+
+def test_an_unknown_architecture_is_refused(tmp_path):
+    path = tmp_path / "classifier.pth"
+    torch.save(torch.nn.Linear(3, 3).state_dict(), path)
+    with pytest.raises(RobustSRError, match="no architecture that spandrel"):
+        load(path, device="cpu")
+
+
+def test_an_absent_device_and_a_wrong_precision_are_refused(tiny):
+    with pytest.raises(RobustSRError, match=r"no device 'cuda:7' here \(present: .*cpu\)"):
+        load(tiny, device="cuda:7")
+    with pytest.raises(RobustSRError, match="precision must be auto, fp32, bf16, fp16; got 'int4'"):
+        load(tiny, precision="int4")
+
+
+def onnx_nearest(path, size=None, channels=3, elem=TensorProto.FLOAT):
+    """A real ONNX model that repeats pixels twice."""
+    h, w = size or ("h", "w")
+    graph = helper.make_graph(
+        [helper.make_node("Resize", ["input", "", "scales"], ["output"], mode="nearest",
+                          coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
+        "nearest",
+        [helper.make_tensor_value_info("input", elem, ["n", channels, h, w])],
+        [helper.make_tensor_value_info("output", elem, None)],
+        [helper.make_tensor("scales", TensorProto.FLOAT, [4], [1, 1, 2, 2])],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+@pytest.mark.parametrize("size", [None, (8, 12)])
+@pytest.mark.parametrize("elem", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_an_onnx_model_is_an_upscaler_too(tmp_path, nearest, size, elem):
+    onnx_nearest(tmp_path / "net.onnx", size, elem=elem)
+    net = load(tmp_path / "net.onnx", device="cpu")
+    assert (net.scale, net.provider, net.fixed_size) == (2, "CPUExecutionProvider", size)
+    x = torch.rand(1, 3, 7, 11)
+    want = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(net(x), want, rtol=0, atol=1e-3)
+
+
+def test_an_onnx_model_that_is_no_upscaler_is_refused(tmp_path):
+    onnx_nearest(tmp_path / "gray.onnx", channels=1)
+    with pytest.raises(RobustSRError, match=r"takes \['n', 1, 'h', 'w'\], not one input of shape"):
+        load(tmp_path / "gray.onnx", device="cpu")
+
+
+def test_torchvision_is_only_touched_where_it_is_broken():
+    """In a fresh process: an import that works is left alone; one that fails for the missing schema is mended."""
+    code = """
+import sys
+import torch
+from robustsr.torchvision_schema import import_torchvision
+try:
+    import torchvision
+    works = True
+except RuntimeError as error:
+    assert "torchvision::nms" in str(error)
+    works = False
+mended = import_torchvision()
+assert mended is not works, (mended, works)
+assert not import_torchvision()
+import torchvision, spandrel, lpips
+print("ok")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "ok", done.stderr
+
+
+def test_another_failure_of_torchvision_is_passed_on(tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('something else')")
+    code = "from robustsr.torchvision_schema import import_torchvision; import_torchvision()"
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert "RuntimeError: something else" in done.stderr
