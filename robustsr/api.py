@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -70,13 +71,14 @@ def upscale(
     if isinstance(image, Image.Image):
         if image.mode not in ("L", "LA", "RGB", "RGBA"):
             raise RobustSRError(f"an image must have mode L, LA, RGB or RGBA, got {image.mode}: convert it first")
-        return cast(AnyImage, Image.fromarray(_array(np.asarray(image), run)))
-    return cast(AnyImage, _array(np.asarray(image), run))
+        return Image.fromarray(_array(np.asarray(image), run))
+    return _array(np.asarray(image), run)
 
 
-def _array(image: NDArray[np.generic], run: object) -> NDArray[np.generic]:
+def _array(
+    image: NDArray[np.generic], run: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> NDArray[np.generic]:
     """``run`` on an array of any supported kind, and back to its kind."""
-    assert callable(run)
     planes = image[..., None] if image.ndim == 2 else image
     if planes.ndim != 3 or not 1 <= planes.shape[2] <= 4:
         raise RobustSRError(f"an array must be (h, w) or (h, w, 1 to 4), got {image.shape}")
@@ -84,6 +86,8 @@ def _array(image: NDArray[np.generic], run: object) -> NDArray[np.generic]:
         raise RobustSRError(f"an array must be uint8, uint16 or float, got {image.dtype}")
     integer = np.issubdtype(image.dtype, np.integer)
     top = np.iinfo(image.dtype).max if integer else 1  # type: ignore[type-var]
-    made = run(planes.astype(np.float32) / top)
-    made = np.floor(made * top + 0.5).astype(image.dtype) if integer else made.astype(image.dtype)
-    return made[..., 0] if image.ndim == 2 else made
+    made = run(planes.astype(np.float32) / np.float32(top))
+    result: NDArray[np.generic] = (
+        np.floor(made * top + 0.5).astype(image.dtype) if integer else made.astype(image.dtype)
+    )
+    return result[..., 0] if image.ndim == 2 else result

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from . import images
@@ -46,17 +46,26 @@ class Result:
     error: str = ""
 
 
-def settings(
-    network: Loaded, smoothing: Smoothing | None, target: Target, output: Output, requested: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything asked for that decides a result, as plain values: recorded, and compared on resume."""
-    return {
-        "model": network.digest,
-        "smoothing": vars(smoothing) | {"noise": ALGORITHM} if smoothing else None,
-        "target": vars(target),
-        "output": {k: v for k, v in vars(output).items() if k != "max_pixels"},
-        **requested,
-    }
+@dataclass(frozen=True)
+class Task:
+    """What is done to every picture of a batch. ``requested``: what was asked of precision and tiles."""
+
+    network: Loaded
+    smoothing: Smoothing | None
+    target: Target
+    output: Output
+    plan: Plan
+    requested: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything asked for that decides a result, as plain values: recorded, and compared on resume."""
+        return {
+            "model": self.network.digest,
+            "smoothing": vars(self.smoothing) | {"noise": ALGORITHM} if self.smoothing else None,
+            "target": vars(self.target),
+            "output": {k: v for k, v in vars(self.output).items() if k != "max_pixels"},
+            **self.requested,
+        }
 
 
 @dataclass(frozen=True)
@@ -66,16 +75,17 @@ class _Read:
     digest: str
 
 
-def examine(job: Job, network: Loaded, target: Target, output: Output) -> tuple[Info, tuple[int, int]]:
+def examine(job: Job, task: Task) -> tuple[Info, tuple[int, int]]:
     """The header of a job's input and the size of its result; RobustSRError if either has too many pixels."""
-    info = images.inspect(job.source, max_pixels=output.max_pixels)
-    factor = network.scale ** target.passes(info.width, info.height, network.scale)
-    size = target.size(info.width, info.height, network.scale)
+    limit, native = task.output.max_pixels, task.network.scale
+    info = images.inspect(job.source, max_pixels=limit)
+    factor = native ** task.target.passes(info.width, info.height, native)
+    size = task.target.size(info.width, info.height, native)
     largest = max(info.width * info.height * factor**2, size[0] * size[1])
-    if largest > output.max_pixels:
+    if largest > limit:
         raise RobustSRError(
-            f"{job.source}: {info.width}x{info.height} enlarged {factor} times has {largest / 1e6:.0f} million pixels, "
-            f"over the limit of {output.max_pixels / 1e6:.0f} million: raise --max-pixels if memory allows "
+            f"{job.source}: {info.width}x{info.height} enlarged {factor} times has {largest:,} pixels, "
+            f"over the limit of {limit:,}: raise --max-pixels if memory allows "
             f"(about {largest * 16 / 2**30:.0f} GB)"
         )
     return info, size
@@ -83,13 +93,8 @@ def examine(job: Job, network: Loaded, target: Target, output: Output) -> tuple[
 
 def run(
     jobs: Sequence[Job],
-    network: Loaded,
-    smoothing: Smoothing | None,
-    target: Target,
-    output: Output,
-    plan: Plan,
+    task: Task,
     *,
-    requested: dict[str, Any] | None = None,
     overwrite: bool = False,
     on_tile: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Result]:
@@ -99,9 +104,10 @@ def run(
     ``overwrite``. A file that cannot be read, upscaled or written is a Result with an error; a full disk raises
     RobustSRError, as every further file would fail alike. ``on_tile(job, done, total)`` may raise to stop: the
     file in work is dropped, finished ones stay. The plan an output folder remembers for these settings and this
-    device is used in place of ``plan``.
+    device is used in place of the task's.
     """
-    wanted = settings(network, smoothing, target, output, requested or {})
+    plan, output = task.plan, task.output
+    wanted = task.settings()
     name = digest(wanted)
     manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
     waiting: list[tuple[Job, Result | Future[Result]]] = []  # at most one: what the writer is at
@@ -114,7 +120,7 @@ def run(
             todo.append(job)
 
     def read(job: Job) -> _Read:
-        examine(job, network, target, output)
+        examine(job, task)
         stat, sha = job.source.stat(), sha256(job.source)
         return _Read(images.read(job.source, max_pixels=output.max_pixels), stat, sha)
 
@@ -147,7 +153,7 @@ def run(
                 if (now.device, now.engine) != (plan.device, plan.engine):
                     now = plan
                 manifest.use(name, asdict(now), wanted)
-                done = _upscale(job, source, network, smoothing, target, now, on_tile)
+                done = _upscale(job, source, replace(task, plan=now), on_tile)
                 if isinstance(done, Result):
                     made = done
                 else:
@@ -182,18 +188,12 @@ def _drain(waiting: list[tuple[Job, Result | Future[Result]]]) -> Iterator[Resul
 
 
 def _upscale(
-    job: Job,
-    source: _Read,
-    network: Loaded,
-    smoothing: Smoothing | None,
-    target: Target,
-    plan: Plan,
-    on_tile: Callable[[Job, int, int], None] | None,
+    job: Job, source: _Read, task: Task, on_tile: Callable[[Job, int, int], None] | None
 ) -> Result | tuple[Picture, Plan, float]:
     start = time.perf_counter()
     hook = None if on_tile is None else lambda done, total: on_tile(job, done, total)
     try:
-        picture, used = upscale_picture(source.picture, network, smoothing, target, plan, hook)
+        picture, used = upscale_picture(source.picture, task.network, task.smoothing, task.target, task.plan, hook)
     except RobustSRError as error:
         return Result(job, "failed", error=f"{job.source}: {error}")
     return picture, used, time.perf_counter() - start
@@ -210,15 +210,13 @@ class Forecast:
     error: str = ""
 
 
-def estimate(
-    jobs: Sequence[Job], network: Loaded, smoothing: Smoothing | None, target: Target, output: Output
-) -> list[Forecast]:
+def estimate(jobs: Sequence[Job], task: Task) -> list[Forecast]:
     """What each job will take, from the headers alone."""
     rows = []
     for job in jobs:
         try:
-            info, size = examine(job, network, target, output)
-            price = cost(network, smoothing, info.width, info.height, target, info.alpha)
+            info, size = examine(job, task)
+            price = cost(task.network, task.smoothing, info.width, info.height, task.target, info.alpha)
             rows.append(Forecast(job, info, size, price))
         except RobustSRError as error:
             rows.append(Forecast(job, error=str(error)))

@@ -7,9 +7,8 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -66,24 +65,6 @@ def _root(
     pass
 
 
-class Smooth(StrEnum):
-    off = "off"
-    median = "median"
-    mean = "mean"
-
-
-class DrawKind(StrEnum):
-    antithetic = "antithetic"
-    independent = "independent"
-
-
-class PrecisionName(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
 def _config(context: typer.Context, path: Path | None) -> Path | None:
     """Makes the values of a TOML file the defaults: the command line and ROBUSTSR_* come before them."""
     if path is not None:
@@ -112,7 +93,7 @@ def upscale(
             "-o",
             "--out",
             "--output",
-            help="Folder (or one file) for the results. Without it: NAME_upscaled/ beside a folder, NAME_x4.EXT beside a file.",
+            help="Folder or file for the results. Default: NAME_upscaled/ beside a folder, NAME_x4.EXT beside a file.",
             rich_help_panel=FILES,
         ),
     ] = None,
@@ -189,13 +170,13 @@ def upscale(
     long_side: Annotated[int | None, typer.Option("--long-side", rich_help_panel=SIZE)] = None,
     short_side: Annotated[int | None, typer.Option("--short-side", rich_help_panel=SIZE)] = None,
     smooth: Annotated[
-        Smooth,
+        Literal["off", "median", "mean"],
         typer.Option(
             "--smooth",
             help="Median or mean of the model's outputs for noisy copies of the input.",
             rich_help_panel=SMOOTHING,
         ),
-    ] = Smooth.off,
+    ] = "off",
     sigma: Annotated[
         float | None,
         typer.Option(
@@ -209,7 +190,7 @@ def upscale(
         typer.Option("--samples", help="Number of noisy copies. Default: the model's.", rich_help_panel=SMOOTHING),
     ] = None,
     draws: Annotated[
-        DrawKind | None,
+        Literal["antithetic", "independent"] | None,
         typer.Option(
             "--draws",
             help="Pairs of opposite noise, or independent noise. Default: the model's.",
@@ -223,9 +204,9 @@ def upscale(
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)
     ] = "auto",
     precision: Annotated[
-        PrecisionName,
+        Literal["auto", "fp32", "bf16", "fp16"],
         typer.Option("--precision", help="auto: the fastest that stays true to fp32.", rich_help_panel=RUNNING),
-    ] = PrecisionName.auto,
+    ] = "auto",
     fp32: Annotated[
         bool, typer.Option("--fp32", help="The same as --precision fp32.", rich_help_panel=RUNNING)
     ] = False,
@@ -265,10 +246,10 @@ def upscale(
     ] = None,
 ) -> None:
     """Upscale pictures and folders: `robustsr upscale photos/ --smooth median --sigma 0.03`."""
-    chosen = {"sigma": sigma, "samples": samples, "draws": draws, "seed": seed}
-    if smooth is Smooth.off and (idle := [f"--{k}" for k, v in chosen.items() if v is not None]):
+    given = {"sigma": sigma, "samples": samples, "draws": draws, "seed": seed}
+    if smooth == "off" and (idle := [f"--{k}" for k, v in given.items() if v is not None]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
-    if fp32 and precision not in (PrecisionName.auto, PrecisionName.fp32):
+    if fp32 and precision not in ("auto", "fp32"):
         raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
 
     from . import catalogue, jobs
@@ -277,6 +258,7 @@ def upscale(
     native = catalogue.catalogue()[name].scale if name in catalogue.catalogue() else None
     factor = scale or native
     label = "upscaled" if factor is None or width or height or long_side or short_side else f"x{factor:g}"
+    catalogue.find(name)
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
 
     from . import batch, pipeline  # torch comes in here
@@ -286,13 +268,15 @@ def upscale(
     with _usage():
         target = pipeline.Target(scale, width, height, long_side, short_side)
     output = batch.Output(format, quality, lossless, background, strip_metadata, int(max_pixels))
-    network = load(name, device=device, precision="fp32" if fp32 else precision)
-    smoothing = None if smooth is Smooth.off else pipeline.smoothing_for(network, smooth.value, **chosen)
+    asked = "fp32" if fp32 else precision
+    network = load(name, device=device, precision=asked)
+    smoothing = None if smooth == "off" else pipeline.smoothing_for(network, smooth, sigma, samples, draws, seed)
     plan = pipeline.make_plan(network, smoothing, tile, tile_pad)
-    requested = {"precision": "fp32" if fp32 else precision.value, "tile": tile, "tile_pad": tile_pad}
+    requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad}
+    task = batch.Task(network, smoothing, target, output, plan, requested)
     loaded = time.perf_counter()
 
-    rows = batch.estimate(todo, network, smoothing, target, output)
+    rows = batch.estimate(todo, task)
     speed = pipeline.pixels_per_second(network)
     for warning in warnings:
         console.say(f"note: {warning}", "yellow")
@@ -303,19 +287,12 @@ def upscale(
 
     tally = console.Tally(as_json=json)
     with console.bar({row.job: row.cost for row in rows}) as bar:
-        tick = lambda job, done, total: bar.tile(job, job.source.name, done, total)  # noqa: E731
+
+        def tick(job: jobs.Job, done: int, total: int) -> None:
+            bar.tile(job, job.source.name, done, total)
+
         try:
-            for result in batch.run(
-                todo,
-                network,
-                smoothing,
-                target,
-                output,
-                plan,
-                requested=requested,
-                overwrite=overwrite,
-                on_tile=tick,
-            ):
+            for result in batch.run(todo, task, overwrite=overwrite, on_tile=tick):
                 bar.picture(result.job)
                 tally.add(result, bar)
         finally:
@@ -323,8 +300,9 @@ def upscale(
             tally.summary()
     if verbose:
         console.say(
-            f"imports {imported - START:.2f} s, model {loaded - imported:.2f} s, estimate {tally.start - loaded:.2f} s, "
-            f"network {tally.seconds:.2f} s, reading and writing {tally.elapsed - tally.seconds:.2f} s"
+            f"imports {imported - START:.2f} s, model {loaded - imported:.2f} s, "
+            f"estimate {tally.start - loaded:.2f} s, network {tally.seconds:.2f} s, "
+            f"reading and writing besides {tally.elapsed - tally.seconds:.2f} s"
         )
     if tally.failed:
         raise typer.Exit(1)
@@ -375,10 +353,8 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
 
         network = load(model, device="cpu", precision="fp32")
         table.add_row("path", str(catalogue.find(model)[0]))
-        table.add_row(
-            "loads as",
-            f"x{network.scale}, {'receptive radius' if network.exact else 'effective context'} {network.context} input pixels",
-        )
+        reach = "receptive radius" if network.exact else "effective context"
+        table.add_row("loads as", f"x{network.scale}, {reach} {network.context} input pixels")
         if entry is None:
             table.add_row("sha256", network.digest)
     console.out.print(table)

@@ -84,12 +84,10 @@ class Bar:
         """Prints a line above the bar."""
         self._progress.console.print(text, style=style, markup=False, soft_wrap=True)
 
-    def _show(self, completed: float, tile: str | None = None) -> None:
+    def _show(self, completed: float, tile: str = "") -> None:
         rate = self._pictures / (time.perf_counter() - self._start)
-        fields = {"pictures": f"{self._pictures}/{self._all} pictures  {rate:.2f}/s"}
-        if tile is not None:
-            fields["tile"] = tile
-        self._progress.update(self._task, completed=completed, **fields)
+        pictures = f"{self._pictures}/{self._all} pictures  {rate:.2f}/s"
+        self._progress.update(self._task, completed=completed, pictures=pictures, tile=tile)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Manifest:
 
     def wrote(self, source: Path, stat: os.stat_result, digest: str, target: Path, settings: str) -> None:
         """Records a finished file; ``stat`` and ``digest`` are those of the source when it was read."""
-        event = {
+        event: dict[str, Any] = {
             "event": "done",
             "target": self._key(target),
             "target_bytes": target.stat().st_size,

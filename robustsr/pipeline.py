@@ -268,7 +268,7 @@ def count_tiles(network: Loaded, smoothing: Smoothing | None, plan: Plan, size: 
 def cost(network: Loaded, smoothing: Smoothing | None, w: int, h: int, target: Target, alpha: bool = False) -> float:
     """Pixels that a picture sends through the network, all draws and passes counted (context left out)."""
     draws = smoothing.samples if smoothing and smoothing.sigma > 0 else 1
-    later = sum(network.scale ** (2 * k) for k in range(1, target.passes(w, h, network.scale)))
+    later: int = sum(network.scale ** (2 * k) for k in range(1, target.passes(w, h, network.scale)))
     return w * h * (draws + later + alpha * (1 + later))
 
 

@@ -73,7 +73,7 @@ class Smoothed:
             draws = range(start, min(start + self.chunk, self.samples))
             noisy = x + self.sigma * self._noise(draws, x, origin)  # (d, N, 3, h, w)
             sr = self.inner(noisy.flatten(0, 1), origin=origin.repeat(len(draws), 1))
-            sr = sr.unflatten(0, (len(draws), len(x)))
+            sr = sr.view(len(draws), len(x), *sr.shape[1:])
             if self.gray:
                 sr = _luma(sr)
             if self.reduce == "median":

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from robustsr.torchvision_schema import import_torchvision
+from robustsr.types import RobustSRError
 
 from .recipe import Generator
 
@@ -24,9 +25,12 @@ def build(config: Generator, seed: int) -> nn.Module:
     """
     net = Compact(num_feat=config.features, num_conv=config.convs, upscale=config.scale)
     if config.init:
-        from robustsr.models import load
+        from robustsr.models import Network, load
 
-        net.load_state_dict({k: v.float() for k, v in load(config.init).module.state_dict().items()})
+        start = load(config.init, device="cpu", precision="fp32")
+        if not isinstance(start, Network):
+            raise RobustSRError(f"generator.init {config.init!r} is an ONNX model: training starts from a checkpoint")
+        net.load_state_dict(start.module.state_dict())
     else:
         generator = torch.Generator().manual_seed(seed)
         convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -36,7 +40,7 @@ def build(config: Generator, seed: int) -> nn.Module:
                 assert conv.bias is not None
                 conv.bias.zero_()
             convs[-1].weight.mul_(0.1)
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return net.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
 
 
 def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:

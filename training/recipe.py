@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_type_hints
+from typing import Any, Self, TypeVar, cast, get_type_hints
 
 from robustsr.types import RobustSRError
 
@@ -141,7 +141,7 @@ def _build(cls: type[T], table: dict[str, Any], prefix: str) -> T:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise RobustSRError(f"recipe: {prefix}{key} is a section, got {value!r}")
-            values[key] = _build(kind, value, f"{prefix}{key}.")
+            values[key] = _build(cast(type[Any], kind), value, f"{prefix}{key}.")
             continue
         if isinstance(value, list):
             value = tuple(value)

@@ -1,0 +1,182 @@
+"""Batches from file to file: resume, failures, order, memory."""
+
+import io
+import json
+import os
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustsr.batch import Output, Task, estimate, run
+from robustsr.jobs import Job, plan_jobs
+from robustsr.models import load
+from robustsr.pipeline import Smoothing, Target, make_plan
+from robustsr.types import Cancelled, RobustSRError
+
+SMOOTHING = Smoothing("median", 0.03, 4)
+
+
+@pytest.fixture(scope="module")
+def net(tiny):
+    return load(tiny, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def folder(tmp_path, photo):
+    """Three good pictures, a broken one and an empty one."""
+    path = tmp_path / "in"
+    path.mkdir()
+    for i, name in enumerate(["a.png", "c.jpg", "e.webp"]):
+        Image.fromarray(photo(20 + i, 24, seed=i)).save(path / name)
+    buffer = io.BytesIO()
+    Image.fromarray(photo(20, 20)).save(buffer, "png")
+    (path / "b.png").write_bytes(buffer.getvalue()[:200])
+    (path / "d.jpg").write_bytes(b"")
+    return path
+
+
+def task(net, smoothing=None, target=Target(), output=Output(), plan=None):  # noqa: B008 - they are frozen
+    return Task(net, smoothing, target, output, plan or make_plan(net, smoothing))
+
+
+def go(folder, net, *, smoothing=SMOOTHING, target=None, output=None, out=None, **options):
+    jobs, _ = plan_jobs([str(folder)], str(out or folder.with_name("out")))
+    return list(run(jobs, task(net, smoothing, target or Target(), output or Output()), **options))
+
+
+def test_a_bad_file_does_not_stop_the_others_and_results_come_in_order(folder, net):
+    results = go(folder, net)
+    assert [r.job.source.name for r in results] == ["a.png", "b.png", "c.jpg", "d.jpg", "e.webp"]
+    assert [r.status for r in results] == ["done", "failed", "done", "failed", "done"]
+    assert "b.png" in results[1].error and "d.jpg" in results[3].error
+    out = folder.with_name("out")
+    assert sorted(os.listdir(out)) == [".robustsr.jsonl", "a.png", "c.jpg", "e.webp"]
+    with Image.open(out / "a.png") as made:
+        assert made.size == (96, 80) == results[0].output_size
+
+
+def test_a_second_run_does_nothing_and_a_changed_input_or_setting_is_redone(folder, net):
+    go(folder, net)
+    again = go(folder, net)
+    assert Counter(r.status for r in again) == {"skipped": 3, "failed": 2}
+    out = folder.with_name("out")
+    shutil.copy(folder / "e.webp", folder / "tmp.webp")
+    os.replace(folder / "tmp.webp", folder / "e.webp")  # same bytes, new time: still the same input
+    Image.open(folder / "a.png").rotate(180).save(folder / "a.png")
+    (out / "c.jpg").write_bytes((out / "c.jpg").read_bytes()[:-1])
+    assert {r.job.source.name: r.status for r in go(folder, net)} == {
+        "a.png": "done",
+        "b.png": "failed",
+        "c.jpg": "done",
+        "d.jpg": "failed",
+        "e.webp": "skipped",
+    }
+    assert Counter(r.status for r in go(folder, net, smoothing=None))["done"] == 3
+    assert Counter(r.status for r in go(folder, net, smoothing=None, overwrite=True))["done"] == 3
+
+
+def test_stopping_keeps_whole_files_only_and_a_resumed_run_gives_the_same_bytes(folder, net):
+    want = folder.with_name("want")
+    go(folder, net, out=want)
+
+    def stop(job, done, total):
+        if job.source.name == "c.jpg":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        go(folder, net, on_tile=stop)
+    out = folder.with_name("out")
+    assert sorted(os.listdir(out)) == [".robustsr.jsonl", "a.png"]
+    assert Counter(r.status for r in go(folder, net)) == {"skipped": 1, "done": 2, "failed": 2}
+    for name in ("a.png", "c.jpg", "e.webp"):
+        assert (out / name).read_bytes() == (want / name).read_bytes()
+
+
+def test_the_plan_of_the_folder_is_used_again(folder, net):
+    jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("out")))
+    first = make_plan(net, SMOOTHING, tile=64)
+    list(run(jobs, task(net, SMOOTHING, plan=first)))
+    list(run(jobs, task(net, SMOOTHING), overwrite=True))
+    events = [json.loads(line) for line in (folder.with_name("out") / ".robustsr.jsonl").read_text().splitlines()]
+    assert [e["plan"]["tile"] for e in events if e["event"] == "plan"] == [64]
+
+
+def test_a_picture_over_the_limit_fails_before_it_is_decoded(folder, net):
+    results = go(folder, net, output=Output(max_pixels=7700))
+    assert [r.status for r in results] == ["done", "failed", "failed", "failed", "failed"]
+    assert "24x21 enlarged 4 times has 8,064 pixels, over the limit of 7,700: raise --max-pixels" in results[2].error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_a_full_disk_ends_the_run_and_leaves_no_part(folder, net, tmp_path):
+    import subprocess
+
+    out = tmp_path / "out"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(out)]).returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        with pytest.raises(RobustSRError, match="the disk that holds .* is full"):
+            go(folder, net)
+        assert all(not name.endswith(".part") for name in os.listdir(out))
+    finally:
+        subprocess.run(["umount", str(out)])
+
+
+def test_memory_stays_flat_over_many_pictures(tmp_path, photo, tiny):
+    """120 pictures in a process of its own: the peak of the last 60 is the peak of the first 60."""
+    import subprocess
+    import sys
+
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(120):
+        Image.fromarray(photo(48, 48, seed=i)).save(folder / f"{i:03}.png")
+    code = """
+import sys
+from robustsr.batch import Output, Task, run
+from robustsr.jobs import plan_jobs
+from robustsr.models import load
+from robustsr.pipeline import Target, make_plan
+net = load(sys.argv[2], device="cpu", precision="fp32")
+jobs, _ = plan_jobs([sys.argv[1]], None)
+now = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) / 1024
+curve = [now() for _ in run(jobs, Task(net, None, Target(), Output(), make_plan(net, None)))]
+print(max(curve[20:60]), max(curve[80:]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(folder), str(tiny)], capture_output=True, text=True)
+    early, late = map(float, done.stdout.split())
+    assert late < early + 5, done.stdout  # megabytes
+
+
+def test_estimates_come_from_headers(folder, net):
+    jobs, _ = plan_jobs([str(folder)], None)
+    rows = estimate(jobs, task(net, SMOOTHING))
+    assert [(r.job.source.name, r.size, r.cost) for r in rows if not r.error] == [
+        ("a.png", (96, 80), 24 * 20 * 4),
+        ("b.png", (80, 80), 20 * 20 * 4),
+        ("c.jpg", (96, 84), 24 * 21 * 4),
+        ("e.webp", (96, 88), 24 * 22 * 4),
+    ]
+    assert [r.job.source.name for r in rows if r.error] == ["d.jpg"]  # b.png has a whole header
+
+
+def test_metadata_and_depth_travel(tmp_path, net):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "camera", 6
+    Image.new("RGB", (12, 8), "red").save(tmp_path / "a.jpg", exif=exif, dpi=(300, 300))
+    job = Job(tmp_path / "a.jpg", tmp_path / "o" / "a.jpg", tmp_path / "o")
+    (result,) = run([job], task(net))
+    with Image.open(job.target) as made:
+        assert made.size == (32, 48) == result.output_size
+        assert (made.getexif()[0x010F], made.getexif()[0x0112]) == ("camera", 1)
+        assert made.info["dpi"] == (300, 300)
+    wide = np.full((6, 6), 40_000, np.uint16)
+    Image.fromarray(wide).save(tmp_path / "b.png")
+    job = Job(tmp_path / "b.png", tmp_path / "o" / "b.png", tmp_path / "o")
+    list(run([job], task(net)))
+    with Image.open(job.target) as made:
+        assert made.mode.startswith("I;16") and made.size == (24, 24)
