@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Literal
 
 from . import images
@@ -98,7 +99,8 @@ def run(
     overwrite: bool = False,
     on_tile: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Result]:
-    """Carries out jobs and yields their results in order, the next decoded and the last encoded beside the network.
+    """Carries out jobs, the next decoded and the last encoded beside the network, and yields a result for each:
+    first those that need nothing, then the others in order.
 
     Jobs whose output is there already, made from the same input with the same settings, are skipped unless
     ``overwrite``. A file that cannot be read, upscaled or written is a Result with an error; a full disk raises
@@ -111,13 +113,9 @@ def run(
     name = digest(wanted)
     manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
     waiting: list[tuple[Job, Result | Future[Result]]] = []  # at most one: what the writer is at
-    todo: list[Job] = []
-    for job in jobs:
-        skip = not overwrite and job.source.is_file() and manifests[job.root].is_done(job.source, job.target, name)
-        if skip:
-            yield Result(job, "skipped")
-        else:
-            todo.append(job)
+    todo = _unfinished(jobs, task, overwrite)
+    left = set(todo)
+    yield from (Result(job, "skipped") for job in jobs if job not in left)
 
     def read(job: Job) -> _Read:
         examine(job, task)
@@ -140,7 +138,7 @@ def run(
 
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
         upcoming = reader.submit(read, todo[0]) if todo else None
-        for job, following in zip(todo, [*todo[1:], None], strict=True):
+        for job, following in zip_longest(todo, todo[1:]):
             assert upcoming is not None
             source = _settle(job, upcoming)
             upcoming = reader.submit(read, following) if following else None
@@ -199,21 +197,37 @@ def _upscale(
     return picture, used, time.perf_counter() - start
 
 
+def _unfinished(jobs: Sequence[Job], task: Task, overwrite: bool) -> list[Job]:
+    """The jobs whose output is not there yet, or not from this input with these settings."""
+    name = digest(task.settings())
+    manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
+
+    def done(job: Job) -> bool:
+        return job.source.is_file() and manifests[job.root].is_done(job.source, job.target, name)
+
+    return [job for job in jobs if overwrite or not done(job)]
+
+
 @dataclass(frozen=True)
 class Forecast:
-    """What a job will take: ``cost`` as in `pipeline.cost`; ``error`` says why it will fail."""
+    """What a job will take: ``cost`` as in `pipeline.cost`; ``done``: nothing; ``error``: why it will fail."""
 
     job: Job
     info: Info | None = None
     size: tuple[int, int] | None = None
     cost: float = 0.0
+    done: bool = False
     error: str = ""
 
 
-def estimate(jobs: Sequence[Job], task: Task) -> list[Forecast]:
+def estimate(jobs: Sequence[Job], task: Task, *, overwrite: bool = False) -> list[Forecast]:
     """What each job will take, from the headers alone."""
+    todo = set(_unfinished(jobs, task, overwrite))
     rows = []
     for job in jobs:
+        if job not in todo:
+            rows.append(Forecast(job, done=True))
+            continue
         try:
             info, size = examine(job, task)
             price = cost(task.network, task.smoothing, info.width, info.height, task.target, info.alpha)

@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from .types import RobustSRError
 from .version import __version__
 
 START = time.perf_counter()
+Option = partial(typer.Option, show_envvar=False)  # every option of `upscale` has a variable: said once
 
 app = typer.Typer(
     name="robustsr",
@@ -58,9 +60,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     pass
 
@@ -89,7 +89,7 @@ def upscale(
     ],
     out: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "-o",
             "--out",
             "--output",
@@ -97,37 +97,26 @@ def upscale(
             rich_help_panel=FILES,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "-m",
-            "--model",
-            help="Name (see `robustsr models list`) or path of a .pth, .safetensors, .ckpt or .onnx file.",
-            rich_help_panel=RUNNING,
-        ),
-    ] = None,
     recursive: Annotated[
         bool,
-        typer.Option("-r", "--recursive", help="Also the folders below; the tree is kept.", rich_help_panel=FILES),
+        Option("-r", "--recursive", help="Also the folders below; the tree is kept.", rich_help_panel=FILES),
     ] = False,
     suffix: Annotated[
         str | None,
-        typer.Option("--suffix", help="Goes into the name before the ending.", rich_help_panel=FILES),
+        Option("--suffix", help="Goes into the name before the ending.", rich_help_panel=FILES),
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(
-            "-f", "--format", help="png, jpg, webp, tif or avif. Default: the input's.", rich_help_panel=FILES
-        ),
+        Option("-f", "--format", help="png, jpg, webp, tif or avif. Default: the input's.", rich_help_panel=FILES),
     ] = None,
     quality: Annotated[
         int | None,
-        typer.Option("-q", "--quality", min=1, max=100, help="Of JPEG, WebP and AVIF.", rich_help_panel=FILES),
+        Option("-q", "--quality", min=1, max=100, help="Of JPEG, WebP and AVIF.", rich_help_panel=FILES),
     ] = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="WebP without loss.", rich_help_panel=FILES)] = False,
+    lossless: Annotated[bool, Option("--lossless", help="WebP without loss.", rich_help_panel=FILES)] = False,
     background: Annotated[
         str,
-        typer.Option(
+        Option(
             "--background",
             help="Colour under transparency where the format has none (JPEG).",
             rich_help_panel=FILES,
@@ -135,7 +124,7 @@ def upscale(
     ] = "white",
     strip_metadata: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--strip-metadata",
             help="Leave out EXIF, XMP, IPTC and resolution (the colour profile stays).",
             rich_help_panel=FILES,
@@ -143,7 +132,7 @@ def upscale(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--overwrite",
             help="Redo results that are there; default: keep those made from the same input with the same settings.",
             rich_help_panel=FILES,
@@ -151,7 +140,7 @@ def upscale(
     ] = False,
     max_pixels: Annotated[
         float,
-        typer.Option(
+        Option(
             "--max-pixels",
             min=1,
             help="Refuse pictures that have, or would get, more pixels.",
@@ -160,18 +149,18 @@ def upscale(
     ] = 400e6,
     scale: Annotated[
         float | None,
-        typer.Option("-s", "--scale", help="Any factor. Default: the model's.", rich_help_panel=SIZE),
+        Option("-s", "--scale", help="Any factor. Default: the model's.", rich_help_panel=SIZE),
     ] = None,
     width: Annotated[
         int | None,
-        typer.Option("--width", help="Pixels; with --height: fit into the box.", rich_help_panel=SIZE),
+        Option("--width", help="Pixels; with --height: fit into the box.", rich_help_panel=SIZE),
     ] = None,
-    height: Annotated[int | None, typer.Option("--height", rich_help_panel=SIZE)] = None,
-    long_side: Annotated[int | None, typer.Option("--long-side", rich_help_panel=SIZE)] = None,
-    short_side: Annotated[int | None, typer.Option("--short-side", rich_help_panel=SIZE)] = None,
+    height: Annotated[int | None, Option("--height", rich_help_panel=SIZE)] = None,
+    long_side: Annotated[int | None, Option("--long-side", rich_help_panel=SIZE)] = None,
+    short_side: Annotated[int | None, Option("--short-side", rich_help_panel=SIZE)] = None,
     smooth: Annotated[
         Literal["off", "median", "mean"],
-        typer.Option(
+        Option(
             "--smooth",
             help="Median or mean of the model's outputs for noisy copies of the input.",
             rich_help_panel=SMOOTHING,
@@ -179,7 +168,7 @@ def upscale(
     ] = "off",
     sigma: Annotated[
         float | None,
-        typer.Option(
+        Option(
             "--sigma",
             help="Standard deviation of that noise, 0 to 1. Default: the model's.",
             rich_help_panel=SMOOTHING,
@@ -187,36 +176,39 @@ def upscale(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", help="Number of noisy copies. Default: the model's.", rich_help_panel=SMOOTHING),
+        Option("--samples", help="Number of noisy copies. Default: the model's.", rich_help_panel=SMOOTHING),
     ] = None,
     draws: Annotated[
         Literal["antithetic", "independent"] | None,
-        typer.Option(
+        Option(
             "--draws",
             help="Pairs of opposite noise, or independent noise. Default: the model's.",
             rich_help_panel=SMOOTHING,
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the noise. Default: 0.", rich_help_panel=SMOOTHING)
+    seed: Annotated[int | None, Option("--seed", help="Of the noise. Default: 0.", rich_help_panel=SMOOTHING)] = None,
+    model: Annotated[
+        str | None,
+        Option(
+            "-m",
+            "--model",
+            help="Name (see `robustsr models list`) or path of a .pth, .safetensors, .ckpt or .onnx file.",
+            rich_help_panel=RUNNING,
+        ),
     ] = None,
-    device: Annotated[
-        str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)
-    ] = "auto",
+    device: Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)] = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
-        typer.Option("--precision", help="auto: the fastest that stays true to fp32.", rich_help_panel=RUNNING),
+        Option("--precision", help="auto: the fastest that stays true to fp32.", rich_help_panel=RUNNING),
     ] = "auto",
-    fp32: Annotated[
-        bool, typer.Option("--fp32", help="The same as --precision fp32.", rich_help_panel=RUNNING)
-    ] = False,
+    fp32: Annotated[bool, Option("--fp32", help="The same as --precision fp32.", rich_help_panel=RUNNING)] = False,
     tile: Annotated[
         int | None,
-        typer.Option("--tile", help="Largest tile, input pixels. Default: by model.", rich_help_panel=RUNNING),
+        Option("--tile", help="Largest tile, input pixels. Default: by model.", rich_help_panel=RUNNING),
     ] = None,
     tile_pad: Annotated[
         int | None,
-        typer.Option(
+        Option(
             "--tile-pad",
             "--tile_pad",
             help="Context around a tile, input pixels. Default: the model's.",
@@ -225,18 +217,18 @@ def upscale(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what would be done, and how long it would take.", rich_help_panel=RUNNING),
+        Option("--dry-run", help="Say what would be done, and how long it would take.", rich_help_panel=RUNNING),
     ] = False,
     json: Annotated[
         bool,
-        typer.Option("--json", help="A JSON line per file and a summary, on standard output.", rich_help_panel=RUNNING),
+        Option("--json", help="A JSON line per file and a summary, on standard output.", rich_help_panel=RUNNING),
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Also say where the time went.", rich_help_panel=RUNNING)
+        bool, Option("-v", "--verbose", help="Also say where the time went.", rich_help_panel=RUNNING)
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--config",
             callback=_config,
             is_eager=True,
@@ -245,7 +237,10 @@ def upscale(
         ),
     ] = None,
 ) -> None:
-    """Upscale pictures and folders: `robustsr upscale photos/ --smooth median --sigma 0.03`."""
+    """Upscale pictures and folders: `robustsr upscale photos/ --smooth median --sigma 0.03`.
+
+    Every option can also be set by a variable (ROBUSTSR_SIGMA=0.03) or in a --config file.
+    """
     given = {"sigma": sigma, "samples": samples, "draws": draws, "seed": seed}
     if smooth == "off" and (idle := [f"--{k}" for k, v in given.items() if v is not None]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
@@ -258,10 +253,10 @@ def upscale(
     native = catalogue.catalogue()[name].scale if name in catalogue.catalogue() else None
     factor = scale or native
     label = "upscaled" if factor is None or width or height or long_side or short_side else f"x{factor:g}"
-    catalogue.find(name)
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
+    catalogue.find(name)  # before torch comes in: a wrong name is answered at once
 
-    from . import batch, pipeline  # torch comes in here
+    from . import batch, pipeline
     from .models import load
 
     imported = time.perf_counter()
@@ -270,13 +265,14 @@ def upscale(
     output = batch.Output(format, quality, lossless, background, strip_metadata, int(max_pixels))
     asked = "fp32" if fp32 else precision
     network = load(name, device=device, precision=asked)
-    smoothing = None if smooth == "off" else pipeline.smoothing_for(network, smooth, sigma, samples, draws, seed)
-    plan = pipeline.make_plan(network, smoothing, tile, tile_pad)
+    with _usage():
+        smoothing = None if smooth == "off" else pipeline.smoothing_for(network, smooth, sigma, samples, draws, seed)
+        plan = pipeline.make_plan(network, smoothing, tile, tile_pad)
     requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad}
     task = batch.Task(network, smoothing, target, output, plan, requested)
     loaded = time.perf_counter()
 
-    rows = batch.estimate(todo, task)
+    rows = batch.estimate(todo, task, overwrite=overwrite)
     speed = pipeline.pixels_per_second(network)
     for warning in warnings:
         console.say(f"note: {warning}", "yellow")
@@ -295,6 +291,9 @@ def upscale(
             for result in batch.run(todo, task, overwrite=overwrite, on_tile=tick):
                 bar.picture(result.job)
                 tally.add(result, bar)
+        except KeyboardInterrupt:
+            console.say("interrupted: the same command goes on from here", "yellow")
+            raise typer.Exit(130) from None
         finally:
             bar.close()
             tally.summary()
@@ -363,7 +362,7 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
 @models_app.command("add")
 def models_add(
     path: Annotated[Path, typer.Argument(help="A .pth, .safetensors, .ckpt or .onnx file.")],
-    name: Annotated[str | None, typer.Option("--name", help="Default: the file's name.")] = None,
+    name: Annotated[str | None, Option("--name", help="Default: the file's name.")] = None,
 ) -> None:
     """Keep a checkpoint of your own among the models, so that it can be named."""
     from . import catalogue
@@ -412,12 +411,10 @@ def models_pull(
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run. Default: runs/NAME.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override: section.key=value, as often as needed.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
-    device: Annotated[str, typer.Option("--device")] = "auto",
+    out: Annotated[Path | None, Option("-o", "--out", help="Folder of the run. Default: runs/NAME.")] = None,
+    set_: Annotated[list[str] | None, Option("--set", help="Override: section.key=value, as often as needed.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue the run in that folder.")] = False,
+    device: Annotated[str, Option("--device")] = "auto",
 ) -> None:
     """Train a model by a recipe; Ctrl-C writes a checkpoint from which --resume continues."""
     import signal

@@ -121,6 +121,8 @@ def forecast(rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | N
     megapixels = sum(row.size[0] * row.size[1] for row in good if row.size) / 1e6
     seconds = sum(row.cost for row in good) / speed
     pictures = f"{len(good)} picture{'s' * (len(good) != 1)}"
+    if there := sum(row.done for row in rows):
+        pictures += f" ({there} more are there already)"
     how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}" if smoothing else "not smoothed"
     yield (
         f"{pictures}, {megapixels:.1f} megapixels out, about {duration(seconds)}: "
@@ -143,10 +145,11 @@ def dry_run(rows: Sequence[Forecast], speed: float, *, as_json: bool) -> None:
                     "output": str(row.job.target),
                     "size": row.size,
                     "seconds": round(seconds, 2),
+                    "done": row.done,
                     "error": row.error or None,
                 }
             )
-        size = f"{row.size[0]}x{row.size[1]}" if row.size else row.error
+        size = f"{row.size[0]}x{row.size[1]}" if row.size else row.error or "is there already"
         shown.add_row(str(row.job.source), str(row.job.target), size, duration(seconds) if row.size else "")
     if not as_json:
         out.print(shown)

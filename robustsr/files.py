@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +22,10 @@ def atomic(path: StrPath) -> Iterator[Path]:
     RobustSRError: the operating system refuses (disk full, no such folder, no permission).
     """
     path = Path(path)
-    part = path.parent / f".robustsr-{secrets.token_hex(4)}.part"
+    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]  # short, for names may be as long as they can be
+    part = path.parent / f".robustsr-{mark}.part"
     try:
+        part.unlink(missing_ok=True)  # of a run that was killed
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
@@ -42,10 +43,3 @@ def atomic(path: StrPath) -> Iterator[Path]:
         raise RobustSRError(f"cannot write {path}: {reason}") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def remove_stale(folder: StrPath, *, older_than: float = 3600) -> None:
-    """Remove what killed runs left in a folder: temporary files that nobody wrote to for so many seconds."""
-    for part in Path(folder).glob(".robustsr-*.part"):
-        if time.time() - part.stat().st_mtime > older_than:
-            part.unlink(missing_ok=True)

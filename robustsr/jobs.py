@@ -51,7 +51,8 @@ def plan_jobs(
     jobs: list[Job] = []
     for path in (p for text in inputs for p in _expand(text)):
         if path.is_dir():
-            root = Path(out) if out else path.resolve().parent / f"{path.resolve().name}_upscaled"
+            named = path if path.name not in ("", "..") else path.resolve()
+            root = Path(out) if out else named.parent / f"{named.name}_upscaled"
             if out and len(folders) > 1:
                 root = root / path.resolve().name
             for source in _pictures(path, root, recursive, warnings):

@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from robustsr import images
 from robustsr.exif import load_tags
-from robustsr.files import atomic, remove_stale
+from robustsr.files import atomic
 from robustsr.images import Metadata, Picture
 from robustsr.types import RobustSRError
 
@@ -813,13 +813,18 @@ def test_written_files_have_the_usual_mode(tmp_path):
     assert (tmp_path / "x.png").stat().st_mode == (tmp_path / "y").stat().st_mode
 
 
-def test_stale_parts_are_removed(tmp_path):
-    for name, age in ((".robustsr-12345678.part", 7200), (".robustsr-9abcdef0.part", 0), ("mine.part", 7200)):
-        (tmp_path / name).touch()
-        stamp = (tmp_path / name).stat().st_mtime - age
-        os.utime(tmp_path / name, (stamp, stamp))
-    remove_stale(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".robustsr-9abcdef0.part", "mine.part"]
+def test_what_a_killed_run_left_is_used_up_by_the_next(tmp_path):
+    kill = f"""
+import os
+from robustsr.files import atomic
+with atomic({str(tmp_path / "x.png")!r}) as part:
+    part.write_bytes(b"half")
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", kill], check=False)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    images.write(picture(), tmp_path / "x.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
 @pytest.fixture

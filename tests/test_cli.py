@@ -1,0 +1,201 @@
+"""The command line, through typer's runner and, where signals and exit codes matter, through the installed script."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from robustsr import cli
+from robustsr.types import RobustSRError
+from robustsr.version import __version__
+
+SCRIPT = str(Path(sys.executable).with_name("robustsr"))
+
+
+@pytest.fixture
+def pictures(tmp_path, photo, monkeypatch, home):
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith("ROBUSTSR_") and n != "ROBUSTSR_HOME"]:
+        monkeypatch.delenv(name)
+    Path("in").mkdir()
+    for i, name in enumerate(["a.png", "b.jpg", "c.webp"]):
+        Image.fromarray(photo(20 + i, 24, seed=i)).save(f"in/{name}")
+    return tmp_path
+
+
+def go(*args):
+    """(exit code, stdout, stderr); a RobustSRError is what `main` makes of it."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in args])
+    if isinstance(result.exception, RobustSRError):
+        return 1, result.stdout, f"error: {result.exception}"
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_upscale_as_typed(pictures, tiny):
+    code, out, err = go("upscale", "in/", "-m", tiny, "--smooth", "median", "--sigma", "0.03", "-v")
+    assert code == 0 and out == ""
+    assert sorted(os.listdir("in_upscaled")) == [".robustsr.jsonl", "a.png", "b.jpg", "c.webp"]
+    first, *_, last = err.splitlines()
+    assert first.startswith("3 pictures, 0.0 megapixels out, about ")
+    assert first.endswith("tiny x4 on cpu (bf16), median of 20, sigma 0.03") or first.endswith(
+        "tiny x4 on cpu (fp32), median of 20, sigma 0.03"
+    )
+    assert "3 upscaled in" in err and "imports" in last and "network" in last
+    code, _, err = go("upscale", "in", "-m", tiny, "--smooth", "median", "--sigma", "0.03")
+    assert code == 0 and "0 pictures (3 more are there already)" in err and "3 were there already" in err
+
+
+def test_json_has_a_line_per_file_and_a_summary(pictures, tiny):
+    Path("in/bad.png").write_bytes(b"nothing")
+    code, out, err = go("upscale", "in", "-o", "out", "-m", tiny, "--json")
+    *lines, summary = map(json.loads, out.splitlines())
+    assert code == 1 and summary["summary"] == {"done": 3, "skipped": 0, "failed": 1}
+    assert {Path(line["input"]).name: line["status"] for line in lines} == {
+        "a.png": "done",
+        "b.jpg": "done",
+        "bad.png": "failed",
+        "c.webp": "done",
+    }
+    assert lines[0]["output_size"] == [96, 80] and lines[0]["output"] == "out/a.png"
+    assert "failed: cannot read in/bad.png" in err
+
+
+def test_dry_run_writes_nothing(pictures, tiny):
+    code, out, err = go("upscale", "in", "-m", tiny, "--dry-run", "--scale", "2")
+    assert code == 0 and "in_upscaled/a.png" in out and "48x40" in out and "3 pictures" in err
+    code, out, _ = go("upscale", "in", "-m", tiny, "--dry-run", "--json")
+    assert [json.loads(line)["size"] for line in out.splitlines()] == [[96, 80], [96, 84], [96, 88]]
+    assert os.listdir() == ["in"] or sorted(os.listdir()) == ["home", "in"]
+
+
+def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny, monkeypatch):
+    Path("c.toml").write_text(
+        f'model = "{tiny}"\nsmooth = "mean"\nsamples = 2\nsigma = 0.01\nout = "out"\nfp32 = true\n'
+    )
+
+    def line(*args):
+        return go("upscale", "in/a.png", "--config", "c.toml", "--dry-run", *args)[2].splitlines()[0].split("), ")[1]
+
+    assert line() == "mean of 2, sigma 0.01"
+    monkeypatch.setenv("ROBUSTSR_SAMPLES", "4")
+    assert line() == "mean of 4, sigma 0.01"
+    assert line("--samples", "6", "--smooth", "median") == "median of 6, sigma 0.01"
+    Path("c.toml").write_text("smoth = 3")
+    code, _, err = go("upscale", "in", "--config", "c.toml")
+    assert code == 2 and "unknown smoth" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["upscale"], 2, "Missing argument"),
+        (["upscale", "in", "--smoth", "x"], 2, "No such option"),
+        (["upscale", "in", "--sigma", ".1"], 2, "only matters with --smooth"),
+        (["upscale", "in", "--fp32", "--precision", "bf16"], 2, "contradicts"),
+        (["upscale", "in", "--scale", "2", "--width", "5"], 2, "not several"),
+        (["upscale", "in", "--smooth", "median", "--sigma", "3"], 2, "sigma must be"),
+        (["upscale", "in", "--tile", "3"], 2, "is too small"),
+        (["upscale", "nope"], 1, "no file or folder 'nope'"),
+        (["upscale", "in", "-f", "psd"], 1, "cannot write 'psd'"),
+        (["upscale", "in", "--device", "cuda:9"], 1, "no device 'cuda:9'"),
+        (["upscale", "in", "-m", "nope"], 1, "no model 'nope'"),
+        (["models", "pull", "nope"], 1, "can be pulled: esrgan"),
+        (["models", "info", "nope"], 1, "no model 'nope'"),
+        (["train", "nope"], 1, "no recipe 'nope'"),
+    ],
+)
+def test_mistakes_are_answered(pictures, tiny, args, code, message):
+    extra = ["-m", tiny] if args[0] == "upscale" and "-m" not in args and len(args) > 1 else []
+    got = go(*args, *extra)
+    assert got[0] == code and message in got[2].replace("\n│", "").replace("│", ""), got
+    assert sorted(os.listdir()) in (["in"], ["home", "in"])
+
+
+def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
+    assert go("models", "add", tiny, "--name", "mine")[0] == 0
+    assert "mine" in go("models", "list")[1]
+    code, out, _ = go("models", "info", "mine")
+    assert code == 0 and "receptive radius 3" in out
+    assert go("upscale", "in/a.png", "-m", "mine")[0] == 0 and Path("in/a_upscaled.png").exists()
+    assert go("models", "verify")[0] == 0
+    (pictures / "home/models/RealESRGAN_x4plus.pth").write_bytes(b"cut off")
+    code, out, _ = go("models", "verify")
+    assert code == 1 and "DAMAGED" in out
+
+
+def test_devices_names_the_processor(pictures):
+    code, out, _ = go("devices")
+    assert code == 0 and "cpu" in out and "threads" in out
+
+
+def test_train_resumes_from_the_command_line(pictures, photo):
+    Path("hr").mkdir()
+    Image.fromarray(photo(80, 80)).save("hr/a.png")
+    sets = ["data.hr=hr", "data.batch=1", "data.patch=8", "generator.features=4", "generator.convs=1"]
+    sets += ["optimiser.steps=3", "compile=false"]
+    options = [o for s in sets for o in ("--set", s)]
+    code, _, err = go("train", "psnr", *options, "--device", "cpu")
+    assert code == 0 and "3/3" in err and Path("runs/psnr/psnr.safetensors").exists()
+    assert go("train", "psnr", *options)[2].endswith("another -o starts afresh")
+    assert go("train", "psnr", *options, "--resume", "--device", "cpu")[0] == 0
+
+
+def test_the_installed_script_answers_without_torch():
+    done = subprocess.run([SCRIPT, "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == f"robustsr {__version__}"
+    done = subprocess.run([SCRIPT, "upscale", "/no/such"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (1, "error: no file or folder '/no/such'")
+
+
+def many(photo, n=7):
+    Path("many").mkdir()
+    for i in range(n):
+        Image.fromarray(photo(100, 100, seed=i)).save(f"many/{i:02}.png")
+
+
+def start(tiny):
+    """A batch that takes seconds, started and waited for until its second file is there."""
+    process = subprocess.Popen([SCRIPT, *command(tiny)], stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        if Path("out/01.png").exists() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read()
+    return process
+
+
+def command(tiny, out="out"):
+    return ["upscale", "many", "-o", out, "-m", str(tiny), "--smooth", "median", "--samples", "20", "--device", "cpu"]
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in Path(folder).glob("*.png")}
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_batch_resumes_to_the_same_bytes(pictures, photo, tiny, kill):
+    many(photo)
+    process = start(tiny)
+    process.send_signal(kill)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (-9 if kill == signal.SIGKILL else 130)
+    if kill == signal.SIGINT:
+        assert "interrupted: the same command goes on" in err and "Traceback" not in err
+        assert not list(Path("out").glob(".*.part"))
+    before = contents("out")
+    assert 2 <= len(before) < 7
+    for path in Path("out").glob("*.png"):
+        Image.open(path).load()
+    assert subprocess.run([SCRIPT, *command(tiny)]).returncode == 0
+    assert subprocess.run([SCRIPT, *command(tiny, "whole")]).returncode == 0
+    assert contents("out") == contents("whole")
+    assert sorted(os.listdir("out")) == sorted(os.listdir("whole"))
