@@ -60,12 +60,12 @@ def unused_gpu() -> str | None:
     amd = glob.glob("/dev/kfd") or shutil.which("rocminfo")
     if not (amd or glob.glob("/dev/nvidia[0-9]*") or shutil.which("nvidia-smi")):
         return None
-    vendor, index = ("AMD", "rocm6.4") if amd else ("NVIDIA", "cu128")
+    vendor, index = ("AMD", "rocm7.2") if amd else ("NVIDIA", "cu130")
     if torch.version.cuda or torch.version.hip:
         return f"{vendor} GPU seen, but this build of torch ({torch.__version__}) cannot start it: check the driver"
     return (
         f"{vendor} GPU seen, CPU build of torch installed ({torch.__version__}): "
-        f"pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/{index}"
+        f"pip install --force-reinstall 'torch<2.14' torchvision --index-url https://download.pytorch.org/whl/{index}"
     )
 
 

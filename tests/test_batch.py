@@ -5,11 +5,14 @@ import json
 import os
 import shutil
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from robustsr import images
 from robustsr.batch import Output, Task, estimate, run
 from robustsr.jobs import Job, plan_jobs
 from robustsr.models import load
@@ -180,3 +183,40 @@ def test_metadata_and_depth_travel(tmp_path, net):
     list(run([job], task(net)))
     with Image.open(job.target) as made:
         assert made.mode.startswith("I;16") and made.size == (24, 24)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A model of scale 1 that changes nothing, with the face of a loaded network."""
+
+    scale: int = 1
+    context: int = 0
+    exact: bool = True
+    name: str = "identity"
+    digest: str = "0"
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    precision: str = "fp32"
+    entry: object = None
+    fixed_size: object = None
+
+    def __call__(self, x, *, origin=None):
+        return x
+
+    def with_precision(self, precision):
+        return self
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_real_photographs_pass_through_an_identity_unchanged(shared, tmp_path, ending):
+    """All 29: every visible pixel, the depth, the channels and the metadata, through tiles and the whole pipeline."""
+    jobs, _ = plan_jobs([str(shared / "data/photos")], str(tmp_path / "o"), recursive=True, format=ending)
+    results = list(run(jobs, task(Identity(), plan=make_plan(Identity(), None, tile=100))))
+    assert len(results) == 29 and {r.status for r in results} == {"done"}, [r.error for r in results if r.error]
+    for result in results:
+        before, after = (images.read(p, max_pixels=10**8) for p in (result.job.source, result.job.target))
+        visible = 1 if before.alpha is None else (before.alpha > 0)[..., None]
+        there_and_back = 0 if before.meta.icc is None else 1e-3  # a colour profile: in float, then 16 bits again
+        assert np.abs((before.rgb - after.rgb) * visible).max() <= there_and_back
+        assert np.array_equal(before.alpha, after.alpha) if before.alpha is not None else after.alpha is None
+        assert (before.bits, before.gray, before.meta.icc) == (after.bits, after.gray, after.meta.icc)
+        assert (before.meta.exif is None) == (after.meta.exif is None)
