@@ -192,13 +192,23 @@ def receptive_radius(module: nn.Module, multiple: int = 1) -> tuple[int, bool]:
 
 
 def _faithful(fast: Network, exact: Network) -> bool:
-    """Whether a fast format is good enough, judged on a fixed picture of gradients, edges and noise."""
-    ramp = torch.linspace(0, 1, 64)
-    x = torch.stack([ramp.expand(64, 64), ramp.expand(64, 64).T, (ramp * 40).sin().sign().expand(64, 64) * 0.4 + 0.5])
-    x = x[None] + 0.03 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    """Whether a fast format is good enough, judged on one picture: 99% of values within 1/255, all within 4/255."""
+    x = _photograph_like().to(fast.device)
     with torch.inference_mode():
-        difference = (fast(x.to(fast.device)).clamp(0, 1) - exact(x.to(fast.device)).clamp(0, 1)).abs()
+        difference = (fast(x).clamp(0, 1) - exact(x).clamp(0, 1)).abs()
     return bool((difference <= 4 / 255).all() and (difference <= 1 / 255).float().mean() >= 0.99)
+
+
+def _photograph_like(size: int = 96) -> Tensor:
+    """A picture ``(1, 3, size, size)`` with the falling spectrum of photographs, and two regions with an edge between.
+
+    Measured: it and real photographs accept and reject the same models.
+    """
+    frequency = (torch.fft.fftfreq(size)[:, None].square() + torch.fft.rfftfreq(size).square()).sqrt()
+    noise = torch.randn(4, size, size, generator=torch.Generator().manual_seed(0))
+    field: Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * frequency.clamp(min=1 / size) ** -1.5)
+    field /= field.std((1, 2), keepdim=True)
+    return (0.5 + 0.15 * field[:3] + 0.2 * (4 * field[3]).tanh()).clamp(0, 1)[None]
 
 
 def _load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) -> OnnxNetwork:

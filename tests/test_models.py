@@ -2,6 +2,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from robustsr import models
-from robustsr.engine import PRECISIONS
+from robustsr.engine import PRECISIONS, auto_precision
 from robustsr.metrics import psnr
 from robustsr.models import load, receptive_radius
 from robustsr.types import RobustSRError
@@ -84,6 +85,15 @@ class Malice:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+def test_a_fast_format_is_taken_only_where_it_is_true_to_float32(tiny):
+    net = load(tiny, device="cpu", precision="fp32")
+    assert models._faithful(net.with_precision("bf16"), net)
+    assert load(tiny, device="cpu").precision == auto_precision(torch.device("cpu"))
+    with torch.no_grad():
+        net.module.body[-1].weight.mul_(100)
+    assert not models._faithful(replace(net, precision="bf16"), net)
 
 
 @pytest.mark.parametrize("ending", [".pth", ".ckpt"])
