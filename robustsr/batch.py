@@ -5,21 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from . import images
 from .catalogue import sha256
 from .images import Info, Picture
 from .jobs import Job
-from .manifest import Manifest, digest
+from .manifest import Manifest, digest, locked
 from .models import Loaded
 from .noise import ALGORITHM
 from .pipeline import Plan, Smoothing, Target, cost, upscale_picture
-from .types import RobustSRError
+from .types import Cancelled, RobustSRError
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job; sizes are (width, height), ``seconds`` of network time."""
+    """What became of a job; sizes are (width, height), ``seconds`` of network time.
+
+    ``error`` says why it failed; ``trace`` is the traceback where that was not foreseen, a bug to report.
+    """
 
     job: Job
     status: Literal["done", "skipped", "failed"]
@@ -45,6 +51,7 @@ class Result:
     output_size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     error: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,11 @@ class _Read:
 
 
 def examine(job: Job, task: Task) -> tuple[Info, tuple[int, int]]:
-    """The header of a job's input and the size of its result; RobustSRError if either has too many pixels."""
-    limit, native = task.output.max_pixels, task.network.scale
+    """The header of a job's input and the size of its result.
+
+    RobustSRError: whatever can be known to fail before a pixel is read, too many pixels for one.
+    """
+    limit, native, output = task.output.max_pixels, task.network.scale, task.output
     info = images.inspect(job.source, max_pixels=limit)
     factor = native ** task.target.passes(info.width, info.height, native)
     size = task.target.size(info.width, info.height, native)
@@ -86,9 +96,9 @@ def examine(job: Job, task: Task) -> tuple[Info, tuple[int, int]]:
     if largest > limit:
         raise RobustSRError(
             f"{job.source}: {info.width}x{info.height} enlarged {factor} times has {largest:,} pixels, "
-            f"over the limit of {limit:,}: raise --max-pixels if memory allows "
-            f"(about {largest * 16 / 2**30:.0f} GB)"
+            f"over the limit of {limit:,}: raise --max-pixels if memory allows (about {largest * 24 / 2**30:.1f} GB)"
         )
+    images.check(job.target, *size, quality=output.quality, lossless=output.lossless, background=output.background)
     return info, size
 
 
@@ -100,76 +110,139 @@ def run(
     on_tile: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Result]:
     """Carries out jobs, the next decoded and the last encoded beside the network, and yields a result for each:
-    first those that need nothing, then the others in order.
+    first those that need nothing or must not be done, then the others in order.
 
-    Jobs whose output is there already, made from the same input with the same settings, are skipped unless
-    ``overwrite``. A file that cannot be read, upscaled or written is a Result with an error; a full disk raises
-    RobustSRError, as every further file would fail alike. ``on_tile(job, done, total)`` may raise to stop: the
-    file in work is dropped, finished ones stay. The plan an output folder remembers for these settings and this
-    device is used in place of the task's.
+    Jobs whose output is there already, made from the same input with the same settings, are skipped; a file that
+    robustsr did not make from that input is never replaced; unless ``overwrite``. A file that cannot be read,
+    upscaled or written is a Result with an error; a full disk, and a folder in which another run is at work, raise
+    RobustSRError. ``on_tile(job, done, total)`` may raise to stop: the file in work is dropped, finished ones stay.
+    The plan an output folder remembers for these settings on this device is used in place of the task's.
     """
-    plan, output = task.plan, task.output
     wanted = task.settings()
     name = digest(wanted)
-    manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
-    waiting: list[tuple[Job, Result | Future[Result]]] = []  # at most one: what the writer is at
-    todo = _unfinished(jobs, task, overwrite)
-    left = set(todo)
-    yield from (Result(job, "skipped") for job in jobs if job not in left)
-
-    def read(job: Job) -> _Read:
-        examine(job, task)
-        stat, sha = job.source.stat(), sha256(job.source)
-        return _Read(images.read(job.source, max_pixels=output.max_pixels), stat, sha)
-
-    def write(job: Job, source: _Read, picture: Picture, seconds: float) -> Result:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        notes = images.write(
-            picture,
-            job.target,
-            quality=output.quality,
-            lossless=output.lossless,
-            background=output.background,
-            strip=output.strip,
-        )
-        manifests[job.root].wrote(job.source, source.stat, source.digest, job.target, name)
-        sizes = [(p.rgb.shape[1], p.rgb.shape[0]) for p in (source.picture, picture)]
-        return Result(job, "done", seconds, sizes[0], sizes[1], (*source.picture.notes, *notes))
-
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        upcoming = reader.submit(read, todo[0]) if todo else None
+    roots = {job.root for job in jobs}
+    with ExitStack() as stack:
+        for root in sorted(roots):
+            stack.enter_context(locked(root))
+        manifests = {root: Manifest.read(root) for root in roots}
+        todo: list[Job] = []
+        for job in jobs:
+            before = None if overwrite else _made_before(job, manifests[job.root], name)
+            if before is None:
+                todo.append(job)
+            else:
+                yield before
+        reader = stack.enter_context(ThreadPoolExecutor(1, "read"))
+        writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
+        upcoming = reader.submit(_read, todo[0], task) if todo else None
+        writing: tuple[Job, Future[Result]] | None = None
         for job, following in zip_longest(todo, todo[1:]):
             assert upcoming is not None
-            source = _settle(job, upcoming)
-            upcoming = reader.submit(read, following) if following else None
-            made: Result | Future[Result]
+            source = _settle(job, upcoming.result)
+            upcoming = reader.submit(_read, following, task) if following else None
+            manifest = manifests[job.root]
+            large: tuple[Picture, float] | Result
             if isinstance(source, Result):
-                made = source
+                large = source
             else:
-                manifest = manifests[job.root]
-                now = Plan(**manifest.plans.get(name, asdict(plan)))
-                if (now.device, now.engine) != (plan.device, plan.engine):
-                    now = plan
-                manifest.use(name, asdict(now), wanted)
-                done = _upscale(job, source, replace(task, plan=now), on_tile)
-                if isinstance(done, Result):
-                    made = done
-                else:
-                    picture, used, seconds = done
-                    manifest.use(name, asdict(now) | {"tile": used.tile, "batch": used.batch}, wanted)
-                    made = writer.submit(write, job, source, picture, seconds)
-                    del picture
-                del done
-            del source
-            yield from _drain(waiting)
-            waiting.append((job, made))
-        yield from _drain(waiting)
+                step = partial(_upscale, job, source, task, manifest, name, wanted, on_tile)
+                large = _settle(job, step)
+            if writing is not None:
+                yield _settle(writing[0], writing[1].result)
+                writing = None
+            if isinstance(large, Result):
+                yield large
+            elif isinstance(source, _Read):
+                picture, seconds = large
+                writing = job, writer.submit(_write, job, source, picture, seconds, task, manifest, name)
+                # A quick write is reported at once; a slow one goes on beside the next picture.
+                if wait([writing[1]], timeout=0.02 * seconds).done:
+                    yield _settle(job, writing[1].result)
+                    writing = None
+                del picture
+            del source, large  # not held while the next one is waited for
+        if writing is not None:
+            yield _settle(writing[0], writing[1].result)
 
 
-def _settle(job: Job, future: Future[Any]) -> Any:  # noqa: ANN401
-    """A future's value, or the Result of a job that failed; a full or read-only disk ends the whole run."""
+def _made_before(job: Job, manifest: Manifest, settings: str) -> Result | None:
+    """The result of a job that needs nothing, or must not be done; None: it is to be done."""
+    if not os.path.lexists(job.target) or not job.source.is_file():
+        return None
+    if manifest.is_done(job.source, job.target, settings):
+        return Result(job, "skipped")
+    if manifest.made(job.source, job.target):
+        return None
+    return Result(
+        job, "failed", error=f"{job.target} is there, and was not made from {job.source}: --overwrite replaces it"
+    )
+
+
+def _read(job: Job, task: Task) -> _Read:
+    examine(job, task)
+    stat, sha = job.source.stat(), sha256(job.source)
+    return _Read(images.read(job.source, max_pixels=task.output.max_pixels), stat, sha)
+
+
+def _upscale(
+    job: Job,
+    source: _Read,
+    task: Task,
+    manifest: Manifest,
+    name: str,
+    wanted: dict[str, Any],
+    on_tile: Callable[[Job, int, int], None] | None,
+) -> tuple[Picture, float]:
+    """The large picture and the seconds it took, by the plan that the folder remembers or begins to remember."""
+    known = manifest.plans.get(name)
+    plan = Plan(**known) if known and known.keys() == asdict(task.plan).keys() else task.plan
+    if (plan.device, plan.engine, plan.precision) != (task.plan.device, task.plan.engine, task.plan.precision):
+        plan = task.plan
+    manifest.use(name, asdict(plan), wanted)
+    start = time.perf_counter()
+    hook = None if on_tile is None else lambda done, total: on_tile(job, done, total)
     try:
-        return future.result()
+        picture, used = upscale_picture(source.picture, task.network, task.smoothing, task.target, plan, hook)
+    except RobustSRError as error:
+        raise RobustSRError(f"{job.source}: {error}") from error
+    if (used.tile, used.batch) != (plan.tile, plan.batch):  # memory ran out: the next picture need not try in vain
+        manifest.use(name, asdict(replace(used, precision=plan.precision)), wanted)
+    return picture, time.perf_counter() - start
+
+
+def _write(
+    job: Job, source: _Read, picture: Picture, seconds: float, task: Task, manifest: Manifest, name: str
+) -> Result:
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RobustSRError(f"cannot make the folder {job.target.parent}: {error.strerror}") from error
+    output = task.output
+    notes = images.write(
+        picture,
+        job.target,
+        quality=output.quality,
+        lossless=output.lossless,
+        background=output.background,
+        strip=output.strip,
+    )
+    manifest.wrote(job.source, source.stat, source.digest, job.target, name)
+    sizes = [(p.rgb.shape[1], p.rgb.shape[0]) for p in (source.picture, picture)]
+    return Result(job, "done", seconds, sizes[0], sizes[1], (*source.picture.notes, *notes))
+
+
+Value = TypeVar("Value")
+
+
+def _settle(job: Job, step: Callable[[], Value]) -> Value | Result:
+    """A step's value, or the Result of a job that failed; a full or read-only disk ends the whole run.
+
+    Nothing that one file does may stop the others; what was not foreseen keeps its traceback.
+    """
+    try:
+        return step()
+    except Cancelled:
+        raise
     except RobustSRError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
@@ -177,35 +250,9 @@ def _settle(job: Job, future: Future[Any]) -> Any:  # noqa: ANN401
         return Result(job, "failed", error=str(error))
     except OSError as error:
         return Result(job, "failed", error=f"{job.source}: {error.strerror or error}")
-
-
-def _drain(waiting: list[tuple[Job, Result | Future[Result]]]) -> Iterator[Result]:
-    while waiting:
-        job, made = waiting.pop(0)
-        yield made if isinstance(made, Result) else _settle(job, made)
-
-
-def _upscale(
-    job: Job, source: _Read, task: Task, on_tile: Callable[[Job, int, int], None] | None
-) -> Result | tuple[Picture, Plan, float]:
-    start = time.perf_counter()
-    hook = None if on_tile is None else lambda done, total: on_tile(job, done, total)
-    try:
-        picture, used = upscale_picture(source.picture, task.network, task.smoothing, task.target, task.plan, hook)
-    except RobustSRError as error:
-        return Result(job, "failed", error=f"{job.source}: {error}")
-    return picture, used, time.perf_counter() - start
-
-
-def _unfinished(jobs: Sequence[Job], task: Task, overwrite: bool) -> list[Job]:
-    """The jobs whose output is not there yet, or not from this input with these settings."""
-    name = digest(task.settings())
-    manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
-
-    def done(job: Job) -> bool:
-        return job.source.is_file() and manifests[job.root].is_done(job.source, job.target, name)
-
-    return [job for job in jobs if overwrite or not done(job)]
+    except Exception as error:
+        what = f"{job.source}: {type(error).__name__}: {error}"
+        return Result(job, "failed", error=what, trace="".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True)
@@ -222,11 +269,13 @@ class Forecast:
 
 def estimate(jobs: Sequence[Job], task: Task, *, overwrite: bool = False) -> list[Forecast]:
     """What each job will take, from the headers alone."""
-    todo = set(_unfinished(jobs, task, overwrite))
+    name = digest(task.settings())
+    manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
     rows = []
     for job in jobs:
-        if job not in todo:
-            rows.append(Forecast(job, done=True))
+        made = None if overwrite else _made_before(job, manifests[job.root], name)
+        if made is not None:
+            rows.append(Forecast(job, done=made.status == "skipped", error=made.error))
             continue
         try:
             info, size = examine(job, task)

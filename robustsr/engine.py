@@ -97,4 +97,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    ours = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory")
+    return ours and any(sign in text for sign in signs)

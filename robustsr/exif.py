@@ -42,13 +42,14 @@ def _integer(file: BinaryIO, order: str, position: int) -> int:
 
 def _directory(file: BinaryIO, order: str, offset: int, parent: int = 0) -> Directory:
     tags: Directory = {}
-    end = file.seek(0, io.SEEK_END)
+    end = budget = file.seek(0, io.SEEK_END)
     for position, tag, kind, count in _entries(file, order, offset):
         size = _BYTES.get(kind, 0) * count
         start = _integer(file, order, position + 8) if size > 4 else position + 8
         if tag in _CHILDREN.get(parent, ()):
             tags[tag] = 4, 1, _directory(file, order, _integer(file, order, position + 8), tag)
-        elif size and start + size <= end:  # readers pass over a tag that points outside the file
+        elif size and start + size <= end and size <= budget:  # tags that point outside the file, or all at one part
+            budget -= size
             file.seek(start)
             tags[tag] = kind, count, file.read(size)
     return tags

@@ -35,7 +35,7 @@ FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "tif": "
 FORMATS |= {"avif": "AVIF", "bmp": "BMP", "gif": "GIF"}  # ending -> format
 OUTPUT_FORMATS = {ending: name for ending, name in FORMATS.items() if name not in ("BMP", "GIF")}
 DEEP = ("PNG", "TIFF")  # these hold 16 bits, and gray with alpha
-LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # libjpeg, the format itself, libavif's default
+LONGEST_SIDE = {"PNG": 1_000_000, "JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # libpng, libjpeg, WebP, libavif
 QUALITY = {"JPEG": 95, "WEBP": 90, "AVIF": 85}
 
 _ENDINGS = {name: ending for ending, name in reversed(FORMATS.items())}

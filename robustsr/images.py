@@ -59,6 +59,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Source]:
             yield source
     except RobustSRError as error:
         raise RobustSRError(f"cannot read {path}: {error}") from error
+    except MemoryError as error:
+        raise RobustSRError(f"cannot read {path}: not enough memory for its pixels") from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise RobustSRError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # decoders meet hostile bytes here, and raise whatever comes
@@ -152,6 +154,25 @@ def bleed(rgb: Float, alpha: Float) -> Float:
 # --- writing ---
 
 
+def check(path: StrPath, width: int, height: int, *, quality: int | None, lossless: bool, background: str) -> None:
+    """RobustSRError if ``write`` would refuse this file name, size or option, whatever the pixels."""
+    path = Path(path)
+    name = OUTPUT_FORMATS.get(path.suffix[1:].lower())
+    if name is None:
+        raise RobustSRError(f"cannot write {path}: its ending must be one of {', '.join(OUTPUT_FORMATS)}")
+    if quality is not None and not 1 <= quality <= 100:
+        raise RobustSRError(f"quality is {quality}; it must be from 1 to 100")
+    if lossless and name in ("JPEG", "AVIF"):
+        raise RobustSRError(f"cannot write {path}: {name} is never without loss here; use png, webp or tif")
+    if max(width, height) > (longest := LONGEST_SIDE.get(name, 1 << 31)):
+        what = f"{width} x {height} pixels, but {name} holds at most {longest:,} a side"
+        raise RobustSRError(f"cannot write {path}: {what}; use png or tif")
+    try:
+        ImageColor.getrgb(background)
+    except ValueError as error:
+        raise RobustSRError(f"background {background!r} is no colour; give a CSS name or #rrggbb") from error
+
+
 def write(
     picture: Picture,
     path: StrPath,
@@ -169,22 +190,10 @@ def write(
     RobustSRError: a wrong option, a size the format cannot hold, or the disk refuses.
     """
     path = Path(path)
-    name = OUTPUT_FORMATS.get(path.suffix[1:].lower())
     height, width = picture.rgb.shape[:2]
-    if name is None:
-        raise RobustSRError(f"cannot write {path}: its ending must be one of {', '.join(OUTPUT_FORMATS)}")
-    if quality is not None and not 1 <= quality <= 100:
-        raise RobustSRError(f"quality is {quality}; it must be from 1 to 100")
-    if lossless and name in ("JPEG", "AVIF"):
-        raise RobustSRError(f"{name} cannot be written without loss here; use png, webp or tif")
-    if max(width, height) > (longest := LONGEST_SIDE.get(name, 1 << 31)):
-        what = f"{width} x {height} pixels, but {name} holds at most {longest:,} a side"
-        raise RobustSRError(f"cannot write {path}: {what}; use png or tif")
-    try:
-        paper = np.array(ImageColor.getrgb(background)[:3], np.float32) / np.float32(255)
-    except ValueError as error:
-        raise RobustSRError(f"background {background!r} is no colour; give a CSS name or #rrggbb") from error
-
+    check(path, width, height, quality=quality, lossless=lossless, background=background)
+    name = OUTPUT_FORMATS[path.suffix[1:].lower()]
+    paper = np.array(ImageColor.getrgb(background)[:3], np.float32) / np.float32(255)
     notes: list[str] = []
     flat = name == "JPEG" and picture.alpha is not None
     if flat:

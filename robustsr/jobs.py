@@ -44,13 +44,19 @@ def plan_jobs(
     if format is not None and format.lower().lstrip(".") not in OUTPUT_FORMATS:
         raise RobustSRError(f"cannot write {format!r}; formats: {', '.join(OUTPUT_FORMATS)}")
     warnings: list[str] = []
-    single = _single_file(inputs, out)
+    single = _single_file(inputs, out, format)
     if single is not None:
         return [single], warnings
-    folders = [p for text in inputs for p in _expand(text) if p.is_dir()]
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise RobustSRError(f"{out} is a file: give a folder for several results")
+    paths = [p for text in inputs for p in _expand(text)]
+    folders = [p for p in paths if p.is_dir()]
     jobs: list[Job] = []
-    for path in (p for text in inputs for p in _expand(text)):
-        if path.is_dir():
+    earlier = 0
+    for path in paths:
+        if len(paths) > 1 and path.name in Manifest.read(path.parent).done:
+            earlier += 1  # a pattern that matches inputs matches yesterday's results too
+        elif path.is_dir():
             named = path if path.name not in ("", "..") else path.resolve()
             root = Path(out) if out else named.parent / f"{named.name}_upscaled"
             if out and len(folders) > 1:
@@ -63,11 +69,13 @@ def plan_jobs(
             root = Path(out) if out else path.parent
             beside = suffix is None and _same(root, path.parent)
             jobs.append(Job(path, root / _name(path, f"_{label}" if beside else suffix or "", format), root))
+    if earlier:
+        warnings.append(f"{earlier} earlier results of robustsr left out")
     jobs = list({(job.source.resolve(), job.target): job for job in jobs}.values())
     return _tell_apart(jobs, warnings), warnings
 
 
-def _single_file(inputs: Sequence[str], out: str | None) -> Job | None:
+def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> Job | None:
     """One file to one named file, if that is what is asked."""
     if out is None or len(inputs) != 1 or Path(out).is_dir() or not Path(inputs[0]).is_file():
         return None
@@ -76,6 +84,8 @@ def _single_file(inputs: Sequence[str], out: str | None) -> Job | None:
         return None
     if ending not in OUTPUT_FORMATS:
         raise RobustSRError(f"cannot write {out!r}: formats are {', '.join(OUTPUT_FORMATS)}; a folder has no ending")
+    if format is not None and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[format.lower().lstrip(".")]:
+        raise RobustSRError(f"-o {out} and -f {format} contradict each other")
     if Path(out).resolve() == Path(inputs[0]).resolve():
         raise RobustSRError(f"{out} is the input itself: choose another output")
     return Job(Path(inputs[0]), Path(out), Path(out).parent)
@@ -84,14 +94,19 @@ def _single_file(inputs: Sequence[str], out: str | None) -> Job | None:
 def _expand(text: str) -> list[Path]:
     """The paths an argument names: itself, or the matches of a pattern (for shells that do not expand)."""
     path = Path(text).expanduser()
-    if path.exists():
+    if path.is_dir() or path.is_file():
         return [path]
+    if path.exists():
+        raise RobustSRError(f"{text} is neither a file nor a folder")
     if path.is_symlink():
         raise RobustSRError(f"{text} is a link to {os.readlink(path)}, which is not there")
     matches = [Path(m) for m in sorted(glob.glob(str(path), recursive=True))]
     if not matches:
         raise RobustSRError(f"no file or folder {text!r}")
-    return [m for m in matches if m.is_dir() or m.suffix.lower().lstrip(".") in FORMATS]
+    pictures = [m for m in matches if m.is_dir() or (m.is_file() and m.suffix.lower().lstrip(".") in FORMATS)]
+    if not pictures:
+        raise RobustSRError(f"no pictures among the {len(matches)} files that {text!r} matches")
+    return pictures
 
 
 def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) -> list[Path]:
@@ -110,13 +125,13 @@ def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) ->
                 deeper += 1
             elif here / name in made:
                 ours += 1
-            else:
+            elif (here / name).is_file():  # not a pipe or a dead link
                 found.append(here / name)
         if not recursive and here != folder:
             names.clear()
     if ours:
         warnings.append(f"{folder}: {ours} earlier results of robustsr left out")
-    if not found:
+    if not found and not ours:
         hint = f"; {deeper} in folders below: add -r" if deeper else f" (looked for {', '.join(FORMATS)})"
         raise RobustSRError(f"no pictures in {str(folder)!r}{hint}")
     return found
@@ -158,7 +173,8 @@ def _tell_apart(jobs: list[Job], warnings: list[str]) -> list[Job]:
             raise RobustSRError(f"{job.target} would overwrite an input: choose another -o, or a --suffix")
         if key in taken:
             raise RobustSRError(
-                f"{job.source} and {taken[key].source} would both become {job.target}: use -r, or run them apart"
+                f"{job.source} and {taken[key].source} would both become {job.target}: "
+                "rename one, or give each a folder of its own"
             )
         taken[key] = job
         result.append(job)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 from .exif import DESCRIPTIVE, ORIENTATION, RESOLUTION, Directory, build_tags, load_tags, patched, without_thumbnail
 
-_LONGEST_TEXT = 1 << 26  # bytes of one inflated PNG text or profile
+_LONGEST_TEXT = 1 << 24  # bytes of one inflated PNG text or profile
 _LONGEST_SEGMENT = 65_450  # bytes of EXIF, XMP or IPTC that surely fit into one JPEG segment
 _SIZE_TAGS = ((0x0100, 0xA002), (0x0101, 0xA003))  # width, height: in the picture's IFD, in the EXIF one
 _XMP_SIZES = (rb"tiff:ImageWidth|exif:PixelXDimension", rb"tiff:ImageLength|exif:PixelYDimension")
@@ -50,14 +50,19 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
                 raise ValueError(f"a chunk of {size:,} bytes of text")
             data = file.read(size)
             key, _, rest = data.partition(b"\0")
+            text_key = key.decode("latin-1")
+            if name in (b"iTXt", b"zTXt", b"tEXt") and not (
+                text_key == "XML:com.adobe.xmp" or text_key.startswith("Raw profile type ")
+            ):
+                name = b""  # other texts are not kept, so a thousand of them cannot fill the memory
             if name == b"iCCP":
                 found["iCCP"] = _inflated(rest[1:]) or b"broken"
             elif name == b"iTXt":
                 text = rest[2:].split(b"\0", 2)[-1]
-                found[key.decode("latin-1")] = _inflated(text) if rest[:1] == b"\1" else text
+                found[text_key] = _inflated(text) if rest[:1] == b"\1" else text
             elif name in (b"zTXt", b"tEXt"):
-                found[key.decode("latin-1")] = _inflated(rest[1:]) if name == b"zTXt" else rest
-            else:
+                found[text_key] = _inflated(rest[1:]) if name == b"zTXt" else rest
+            elif name:
                 found[name.decode()] = data
             size = 0
         file.seek(size + 4, io.SEEK_CUR)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from .engine import PRECISIONS, auto_precision, check_precision, full_float32, r
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
 
-EFFECTIVE_CONTEXT = 32  # LR pixels, for networks whose receptive field is huge, global or unknown
+EFFECTIVE_CONTEXT = 32  # LR pixels, for networks whose receptive field is huge, global or unknown,
+FEATHER = 16  # whose tiles therefore fade into each other over so many
 LARGEST_EXACT = 48  # LR pixels: a larger receptive radius costs more than it gives
 
 
@@ -26,6 +28,7 @@ class Network:
     """A loaded network as an upscaler. ``module`` holds float32 weights; it runs in ``precision`` on ``device``."""
 
     module: nn.Module
+    call: Callable[[nn.Module, Tensor], Tensor]  # how its architecture is called
     scale: int
     context: int
     exact: bool
@@ -36,6 +39,7 @@ class Network:
     entry: Entry | None = None
     multiple: int = 1  # sizes it takes: multiples of this, at least min_size; others are padded by reflection
     min_size: int = 1
+    square: bool = False
     _runner: nn.Module = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -47,10 +51,12 @@ class Network:
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         h, w = x.shape[-2:]
         high, wide = (max(-(-n // self.multiple) * self.multiple, self.min_size) for n in (h, w))
+        if self.square:
+            high = wide = max(high, wide)
         if (high, wide) != (h, w):
             x = _pad(x, high - h, wide - w)
         x = x.to(self.device, PRECISIONS[self.precision], memory_format=torch.channels_last)
-        sr = cast(Tensor, self._runner(x)).float()
+        sr = self.call(self._runner, x).float()
         return sr[..., : h * self.scale, : w * self.scale]
 
     def with_precision(self, precision: str) -> Network:
@@ -61,6 +67,11 @@ class Network:
     def fixed_size(self) -> tuple[int, int] | None:
         """The only input size it takes; None: any."""
         return None
+
+    @property
+    def feather(self) -> int:
+        """LR pixels over which its tiles should fade into each other."""
+        return 0 if self.exact else FEATHER
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,8 @@ class OnnxNetwork:
     device: torch.device
     provider: str
     fixed_size: tuple[int, int] | None = None
+    fixed_batch: int | None = None
     dtype: Any = np.float32
-    context: int = EFFECTIVE_CONTEXT
     exact: bool = False
     precision: str = "fp32"
     entry: Entry | None = None
@@ -84,12 +95,26 @@ class OnnxNetwork:
         h, w = x.shape[-2:]
         if self.fixed_size is not None:
             x = _pad(x, self.fixed_size[0] - h, self.fixed_size[1] - w)
-        sr = _run(self.session, x.detach().cpu().numpy().astype(self.dtype))
+        n = self.fixed_batch or len(x)
+        full = torch.cat([x, x[-1:].expand(-len(x) % n, -1, -1, -1)]) if len(x) % n else x
+        batches = full.detach().cpu().numpy().astype(self.dtype)
+        sr = np.concatenate([_run(self.session, batches[i : i + n]) for i in range(0, len(batches), n)])[: len(x)]
         return torch.from_numpy(sr).to(x.device, torch.float32)[..., : h * self.scale, : w * self.scale]
 
     def with_precision(self, precision: str) -> OnnxNetwork:
         """The model itself: its number format is part of the file."""
         return self
+
+    @property
+    def context(self) -> int:
+        """Effective: a network that only takes small pictures has to do with less."""
+        return min(EFFECTIVE_CONTEXT, min(self.fixed_size) // 5 if self.fixed_size else EFFECTIVE_CONTEXT)
+
+    @property
+    def feather(self) -> int:
+        """LR pixels over which its tiles fade into each other; even, and two of them fit beside the contexts."""
+        room = (min(self.fixed_size) - 2 * self.context) // 4 if self.fixed_size else FEATHER
+        return min(FEATHER, room) // 2 * 2
 
 
 Loaded = Network | OnnxNetwork
@@ -116,19 +141,22 @@ def load(name_or_path: str | Path, *, device: str = "auto", precision: str = "au
             f"{path} maps {descriptor.input_channels} to {descriptor.output_channels} channels: RGB models are needed"
         )
     requirements = descriptor.size_requirements
-    context, exact = receptive_radius(module, requirements.multiple_of)
+    call = descriptor._call_fn  # what the descriptor's own call does, which forbids gradients and clamps
+    context, exact = receptive_radius(module, call, requirements.multiple_of)
     network = Network(
         module,
+        call,
         descriptor.scale,
         context,
         exact,
         name,
-        sha256(path),
+        entry.sha256 if entry else sha256(path),
         where,
         "fp32",
         entry,
         requirements.multiple_of,
         max(requirements.minimum, 1),
+        requirements.square,
     )
     if precision == "auto":
         fast = network.with_precision(auto_precision(where))
@@ -167,7 +195,9 @@ def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     return descriptor
 
 
-def receptive_radius(module: nn.Module, multiple: int = 1) -> tuple[int, bool]:
+def receptive_radius(
+    module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], multiple: int = 1
+) -> tuple[int, bool]:
     """How far, in LR pixels, an output pixel depends on the input, and whether that is exact.
 
     The radii of all stride-1 convolutions added up bound it; where the sum is small and the gradient of a
@@ -183,7 +213,7 @@ def receptive_radius(module: nn.Module, multiple: int = 1) -> tuple[int, bool]:
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight.device)
     x.requires_grad_(True)
     with torch.enable_grad():
-        sr = module(x)
+        sr = call(module, x)
     s = sr.shape[-1] // size
     centre = sr[..., (size // 2) * s : (size // 2 + 1) * s, (size // 2) * s : (size // 2 + 1) * s]
     (gradient,) = torch.autograd.grad(centre.square().sum(), x)
@@ -219,7 +249,7 @@ def _load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device)
     wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
     if wanted not in onnxruntime.get_available_providers():
         raise RobustSRError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu, or use --device cpu")
-    options = {"device_id": device.index or 0} if device.type == "cuda" else {}
+    options = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
     onnxruntime.set_default_logger_severity(4)
     try:
         session = onnxruntime.InferenceSession(str(path), providers=[(wanted, options)])
@@ -228,15 +258,21 @@ def _load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device)
     if session.get_providers()[0] != wanted:
         raise RobustSRError(f"onnxruntime fell back to {session.get_providers()[0]}: {wanted} does not work here")
     shape = session.get_inputs()[0].shape
-    if len(session.get_inputs()) != 1 or len(shape) != 4 or shape[1] not in (3, "c", "C", None):
+    if len(session.get_inputs()) != 1 or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         raise RobustSRError(f"{path} takes {shape}, not one input of shape (N, 3, h, w)")
     fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
     dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
+    batch = shape[0] if isinstance(shape[0], int) else None
     h, w = fixed or (64, 64)
-    sr = _run(session, np.full((1, 3, h, w), 0.5, dtype))
+    if min(h, w) < 16:
+        raise RobustSRError(f"{path} takes pictures of {w}x{h} only: too small to be tiled")
+    try:
+        sr = _run(session, np.full((batch or 1, 3, h, w), 0.5, dtype))
+    except Exception as error:  # as above
+        raise RobustSRError(f"{path} does not run on a picture of {w}x{h}: {error}") from None
     if sr.ndim != 4 or sr.shape[1] != 3 or sr.shape[2] % h or sr.shape[2] // h != sr.shape[3] // w:
         raise RobustSRError(f"{path} maps (1, 3, {h}, {w}) to {sr.shape}: not a super-resolution model")
-    return OnnxNetwork(session, sr.shape[2] // h, name, sha256(path), device, wanted, fixed, dtype, entry=entry)
+    return OnnxNetwork(session, sr.shape[2] // h, name, sha256(path), device, wanted, fixed, batch, dtype, entry=entry)
 
 
 def _run(session: Any, x: Any) -> Any:  # noqa: ANN401 - onnxruntime is not typed

@@ -21,7 +21,6 @@ from .tiling import Tiled
 from .types import RobustSRError, Upscaler
 
 OnTile = Callable[[int, int], None]
-FEATHER = 16  # LR pixels over which tiles fade where the context is only effective
 SMALLEST_TILE = 32  # LR pixels of a tile without its context, below which memory is not what is wrong
 
 
@@ -73,7 +72,7 @@ class Target:
     def __post_init__(self) -> None:
         given = {k: v for k, v in vars(self).items() if v is not None}
         for name, value in given.items():
-            if value <= 0:
+            if not 0 < value < math.inf:
                 raise RobustSRError(f"--{name.replace('_', '-')} must be positive, got {value:g}")
         if len(given) > 1 and set(given) != {"width", "height"}:
             raise RobustSRError(f"give one of {', '.join('--' + k.replace('_', '-') for k in given)}, not several")
@@ -125,6 +124,8 @@ def make_plan(
     Large windows waste little on context; the outputs of all draws of a window are held until they are reduced.
     ``tile`` and ``context`` override; RobustSRError where they would show in the picture.
     """
+    if network.fixed_size and (tile or context):
+        raise RobustSRError(f"{network.name} takes tiles of {network.fixed_size} only: leave out --tile and --tile-pad")
     if context is None:
         context = network.context
     elif network.exact and context < network.context:
@@ -132,7 +133,7 @@ def make_plan(
     if tile is None:
         held = smoothing.samples if smoothing and smoothing.reduce == "median" else 2
         tile = math.isqrt(2**30 // (held * 3 * 4 * network.scale**2)) // 8 * 8
-        tile = max(_smallest(network, context), min(tile, 512))
+        tile = max(_smallest(network, context), min(tile, 512 if network.exact else 384))
     elif tile < _smallest(network, context):
         raise RobustSRError(f"--tile {tile} is too small: {network.name} needs {_smallest(network, context)} or more")
     engine = "eager" if hasattr(network, "module") else "onnxruntime"
@@ -140,29 +141,24 @@ def make_plan(
 
 
 def _smallest(network: Loaded, context: int) -> int:
-    return 2 * context + SMALLEST_TILE + 3 * _feather(network)
-
-
-def _feather(network: Loaded) -> int:
-    return 0 if network.exact else FEATHER
+    return 2 * context + SMALLEST_TILE + 3 * network.feather
 
 
 def compose(
     network: Loaded, smoothing: Smoothing | None, plan: Plan, size: tuple[int, int], *, gray: bool = False
 ) -> Tiled:
     """``Tiled(Smoothed(network))`` for a picture of (h, w) LR pixels: balanced windows of at most ``plan.tile``."""
-    feather = _feather(network)
-    window = network.fixed_size or tuple(_balanced(n, plan.tile, plan.context, feather) for n in size)
+    overlap = 2 * plan.context + network.feather
+    window = network.fixed_size or tuple(_balanced(n, plan.tile, overlap) for n in size)
     inner: Upscaler = network
     if smoothing is not None and smoothing.sigma > 0:
         chunk = max(1, plan.batch // (min(window[0], size[0]) * min(window[1], size[1])))
         inner = Smoothed(network, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
-    return Tiled(inner, (window[0], window[1]), plan.context, feather)
+    return Tiled(inner, (window[0], window[1]), plan.context, network.feather, network.device)
 
 
-def _balanced(length: int, tile: int, context: int, feather: int) -> int:
+def _balanced(length: int, tile: int, overlap: int) -> int:
     """The smallest window that covers ``length`` in as few windows as ``tile`` would."""
-    overlap = 2 * context + feather
     count = max(1, math.ceil((length - overlap) / (tile - overlap)))
     return min(length, math.ceil((length - overlap) / count) + overlap)
 
@@ -188,13 +184,13 @@ def upscale_picture(
                 raise RobustSRError(f"{network.name} gives values that are not numbers for this picture") from None
             network = network.with_precision("fp32")
             plan = replace(plan, precision="fp32")
-        except (RuntimeError, MemoryError) as error:
-            smaller = plan.tile // 2
+        except Exception as error:  # onnxruntime's are no RuntimeErrors
             if not is_out_of_memory(error):
                 raise
-            if network.fixed_size or smaller < _smallest(network, plan.context):
-                raise RobustSRError(f"out of memory, even in tiles of {plan.tile} pixels") from None
-            plan = replace(plan, tile=smaller, batch=plan.batch // 4)
+            now, least = min(plan.tile, max(picture.rgb.shape[:2])), _smallest(network, plan.context)
+            if network.fixed_size or now <= least:
+                raise RobustSRError(f"out of memory, even in tiles of {now} pixels") from None
+            plan = replace(plan, tile=max(now // 2, least), batch=plan.batch // 4)
         if network.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -224,9 +220,9 @@ def _upscale(
             min(0.0, float(pixels.min())),
             max(1.0, float(pixels.max())),
         )  # beyond [0, 1]: a wide gamut
-        x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])).to(network.device)
+        x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
+        gray = bool((x[:, 1:] == x[:, :1]).all())  # also where a file stores it as RGB: no tint
         for number in range(passes):
-            gray = picture.gray and job == 0
             up = compose(network, smooth if number == 0 else None, plan, (x.shape[-2], x.shape[-1]), gray=gray)
             with torch.inference_mode():
                 x = replace(up, on_tile=counter.tick)(x)
@@ -235,7 +231,7 @@ def _upscale(
                 x = x.clamp_(low, high)  # Tiled's own memory
         if job == 1 or picture.gray:
             x = x.mean(1, keepdim=True)
-        plane = resize(x[0].permute(1, 2, 0).cpu().numpy(), width, height)
+        plane = resize(x[0].permute(1, 2, 0).numpy(), width, height)
         planes.append(np.clip(plane, low, high, out=plane))
     rgb = np.repeat(planes[0], 3, axis=2) if picture.gray else planes[0]
     return replace(picture, rgb=rgb, alpha=planes[1][..., 0] if len(planes) > 1 else None)

@@ -59,17 +59,19 @@ def _weights(row: list[Window], index: int, scale: int, feather: int, like: Tens
 class Tiled:
     """Applies an upscaler window by window, with memory bounded by the window.
 
-    ``size``: LR pixels of a window along each axis, context included. ``context``: LR pixels dropped (hard crop)
-    at inner borders; None takes the inner upscaler's. With a context no smaller than the true receptive radius
-    and no feather, the result equals the whole-image result in exact arithmetic. ``feather``: LR pixels over
-    which neighbours fade into each other, for upscalers whose context is only effective.
-    ``on_tile(done, total)`` is called after each window and may raise to stop.
+    ``size``: LR pixels of a window along each axis, context included. ``pad``: LR pixels dropped (hard crop) at
+    inner borders; None takes the inner upscaler's context. With no less than the true receptive radius and no
+    feather, the result equals the whole-image result in exact arithmetic. ``feather``: LR pixels over which
+    neighbours fade into each other, for upscalers whose context is only effective. ``device``: where windows are
+    sent; the picture and the result stay where the picture is. ``on_tile(done, total)`` is called after each window
+    and may raise to stop.
     """
 
     inner: Upscaler
     size: tuple[int, int]
-    context: int | None = None
+    pad: int | None = None
     feather: int = 0
+    device: torch.device | None = None
     on_tile: Callable[[int, int], None] | None = None
 
     @property
@@ -77,18 +79,17 @@ class Tiled:
         return self.inner.scale
 
     @property
-    def reach(self) -> int:
-        """The context in use, in LR pixels."""
-        return self.inner.context if self.context is None else self.context
+    def context(self) -> int:
+        return self.inner.context if self.pad is None else self.pad
 
     @property
     def exact(self) -> bool:
-        return self.inner.exact
+        return self.inner.exact and self.context >= self.inner.context and not self.feather
 
     def grid(self, h: int, w: int) -> tuple[list[Window], list[Window]]:
         """The windows of an (h, w) picture along rows and columns."""
-        rows = windows(h, self.size[0], self.reach, self.feather)
-        return rows, windows(w, self.size[1], self.reach, self.feather)
+        rows = windows(h, self.size[0], self.context, self.feather)
+        return rows, windows(w, self.size[1], self.context, self.feather)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         n, _, h, w = x.shape
@@ -100,8 +101,9 @@ class Tiled:
         for i, row in enumerate(rows):
             down = _weights(rows, i, s, self.feather, x)
             for j, column in enumerate(columns):
-                tile = x[..., row.start : row.stop, column.start : column.stop]
-                sr = self.inner(tile, origin=origin + origin.new_tensor([row.start, column.start]))
+                tile = x[..., row.start : row.stop, column.start : column.stop].to(self.device or x.device)
+                place = origin + origin.new_tensor([row.start, column.start])
+                sr = self.inner(tile, origin=place.to(tile.device)).to(x.device)
                 sr = sr[..., (row.low - row.start) * s : (row.high - row.start) * s, :]
                 sr = sr[..., (column.low - column.start) * s : (column.high - column.start) * s]
                 area = out[..., row.low * s : row.high * s, column.low * s : column.high * s]

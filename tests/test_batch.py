@@ -202,6 +202,8 @@ class Identity:
     def __call__(self, x, *, origin=None):
         return x
 
+    feather: int = 0
+
     def with_precision(self, precision):
         return self
 

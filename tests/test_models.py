@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from PIL import Image
+from torch import nn
 
 from robustsr import models
 from robustsr.engine import PRECISIONS, auto_precision
@@ -30,7 +31,7 @@ def test_a_checkpoint_becomes_an_upscaler(tiny):
 
 def test_the_receptive_radius_is_the_exact_one(tiny):
     module = load(tiny, device="cpu", precision="fp32").module
-    radius, exact = receptive_radius(module)
+    radius, exact = receptive_radius(module, nn.Module.__call__)
     assert exact
     a = torch.rand(1, 3, 31, 31, generator=torch.Generator().manual_seed(0))
     b = a.clone()
@@ -40,15 +41,15 @@ def test_the_receptive_radius_is_the_exact_one(tiny):
 
 
 def test_a_network_with_a_global_operation_has_no_exact_radius():
-    class Global(torch.nn.Module):
+    class Global(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
 
         def forward(self, x):
             return self.conv(x) * x.mean((2, 3), keepdim=True)
 
-    assert receptive_radius(Global()) == (models.EFFECTIVE_CONTEXT, False)
+    assert receptive_radius(Global(), nn.Module.__call__) == (models.EFFECTIVE_CONTEXT, False)
 
 
 @pytest.mark.parametrize(

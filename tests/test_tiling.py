@@ -42,7 +42,7 @@ def test_tiled_equals_whole(convs, h, w, th, tw):
 
 def test_one_pixel_less_context_differs(convs):
     x = torch.rand(1, 3, 40, 40, dtype=torch.float64)
-    assert (Tiled(convs, (17, 17), context=2)(x) - convs(x)).abs().max() > 1e-6
+    assert (Tiled(convs, (17, 17), pad=2)(x) - convs(x)).abs().max() > 1e-6
 
 
 def test_feathered_tiles_sum_to_one(nearest):
