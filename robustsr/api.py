@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ AnyImage = TypeVar("AnyImage", Image.Image, NDArray[np.generic], torch.Tensor)
 
 def upscale(
     image: AnyImage,
-    model: str | Loaded | None = None,
+    model: str | Path | Loaded | None = None,
     *,
     scale: float | None = None,
     smooth: Reduce | None = None,
@@ -37,18 +38,22 @@ def upscale(
     ``image``: a PIL image of mode L, LA, RGB or RGBA; an array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or
     floats in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second)
     channel is alpha. Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a
-    path, or what ``load`` returned (faster for several pictures). ``sigma`` in [0, 1] units, ``samples`` and
-    ``draws`` default to the model's catalogue entry. RobustSRError: anything else, or an unknown model.
+    path, or what ``load`` returned (faster for several pictures; ``device`` and ``precision`` are then its own).
+    ``sigma`` in [0, 1] units, ``samples`` and ``draws`` default to the model's catalogue entry. RobustSRError:
+    anything else, or an unknown model.
     """
     from .catalogue import default_model
 
-    network = (
-        load(model or default_model(), device=device, precision=precision) if isinstance(model, str | None) else model
-    )
+    if isinstance(model, str | Path | None):
+        network = load(model or default_model(), device=device, precision=precision)
+    else:
+        network = model
     smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed) if smooth else None
     target, plan = Target(scale=scale), make_plan(network, smoothing)
 
     def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not pixels.size or not np.isfinite(pixels).all() or pixels.min() < -1 or pixels.max() > 2:
+            raise RobustSRError("the picture is empty, or its values are not floats in [0, 1]")
         channels = pixels.shape[2]
         gray = channels < 3
         rgb = np.repeat(pixels[..., :1], 3, axis=2) if gray else pixels[..., :3]

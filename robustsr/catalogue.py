@@ -7,6 +7,7 @@ cache ``ROBUSTSR_HOME``/models. Nothing is downloaded except by ``pull``.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import tomllib
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import platformdirs
 
+from .files import atomic
 from .types import RobustSRError
 
 ENDINGS = (".safetensors", ".pth", ".ckpt", ".onnx")
@@ -133,15 +135,20 @@ def sha256(path: Path) -> str:
 
 
 def add(path: Path, name: str | None = None) -> Path:
-    """Copies a weights file into the cache, so that it can be named; never over another."""
-    name = name or path.stem
-    if name in catalogue() or name in installed():
-        raise RobustSRError(f"a model named {name!r} is there already: give another --name")
-    target = home() / "models" / f"{name}{path.suffix.lower()}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    shutil.copyfile(path, part)
-    os.replace(part, target)
+    """Copies a weights file into the cache, so that it can be named; never over another. Returns its place there."""
+    digest = sha256(path)
+    if known := next((e for e in catalogue().values() if e.sha256 == digest), None):
+        target = home() / "models" / known.file
+    else:
+        name = name or path.stem
+        ending = Path(name).suffix.lower()
+        if Path(name).name != name or name.startswith(".") or ending in (*ENDINGS, ".pt"):
+            raise RobustSRError(f"{name!r} cannot be a model's name: leave out folders and endings")
+        target = home() / "models" / f"{name}{path.suffix.lower()}"
+        if name in catalogue() or name in installed() or target.name in {e.file for e in catalogue().values()}:
+            raise RobustSRError(f"a model named {name!r} is there already: give another --name")
+    with atomic(target, make_folder=True) as part:
+        shutil.copyfile(path, part)
     return target
 
 
@@ -150,44 +157,51 @@ def pull(entry: Entry, progress: Callable[[int, int], None] = lambda done, total
 
     ``progress(bytes so far, bytes in all)`` is called as it goes. A wrong checksum deletes the download.
     """
+    if not entry.url:
+        return package_weights() / entry.file
     target = home() / "models" / entry.file
-    if not entry.url or (target.exists() and sha256(target) == entry.sha256):
-        return package_weights() / entry.file if not entry.url else target
-    download(entry.url, target, entry.sha256, progress)
+    if not (target.exists() and sha256(target) == entry.sha256):
+        download(entry.url, target, entry.sha256, entry.size, progress)
     return target
 
 
-def download(url: str, target: Path, digest: str, progress: Callable[[int, int], None]) -> None:
-    """Fetches ``url`` to ``target`` by way of ``target.part``; raises and keeps no ``target`` unless SHA-256 fits."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def download(url: str, target: Path, digest: str, size: int, progress: Callable[[int, int], None]) -> None:
+    """Fetches ``url``, ``size`` bytes, to ``target`` by way of ``target.part``; only a file of that SHA-256 gets there.
+
+    RobustSRError: the server or the disk refuses, or something else comes than what is expected.
+    """
     part = target.with_name(target.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            if have and response.status != 206:  # the server starts over
-                have = 0
-            total = have + int(response.headers.get("Content-Length") or 0)
-            with open(part, "ab" if have else "wb") as file:
-                while block := response.read(1 << 18):
-                    file.write(block)
-                    have += len(block)
-                    progress(have, total)
-                file.flush()
-                os.fsync(file.fileno())
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is as long as the file or longer: only its checksum can tell
-            error.close()
-        else:
-            raise RobustSRError(f"{url}: the server answered {error.code} {error.reason}") from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise RobustSRError(f"{url}: {reason}; what was fetched is kept, run it again to continue") from None
-    else:
-        if total and have < total:
-            raise RobustSRError(f"{url}: the connection ended after {have} of {total} bytes; run it again to continue")
-    found = sha256(part)
-    if found != digest:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        have = part.stat().st_size if part.exists() else 0
+        if have < size:
+            have = _fetch(url, part, have, size, progress)
+        found = sha256(part)
+        if have == size and found == digest:
+            return os.replace(part, target)
         part.unlink()
-        raise RobustSRError(f"{url}: SHA-256 is {found}, expected {digest}; the download was deleted")
-    os.replace(part, target)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise RobustSRError(f"{url}: the server answered {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise RobustSRError(f"{url}: {reason}; what was fetched is kept, run it again to continue") from error
+    raise RobustSRError(f"{url}: SHA-256 is {found}, expected {digest}; the download was deleted")
+
+
+def _fetch(url: str, part: Path, have: int, size: int, progress: Callable[[int, int], None]) -> int:
+    """Appends what is missing of ``size`` bytes, never more than one block beyond; returns how much there is."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        continued = have and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
+        have = have if continued else 0  # else the server starts over
+        with open(part, "ab" if continued else "wb") as file:
+            while have <= size and (block := response.read(1 << 18)):
+                file.write(block)
+                have += len(block)
+                progress(have, size)
+            file.flush()
+            os.fsync(file.fileno())
+    if have < size:
+        raise ConnectionError(f"the connection ended after {have} of {size} bytes")
+    return have

@@ -84,6 +84,7 @@ FILES, SIZE, SMOOTHING, RUNNING = "Files", "Size", "Smoothing", "Running"
 
 @app.command(context_settings={"auto_envvar_prefix": "ROBUSTSR"})
 def upscale(
+    context: typer.Context,
     inputs: Annotated[
         list[str], typer.Argument(help="Pictures, folders, or patterns like '*.jpg'.", show_default=False)
     ],
@@ -211,6 +212,7 @@ def upscale(
         Option(
             "--tile-pad",
             "--tile_pad",
+            min=0,
             help="Context around a tile, input pixels. Default: the model's.",
             rich_help_panel=RUNNING,
         ),
@@ -241,18 +243,21 @@ def upscale(
 
     Every option can also be set by a variable (ROBUSTSR_SIGMA=0.03) or in a --config file.
     """
-    given = {"sigma": sigma, "samples": samples, "draws": draws, "seed": seed}
-    if smooth == "off" and (idle := [f"--{k}" for k, v in given.items() if v is not None]):
+    typed = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+    if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "draws", "seed") if p in typed]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
+    sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
+    if typed & sizes.keys():  # a size that was typed takes the place of one that was configured
+        sizes = {k: v for k, v in sizes.items() if k in typed}
     if fp32 and precision not in ("auto", "fp32"):
         raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
 
     from . import catalogue, jobs
 
     name = model or catalogue.default_model()
-    native = catalogue.catalogue()[name].scale if name in catalogue.catalogue() else None
-    factor = scale or native
-    label = "upscaled" if factor is None or width or height or long_side or short_side else f"x{factor:g}"
+    entry = catalogue.catalogue().get(name)
+    factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
+    label = f"x{factor:g}" if factor else "upscaled"
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
     catalogue.find(name)  # before torch comes in: a wrong name is answered at once
 
@@ -261,7 +266,7 @@ def upscale(
 
     imported = time.perf_counter()
     with _usage():
-        target = pipeline.Target(scale, width, height, long_side, short_side)
+        target = pipeline.Target(**sizes)  # type: ignore[arg-type]
     output = batch.Output(format, quality, lossless, background, strip_metadata, int(max_pixels))
     asked = "fp32" if fp32 else precision
     network = load(name, device=device, precision=asked)
@@ -368,9 +373,12 @@ def models_add(
     from . import catalogue
     from .models import load
 
+    if path.suffix.lower() not in catalogue.ENDINGS:
+        raise RobustSRError(f"{path}: give the path of a {', '.join(catalogue.ENDINGS)} file")
     network = load(path, device="cpu", precision="fp32")
     target = catalogue.add(path, name)
-    console.out.print(f"{target.stem}: x{network.scale}, kept as {target}", markup=False, soft_wrap=True)
+    named = next(n for n, p in catalogue.installed().items() if p == target)
+    console.out.print(f"{named}: x{network.scale}, kept as {target}", markup=False, soft_wrap=True)
 
 
 @models_app.command("verify")

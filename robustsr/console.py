@@ -34,8 +34,8 @@ def say(text: str, style: str = "") -> None:
 
 
 def emit(record: dict[str, Any]) -> None:
-    """A JSON line on standard output."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    """A JSON line on standard output, in ASCII: file names and consoles may hold anything."""
+    sys.stdout.write(json.dumps(record) + "\n")
     sys.stdout.flush()
 
 
@@ -61,20 +61,22 @@ class Bar:
 
     def __init__(self, progress: Progress, costs: dict[Any, float]) -> None:
         self._progress, self._costs, self._start = progress, costs, time.perf_counter()
-        self._finished = 0.0
+        self._through: set[Any] = set()  # of the network; their results may come a picture later
         self._pictures = 0
         self._task = progress.add_task("", total=max(sum(costs.values()), 1e-9), pictures="", tile="")
-        self._all = len(costs)
 
     def tile(self, key: Any, name: str, done: int, total: int) -> None:  # noqa: ANN401
         """``done`` of ``total`` tiles of the picture ``name`` are through."""
-        self._show(self._finished + self._costs[key] * done / total, f"{name}  tile {done}/{total}")
+        if done == total:
+            self._through.add(key)
+        part = 0.0 if done == total else self._costs[key] * done / total
+        self._show(part, f"{name}  tile {done}/{total}")
 
     def picture(self, key: Any) -> None:  # noqa: ANN401
         """A picture is done, skipped or given up."""
-        self._finished += self._costs[key]
+        self._through.add(key)
         self._pictures += 1
-        self._show(self._finished)
+        self._show(0.0)
 
     def close(self) -> None:
         """Takes the bar off the screen."""
@@ -84,9 +86,10 @@ class Bar:
         """Prints a line above the bar."""
         self._progress.console.print(text, style=style, markup=False, soft_wrap=True)
 
-    def _show(self, completed: float, tile: str = "") -> None:
+    def _show(self, part: float, tile: str = "") -> None:
+        completed = sum(self._costs[key] for key in self._through) + part
         rate = self._pictures / (time.perf_counter() - self._start)
-        pictures = f"{self._pictures}/{self._all} pictures  {rate:.2f}/s"
+        pictures = f"{self._pictures}/{len(self._costs)} pictures  {rate:.2f}/s"
         self._progress.update(self._task, completed=completed, pictures=pictures, tile=tile)
 
 
@@ -128,7 +131,7 @@ def forecast(rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | N
         f"{pictures}, {megapixels:.1f} megapixels out, about {duration(seconds)}: "
         f"{network.name} x{network.scale} on {network.device} ({network.precision}), {how}"
     )
-    if smoothing and smoothing.samples > 4 and seconds > 30:
+    if smoothing and smoothing.sigma > 0 and smoothing.samples > 4 and seconds > 30:
         fewer, once = (seconds * n / smoothing.samples for n in (4, 1))
         yield f"cheaper: --samples 4 about {duration(fewer)}, without --smooth about {duration(once)}"
 
@@ -188,6 +191,8 @@ class Tally:
             )
         if result.error:
             bar.line(f"failed: {result.error}", "red")
+        if result.trace:
+            bar.line(f"This is a bug in robustsr, please report it:\n{result.trace}", "dim")
         for note in result.notes:
             bar.line(f"note: {result.job.source.name}: {note}", "yellow")
 

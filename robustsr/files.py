@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ StrPath: TypeAlias = "str | os.PathLike[str]"
 
 
 @contextmanager
-def atomic(path: StrPath) -> Iterator[Path]:
+def atomic(path: StrPath, *, make_folder: bool = False) -> Iterator[Path]:
     """Yield a new path beside ``path``; what was written there replaces ``path`` at the end, or nothing happens.
 
     RobustSRError: the operating system refuses (disk full, no such folder, no permission).
@@ -25,6 +25,8 @@ def atomic(path: StrPath) -> Iterator[Path]:
     mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]  # short, for names may be as long as they can be
     part = path.parent / f".robustsr-{mark}.part"
     try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)  # of a run that was killed
         yield part
         with open(part, "rb+") as file:
@@ -33,7 +35,8 @@ def atomic(path: StrPath) -> Iterator[Path]:
         if os.name == "posix":
             folder = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)
+                with suppress(OSError):  # some network file systems have no such thing
+                    os.fsync(folder)
             finally:
                 os.close(folder)
     except OSError as error:

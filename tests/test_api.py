@@ -37,7 +37,7 @@ def test_tensors_keep_shape_and_equal_the_network(net):
 
 
 def test_a_model_can_be_named_by_path(tiny, photo):
-    made = robustsr.upscale(photo(), str(tiny), device="cpu")
+    made = robustsr.upscale(photo(), tiny, device="cpu")
     assert made.shape == (96, 128, 3)
 
 
@@ -47,6 +47,9 @@ def test_a_model_can_be_named_by_path(tiny, photo):
         (Image.new("CMYK", (4, 4)), "must have mode L, LA, RGB or RGBA, got CMYK"),
         (np.zeros((4, 4, 5), np.uint8), r"must be \(h, w\) or \(h, w, 1 to 4\), got \(4, 4, 5\)"),
         (np.zeros((4, 4, 3), np.int64), "must be uint8, uint16 or float, got int64"),
+        (np.zeros((0, 4, 3), np.uint8), "is empty"),
+        (np.full((4, 4, 3), 200.0), r"not floats in \[0, 1\]"),
+        (torch.full((3, 4, 4), float("nan")), r"not floats in \[0, 1\]"),
         (torch.zeros(1, 4, 4), r"must be float \(3, h, w\)"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), r"must be float \(3, h, w\)"),
     ],

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,11 +17,35 @@ from PIL import Image
 from robustsr import images
 from robustsr.batch import Output, Task, estimate, run
 from robustsr.jobs import Job, plan_jobs
+from robustsr.manifest import locked
 from robustsr.models import load
 from robustsr.pipeline import Smoothing, Target, make_plan
 from robustsr.types import Cancelled, RobustSRError
 
 SMOOTHING = Smoothing("median", 0.03, 4)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A model of scale 1 that changes nothing, with the face of a loaded network."""
+
+    scale: int = 1
+    context: int = 0
+    exact: bool = True
+    name: str = "identity"
+    digest: str = "0"
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    precision: str = "fp32"
+    entry: object = None
+    fixed_size: object = None
+
+    def __call__(self, x, *, origin=None):
+        return x
+
+    feather: int = 0
+
+    def with_precision(self, precision):
+        return self
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +124,73 @@ def test_stopping_keeps_whole_files_only_and_a_resumed_run_gives_the_same_bytes(
         assert (out / name).read_bytes() == (want / name).read_bytes()
 
 
+def test_a_file_that_robustsr_did_not_make_is_never_replaced(folder, net, photo):
+    out = folder.with_name("out")
+    out.mkdir()
+    (out / "a.png").write_bytes(b"a stranger's")
+    results = {r.job.source.name: r for r in go(folder, net)}
+    assert results["a.png"].status == "failed" and "--overwrite replaces it" in results["a.png"].error
+    assert (out / "a.png").read_bytes() == b"a stranger's" and results["e.webp"].status == "done"
+    other = folder.with_name("next year")  # the camera began to count anew
+    other.mkdir()
+    Image.fromarray(photo(seed=9)).save(other / "e.webp")
+    before = (out / "e.webp").read_bytes()
+    assert [r.status for r in go(other, net, out=out)] == ["failed"] and (out / "e.webp").read_bytes() == before
+    assert [r.status for r in go(other, net, out=out, overwrite=True)] == ["done"]
+
+
+def test_two_runs_in_one_folder_are_refused(folder, net):
+    with locked(folder.with_name("out")), pytest.raises(RobustSRError, match="another robustsr is at work in"):
+        go(folder, net)
+    assert go(folder, net)[0].status == "done"
+
+
+def test_a_bug_in_one_picture_does_not_stop_the_others(folder):
+    class Buggy(Identity):
+        def __call__(self, x, *, origin=None):
+            if x.shape[-2] == 21:
+                raise RuntimeError("shapes differ")
+            return x
+
+    results = {r.job.source.name: r for r in go(folder, Buggy(), smoothing=None)}
+    assert results["c.jpg"].status == "failed" and results["c.jpg"].error.endswith("RuntimeError: shapes differ")
+    assert "Traceback" in results["c.jpg"].trace and results["e.webp"].status == "done"
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_names_that_are_no_text_are_handled(tmp_path, net, photo):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"caf\xe9.png", "a\u2028b.png".encode(), "照片.png".encode()):
+        Image.fromarray(photo()).save(folder / os.fsdecode(name))
+    assert {r.status for r in go(folder, net)} == {"done"}
+    assert {r.status for r in go(folder, net)} == {"skipped"}
+
+
+def test_what_must_fail_fails_before_the_network_runs(folder):
+    class Untouchable(Identity):
+        def __call__(self, x, *, origin=None):
+            raise AssertionError("the network ran")
+
+    for output, message in (
+        (Output(format="jpg", lossless=True), "never without loss"),
+        (Output(background="nonsense"), "is no colour"),
+    ):
+        jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("o")), format=output.format)
+        (result,) = run(jobs, task(Untouchable(), output=output))
+        assert message in result.error
+    jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("o")), format="webp")
+    (result,) = run(jobs, task(Untouchable(), target=Target(width=17_000)))
+    assert "WEBP holds at most 16,383 a side" in result.error
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_not_a_traceback(folder, net, tmp_path):
+    (tmp_path / "file").touch()
+    jobs = [Job(folder / "a.png", tmp_path / "file" / "a.png", tmp_path / "file")]
+    with pytest.raises(RobustSRError, match="cannot read .*Not a directory"):
+        list(run(jobs, task(net)))
+
+
 def test_the_plan_of_the_folder_is_used_again(folder, net):
     jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("out")))
     first = make_plan(net, SMOOTHING, tile=64)
@@ -115,8 +208,6 @@ def test_a_picture_over_the_limit_fails_before_it_is_decoded(folder, net):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
 def test_a_full_disk_ends_the_run_and_leaves_no_part(folder, net, tmp_path):
-    import subprocess
-
     out = tmp_path / "out"
     out.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(out)]).returncode:
@@ -131,9 +222,6 @@ def test_a_full_disk_ends_the_run_and_leaves_no_part(folder, net, tmp_path):
 
 def test_memory_stays_flat_over_many_pictures(tmp_path, photo, tiny):
     """120 pictures in a process of its own: the peak of the last 60 is the peak of the first 60."""
-    import subprocess
-    import sys
-
     folder = tmp_path / "many"
     folder.mkdir()
     for i in range(120):
@@ -183,29 +271,6 @@ def test_metadata_and_depth_travel(tmp_path, net):
     list(run([job], task(net)))
     with Image.open(job.target) as made:
         assert made.mode.startswith("I;16") and made.size == (24, 24)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A model of scale 1 that changes nothing, with the face of a loaded network."""
-
-    scale: int = 1
-    context: int = 0
-    exact: bool = True
-    name: str = "identity"
-    digest: str = "0"
-    device: torch.device = torch.device("cpu")  # noqa: RUF009
-    precision: str = "fp32"
-    entry: object = None
-    fixed_size: object = None
-
-    def __call__(self, x, *, origin=None):
-        return x
-
-    feather: int = 0
-
-    def with_precision(self, precision):
-        return self
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])

@@ -1,5 +1,6 @@
 """Search path, checksums and downloads, against a real HTTP server on this machine."""
 
+import contextlib
 import hashlib
 import http.server
 import threading
@@ -15,7 +16,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """/whole honours Range, /plain does not, /cut closes half-way, /gone is 404."""
+    """/whole honours Range, /plain does not, /cut closes half-way, /gone is 404, /odd no HTTP, /endless endless."""
 
     ranges: list[str] = []
 
@@ -24,10 +25,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.ranges.append(asked)
         if self.path == "/gone":
             return self.send_error(404)
+        if self.path == "/odd":
+            return self.wfile.write(b"what?\r\n\r\n")
+        if self.path == "/endless":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                for _ in range(1000):
+                    self.wfile.write(BODY)
+            return None
         start = int(asked.split("=")[1].rstrip("-")) if asked and self.path != "/plain" else 0
         if start >= len(BODY):
             return self.send_error(416)
         self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
         self.send_header("Content-Length", str(len(BODY) - start))
         self.end_headers()
         self.wfile.write(BODY[start : len(BODY) // 2 if self.path == "/cut" else None])
@@ -65,7 +77,7 @@ def test_pull_twice_asks_the_server_once(home, server):
 
 @pytest.mark.parametrize("path", ["whole", "plain"])
 def test_an_interrupted_download_continues_or_starts_over(home, server, path):
-    with pytest.raises(RobustSRError, match=rf"ended after {len(BODY) // 2} of {len(BODY)} bytes; run it again"):
+    with pytest.raises(RobustSRError, match=rf"{len(BODY) // 2} .*; what was fetched is kept, run it again"):
         catalogue.pull(entry(f"{server}/cut"))
     part = home / "models" / "m.pth.part"
     assert part.stat().st_size == len(BODY) // 2 and not part.with_suffix("").exists()
@@ -92,6 +104,23 @@ def test_a_missing_file_and_a_missing_server_say_so(home, server):
         catalogue.pull(entry(f"{server}/gone"))
     with pytest.raises(RobustSRError, match="refused.*run it again to continue"):
         catalogue.pull(entry("http://127.0.0.1:9/x"))
+
+
+def test_a_server_that_talks_nonsense_or_without_end_is_given_up(home, server):
+    with pytest.raises(RobustSRError, match="what"):
+        catalogue.pull(entry(f"{server}/odd"))
+    with pytest.raises(RobustSRError, match="the download was deleted"):
+        catalogue.pull(entry(f"{server}/endless"))
+    assert list((home / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "v1.pth", ".hidden", "esrgan", "RealESRGAN_x4plus"])
+def test_names_that_could_not_be_found_again_are_refused(home, tiny, tmp_path, name):
+    path = tmp_path / "w.pth"
+    path.write_bytes(tiny.read_bytes())
+    with pytest.raises(RobustSRError, match="cannot be a model's name|is there already"):
+        catalogue.add(path, name)
+    assert not (home / "models").exists()
 
 
 def test_every_entry_of_the_catalogue_is_whole():

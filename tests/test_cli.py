@@ -89,6 +89,9 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
     monkeypatch.setenv("ROBUSTSR_SAMPLES", "4")
     assert line() == "mean of 4, sigma 0.01"
     assert line("--samples", "6", "--smooth", "median") == "median of 6, sigma 0.01"
+    assert "not smoothed" in go("upscale", "in/a.png", "--config", "c.toml", "--dry-run", "--smooth", "off")[2]
+    monkeypatch.setenv("ROBUSTSR_WIDTH", "50")
+    assert "48x40" in go("upscale", "in/a.png", "--config", "c.toml", "--dry-run", "--scale", "2")[1]
     Path("c.toml").write_text("smoth = 3")
     code, _, err = go("upscale", "in", "--config", "c.toml")
     assert code == 2 and "unknown smoth" in err
@@ -104,6 +107,9 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
         (["upscale", "in", "--scale", "2", "--width", "5"], 2, "not several"),
         (["upscale", "in", "--smooth", "median", "--sigma", "3"], 2, "sigma must be"),
         (["upscale", "in", "--tile", "3"], 2, "is too small"),
+        (["upscale", "in", "--tile-pad=-3"], 2, "is not in the range"),
+        (["upscale", "in", "--scale", "nan"], 2, "--scale must be positive"),
+        (["models", "add", "in/a.png"], 1, "give the path of a .safetensors"),
         (["upscale", "nope"], 1, "no file or folder 'nope'"),
         (["upscale", "in", "-f", "psd"], 1, "cannot write 'psd'"),
         (["upscale", "in", "--device", "cuda:9"], 1, "no device 'cuda:9'"),

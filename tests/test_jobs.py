@@ -22,6 +22,13 @@ def here(tmp_path, monkeypatch):
     return touch
 
 
+def ours(source, target, root=None):
+    """Records a file as a result of robustsr."""
+    source, target = Path(source), Path(target)
+    root = Path(root) if root else target.parent
+    Manifest.read(root).wrote(source, source.stat(), "digest", target, "settings")
+
+
 def names(jobs):
     return {str(job.source): os.path.relpath(job.target) for job in jobs}
 
@@ -56,6 +63,11 @@ def test_a_file_can_go_to_a_named_file_or_a_folder(here):
         plan_jobs(["a.png"], "b.psd")
     with pytest.raises(RobustSRError, match="is the input itself"):
         plan_jobs(["a.png"], "a.png")
+    with pytest.raises(RobustSRError, match="contradict each other"):
+        plan_jobs(["a.png"], "b.png", format="jpg")
+    assert plan_jobs(["a.png"], "b.jpeg", format="jpg")[0][0].target == Path("b.jpeg")
+    with pytest.raises(RobustSRError, match="a.png is a file: give a folder"):
+        plan_jobs(["there"], "a.png")
 
 
 def test_originals_are_never_overwritten(here):
@@ -105,16 +117,45 @@ def test_the_same_file_twice_is_one_job(here):
 
 def test_the_output_folder_and_our_own_results_are_not_input(here):
     here("p/a.png", "p/out/a.png", "p/a_x4.png", "p/up/b.png")
-    Path("p/.robustsr.jsonl").write_text('{"event": "done", "target": "a_x4.png"}\n')
-    Path("p/up/.robustsr.jsonl").write_text('{"event": "done", "target": "b.png"}\nhalf a li')
+    ours("p/a.png", "p/a_x4.png")
+    ours("p/a.png", "p/up/b.png", "p/up")
+    with open("p/up/.robustsr.jsonl", "a") as file:
+        file.write("half a li")
     jobs, warnings = plan_jobs(["p"], "p/out", recursive=True)
     assert names(jobs) == {"p/a.png": "p/out/a.png"}
     assert warnings == ["p: 2 earlier results of robustsr left out"]
 
 
+def test_a_pattern_that_matches_yesterdays_results_leaves_them_out(here):
+    here("a.png", "b.png", "a_x4.png", "b_x4.png")
+    ours("a.png", "a_x4.png")
+    ours("b.png", "b_x4.png")
+    for inputs in (["*.png"], ["a.png", "a_x4.png", "b.png", "b_x4.png"]):
+        jobs, warnings = plan_jobs(inputs, None)
+        assert names(jobs) == {"a.png": "a_x4.png", "b.png": "b_x4.png"}
+        assert warnings == ["2 earlier results of robustsr left out"]
+    assert names(plan_jobs(["a_x4.png"], None)[0]) == {"a_x4.png": "a_x4_x4.png"}  # alone, it is meant
+
+
+def test_a_folder_of_results_only_does_not_stop_the_others(here):
+    here("photos/x/a.png", "photos/x_upscaled/a.png")
+    ours("photos/x/a.png", "photos/x_upscaled/a.png")
+    jobs, _ = plan_jobs(["photos/*"], None)
+    assert names(jobs) == {"photos/x/a.png": "photos/x_upscaled/a.png"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_no_pictures(here):
+    here("p/a.png")
+    os.mkfifo("p/b.png")
+    assert names(plan_jobs(["p"], "o")[0]) == {"p/a.png": "o/a.png"}
+    with pytest.raises(RobustSRError, match="neither a file nor a folder"):
+        plan_jobs(["p/b.png"], "o")
+
+
 def test_results_below_an_output_folder_are_known_as_ours(here):
     here("p/a.png", "p/up/deep/b.png")
-    Path("p/up/.robustsr.jsonl").write_text('{"event": "done", "target": "deep/b.png"}\n')
+    ours("p/a.png", "p/up/deep/b.png", "p/up")
     jobs, _ = plan_jobs(["p"], "o", recursive=True)
     assert names(jobs) == {"p/a.png": "o/a.png"}
 
@@ -149,6 +190,7 @@ def test_bmp_and_gif_become_png(here):
         (["empty"], {}, r"no pictures in 'empty' \(looked for png"),
         (["deep"], {}, "no pictures in 'deep'; 1 in folders below: add -r"),
         (["x.png"], {"format": "psd"}, "cannot write 'psd'; formats: png, jpg"),
+        (["empty/*"], {}, r"no pictures among the 1 files that 'empty/\*' matches"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(here, inputs, options, message):
@@ -163,11 +205,15 @@ def test_manifest_survives_a_torn_line(tmp_path):
     source.write_bytes(b"s")
     target.write_bytes(b"t")
     manifest = Manifest.read(tmp_path)
+    for line in ('{"event": "done", "target": "t.png"}', '{"event": "plan"}', "[]", "3", "null", "\u2028"):
+        with open(tmp_path / ".robustsr.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")  # of another version, or rubbish
     manifest.use("abc", {"tile": 1}, {})
     with open(tmp_path / ".robustsr.jsonl", "a") as file:
         file.write('{"event": "done", "targ')
     manifest.wrote(source, source.stat(), "digest", target, "abc")
     again = Manifest.read(tmp_path)
+    assert again.made(source, target) and not again.made(tmp_path / "other.png", target)
     assert again.is_done(source, target, "abc") and again.plans == {"abc": {"tile": 1}}
     assert not again.is_done(source, target, "other settings")
     os.utime(source, ns=(1, 1))

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
 
-from robustsr import models
+from robustsr import models, upscale
 from robustsr.engine import PRECISIONS, auto_precision
 from robustsr.metrics import psnr
 from robustsr.models import load, receptive_radius
@@ -137,29 +137,40 @@ def test_an_absent_device_and_a_wrong_precision_are_refused(tiny):
         load(tiny, precision="int4")
 
 
-def onnx_nearest(path, size=None, channels=3, elem=TensorProto.FLOAT):
+def onnx_nearest(path, size=None, channels=3, elem=TensorProto.FLOAT, batch="n"):
     """A real ONNX model that repeats pixels twice."""
     h, w = size or ("h", "w")
     graph = helper.make_graph(
         [helper.make_node("Resize", ["input", "", "scales"], ["output"], mode="nearest",
                           coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
         "nearest",
-        [helper.make_tensor_value_info("input", elem, ["n", channels, h, w])],
+        [helper.make_tensor_value_info("input", elem, [batch, channels, h, w])],
         [helper.make_tensor_value_info("output", elem, None)],
         [helper.make_tensor("scales", TensorProto.FLOAT, [4], [1, 1, 2, 2])],
     )  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
 
 
-@pytest.mark.parametrize("size", [None, (8, 12)])
+@pytest.mark.parametrize("size", [None, (64, 48)])
 @pytest.mark.parametrize("elem", [TensorProto.FLOAT, TensorProto.FLOAT16])
 def test_an_onnx_model_is_an_upscaler_too(tmp_path, nearest, size, elem):
     onnx_nearest(tmp_path / "net.onnx", size, elem=elem)
     net = load(tmp_path / "net.onnx", device="cpu")
     assert (net.scale, net.provider, net.fixed_size) == (2, "CPUExecutionProvider", size)
-    x = torch.rand(1, 3, 7, 11)
+    x = torch.rand(3, 3, 37, 41)
     want = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(net(x), want, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("size", [None, (64, 64), (16, 20)])
+def test_an_onnx_model_of_fixed_batch_and_size_upscales_smoothed_pictures(tmp_path, photo, batch, size):
+    onnx_nearest(tmp_path / "net.onnx", size, channels="channels" if size is None else 3, batch=batch)
+    net = load(tmp_path / "net.onnx", device="cpu")
+    x = torch.from_numpy(photo(90, 110)).permute(2, 0, 1).float() / 255
+    want = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    torch.testing.assert_close(upscale(x, net), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(upscale(x, net, smooth="median", samples=6), want, rtol=0, atol=1e-5)
 
 
 def test_an_onnx_model_that_is_no_upscaler_is_refused(tmp_path):

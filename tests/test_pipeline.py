@@ -144,7 +144,7 @@ def test_out_of_memory_halves_the_tile_and_starts_the_picture_again():
     pic = picture(RNG.random((300, 200, 3)))
     want, first = run(pic, Loaded())
     made, used = run(pic, Loaded(memory=11_000))
-    assert used.tile == 75 < first.tile == 512
+    assert used.tile == 150 < first.tile == 512
     np.testing.assert_array_equal(made.rgb, want.rgb)
     with pytest.raises(RobustSRError, match="out of memory, even in tiles of 36"):
         run(pic, Loaded(memory=100))

@@ -71,14 +71,40 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_another_recipe(folder):
         next(train(recipe(folder), folder / "run"))
     with pytest.raises(RobustSRError, match="made with another optimiser"):
         next(train(recipe(folder, "optimiser.lr=1"), folder / "run", resume=True))
+    with pytest.raises(RobustSRError, match="nothing to resume"):
+        next(train(recipe(folder), folder / "elsewhere", resume=True))
+    (folder / "hr" / "3.png").unlink()
+    with pytest.raises(RobustSRError, match="made with 4 pictures, there are 3 now"):
+        next(train(recipe(folder), folder / "run", resume=True))
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(folder):
-    wild = recipe(folder, "optimiser.lr=1e30", "optimiser.warmup=8", "precision=fp32", "checkpoint_every=1")
-    with pytest.raises(RobustSRError, match="the loss is .* the last good state"):
+def test_a_run_that_diverges_keeps_only_states_that_can_go_on(folder):
+    wild = recipe(folder, "optimiser.lr=1e30", "precision=fp32", "checkpoint_every=1")
+    with pytest.raises(RobustSRError, match="the run diverged by step 1 .*no state was kept"):
         list(train(wild, folder / "run", every=1))
-    state = torch.load(folder / "run" / "checkpoint.pt", weights_only=True)
-    assert all(v.isfinite().all() for v in state["net"].values())
+    assert not (folder / "run").exists()
+
+    asked = iter([False] * 3 + [True])
+    list(train(recipe(folder), folder / "good", stop=lambda: next(asked)))
+    before = (folder / "good/checkpoint.pt").read_bytes()
+    state = torch.load(folder / "good/checkpoint.pt", weights_only=True)
+    state["optimiser"]["state"][0]["exp_avg"].fill_(float("nan"))
+    torch.save(state, folder / "good/checkpoint.pt")
+    poisoned = (folder / "good/checkpoint.pt").read_bytes()
+    with pytest.raises(RobustSRError, match="the run diverged by step 8 .*the last good state is"):
+        list(train(recipe(folder), folder / "good", resume=True))
+    assert (folder / "good/checkpoint.pt").read_bytes() == poisoned != before
+
+
+def test_pictures_of_any_kind_train_alike(tmp_path):
+    """16-bit gray is not white, and a turned picture is upright."""
+    (tmp_path / "hr").mkdir()
+    Image.fromarray(np.full((64, 80), 30_000, np.uint16)).save(tmp_path / "hr" / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 64)).save(tmp_path / "hr" / "b.png", exif=exif)
+    (_, gray), (_, turned) = load_pairs(tmp_path / "hr", 4, 8, lambda _: None)
+    assert set(gray.flatten().tolist()) == {117} and turned.shape == (80, 64, 3)
 
 
 def test_batches_depend_on_seed_and_step_only_and_fit_each_other(folder):
@@ -124,7 +150,7 @@ def test_every_shipped_recipe_loads(path):
         ("optimiser=3", "optimiser is a section"),
         ("precision=int8", "precision must be fp32 or bf16"),
         ("steps", "--set wants key=value"),
-        ("data.hr=/no/such/folder", "no folder '/no/such/folder': set data.hr"),
+        ("data.hr=/no/such/folder", "no folder '/no/such/folder'"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(folder, override, message):

@@ -8,21 +8,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from robustsr import images
 from robustsr.types import RobustSRError
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+MAX_PIXELS = 400_000_000
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # LR (h, w, 3), HR (s*h, s*w, 3)
 
 
 def pictures(folder: str | Path) -> list[Path]:
-    """The picture files under a folder, sorted."""
+    """The picture files under a folder, sorted. RobustSRError: no such folder, or none in it."""
     root = Path(folder)
-    if not root.is_dir():
-        raise RobustSRError(f"no folder {str(folder)!r}: set data.hr to a folder of pictures")
-    return sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower()[1:] in images.FORMATS and p.is_file())
+    if not found:
+        raise RobustSRError(f"no pictures under {str(folder)!r}" if root.is_dir() else f"no folder {str(folder)!r}")
+    return found
+
+
+def read(path: Path) -> Image.Image:
+    """A picture of any kind as 8-bit sRGB, upright. RobustSRError: it cannot be read."""
+    rgb = images.read(path, max_pixels=MAX_PIXELS).rgb
+    return Image.fromarray((rgb.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def downscale(hr: Image.Image, scale: int) -> Image.Image:
@@ -35,10 +43,9 @@ def load_pairs(folder: str | Path, scale: int, patch: int, skipped: Callable[[st
     pairs: list[Pair] = []
     for path in pictures(folder):
         try:
-            with Image.open(path) as file:
-                hr = ImageOps.exif_transpose(file).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            skipped(f"{path}: {error}")
+            hr = read(path)
+        except RobustSRError as error:
+            skipped(str(error))
             continue
         hr = hr.crop((0, 0, hr.width // scale * scale, hr.height // scale * scale))
         if min(hr.size) < patch * scale:

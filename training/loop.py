@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
+from robustsr.files import atomic
 from robustsr.metrics import psnr
 from robustsr.types import RobustSRError
 
-from .data import batches, load_pairs, pictures
+from .data import batches, load_pairs, pictures, read
 from .networks import build, export
 from .recipe import Optimiser, Recipe
 
@@ -64,8 +62,9 @@ def train(
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
     it as if it had never stopped. A loss that is not finite ends the run with the last good checkpoint kept.
     """
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
+    if resume and not checkpoint.exists():
+        raise RobustSRError(f"nothing to resume: there is no {checkpoint}")
     if checkpoint.exists() and not resume:
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
     config, scale = recipe.optimiser, recipe.generator.scale
@@ -74,9 +73,7 @@ def train(
     net = build(recipe.generator, recipe.seed).to(device)
     ema = copy.deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr, betas=config.betas)
-    step = 0
-    if resume and checkpoint.exists():
-        step = _restore(checkpoint, recipe, net, ema, optimiser, device)
+    step = _restore(checkpoint, recipe, net, ema, optimiser, device, len(pairs)) if resume else 0
     forward = torch.compile(net) if recipe.compile else net
     stream = batches(pairs, scale, recipe.data.patch, recipe.data.batch, recipe.seed, step)
     losses: list[Tensor] = []
@@ -103,10 +100,13 @@ def train(
         save = done or stopped or step % recipe.checkpoint_every == 0
         if save or step % every == 0:
             mean = float(torch.stack(losses).mean())
-            if not math.isfinite(mean):
-                raise RobustSRError(f"the loss is {mean} at step {step}: the last good state is {checkpoint}")
+            with torch.no_grad():  # a state is only good if the next step can start from it
+                healthy = not save or bool(net(lr).isfinite().all())
+            if not (math.isfinite(mean) and healthy):
+                kept = f"the last good state is {checkpoint}" if checkpoint.exists() else "no state was kept"
+                raise RobustSRError(f"the run diverged by step {step} (loss {mean:g}): lower optimiser.lr; {kept}")
             if save:
-                _save(checkpoint, recipe, net, ema, optimiser, step)
+                _save(checkpoint, recipe, net, ema, optimiser, step, len(pairs))
             measured: dict[str, float] = {}
             if step % recipe.validation.every == 0 or done:
                 measured = {Path(s).name: validate(ema, Path(s), scale, device) for s in recipe.validation.sets}
@@ -130,33 +130,42 @@ def validate(net: nn.Module, folder: Path, scale: int, device: str) -> float:
 
 
 def _open(path: Path, device: str) -> Tensor:
-    with Image.open(path) as file:
-        array = np.array(file.convert("RGB"))
-    return _unit(torch.from_numpy(array.transpose(2, 0, 1)[None].copy()), device)
+    return _unit(torch.from_numpy(np.array(read(path)).transpose(2, 0, 1)[None].copy()), device)
 
 
 def _unit(x: Tensor, device: str) -> Tensor:
     return x.to(device, torch.float32, memory_format=torch.channels_last) / 255
 
 
-def _save(path: Path, recipe: Recipe, net: nn.Module, ema: nn.Module, optimiser: Any, step: int) -> None:  # noqa: ANN401
+def _save(
+    path: Path,
+    recipe: Recipe,
+    net: nn.Module,
+    ema: nn.Module,
+    optimiser: torch.optim.Adam,
+    step: int,
+    count: int,
+) -> None:
     state = {
         "step": step,
+        "pictures": count,
         "recipe": asdict(recipe),
         "net": net.state_dict(),
         "ema": ema.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with atomic(path, make_folder=True) as part:
+        torch.save(state, part)
 
 
 def _restore(
-    path: Path, recipe: Recipe, net: nn.Module, ema: nn.Module, optimiser: torch.optim.Adam, device: str
+    path: Path,
+    recipe: Recipe,
+    net: nn.Module,
+    ema: nn.Module,
+    optimiser: torch.optim.Adam,
+    device: str,
+    count: int,
 ) -> int:
     state = torch.load(path, map_location=device, weights_only=True)
     before, now = state["recipe"], asdict(recipe)
@@ -165,6 +174,8 @@ def _restore(
             raise RobustSRError(
                 f"{path} was made with another {key} ({before[key]}): resume with the recipe it began with"
             )
+    if state["pictures"] != count:
+        raise RobustSRError(f"{path} was made with {state['pictures']} pictures, there are {count} now")
     net.load_state_dict(state["net"])
     ema.load_state_dict(state["ema"])
     optimiser.load_state_dict(state["optimiser"])

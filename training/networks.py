@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from robustsr.files import atomic
 from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
 
@@ -46,4 +47,5 @@ def build(config: Generator, seed: int) -> nn.Module:
 def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     """Writes the weights as float16 safetensors."""
     tensors = {k: v.detach().half().contiguous() for k, v in net.state_dict().items()}
-    save_file(tensors, path, metadata)
+    with atomic(path, make_folder=True) as part:
+        save_file(tensors, part, metadata)
