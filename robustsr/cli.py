@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import tomllib
@@ -261,6 +262,8 @@ def upscale(
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
     catalogue.find(name)  # before torch comes in: a wrong name is answered at once
 
+    # oneDNN keeps its code for 1,024 layer shapes; a folder of pictures of all sizes would fill that, 0.2 MB each.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from . import batch, pipeline
     from .models import load
 

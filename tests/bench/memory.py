@@ -3,6 +3,7 @@
 python -m tests.bench.memory
 """
 
+import os
 import resource
 import tempfile
 import time
@@ -16,6 +17,8 @@ from robustsr.jobs import plan_jobs
 from robustsr.models import load
 from robustsr.pipeline import Target, make_plan
 
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # as `robustsr upscale` does
+
 
 def resident():
     """Megabytes now."""
@@ -28,6 +31,7 @@ def main():
     task = Task(net, None, Target(), Output(), make_plan(net, None))
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as place:
+        print("500 pictures of 24 to 64 pixels a side, all sizes mixed")
         folder = Path(place) / "in"
         folder.mkdir()
         for i in range(500):
