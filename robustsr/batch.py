@@ -218,6 +218,7 @@ def _write(
     except OSError as error:
         raise RobustSRError(f"cannot make the folder {job.target.parent}: {error.strerror}") from error
     output = task.output
+    manifest.begin(job.source, job.target)
     notes = images.write(
         picture,
         job.target,

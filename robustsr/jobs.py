@@ -54,7 +54,7 @@ def plan_jobs(
     jobs: list[Job] = []
     earlier = 0
     for path in paths:
-        if len(paths) > 1 and path.name in Manifest.read(path.parent).done:
+        if len(paths) > 1 and path.name in Manifest.read(path.parent).ours:
             earlier += 1  # a pattern that matches inputs matches yesterday's results too
         elif path.is_dir():
             named = path if path.name not in ("", "..") else path.resolve()
@@ -116,7 +116,7 @@ def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) ->
     ours = deeper = 0
     for place, names, files in os.walk(folder):
         here = Path(place)
-        made.update(here / target for target in Manifest.read(here).done)
+        made.update(here / target for target in Manifest.read(here).ours)
         names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
         for name in sorted(files):
             if name.startswith(".") or Path(name).suffix.lower().lstrip(".") not in FORMATS:

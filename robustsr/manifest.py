@@ -32,6 +32,7 @@ class Manifest:
 
     folder: Path
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # by target, relative to the folder
+    ours: dict[str, str] = field(default_factory=dict)  # target to source of all that was ever begun
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # by settings digest
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -50,7 +51,9 @@ class Manifest:
                 event = json.loads(line)
                 if event["event"] == "plan":
                     manifest.plans[event["settings"]] = dict(event["plan"])
-                elif event["target"] and event.keys() >= _DONE:
+                    continue
+                manifest.ours[event["target"]] = event["source"]
+                if event["event"] == "done" and event.keys() >= _DONE:
                     manifest.done[event["target"]] = event
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # half a line, or one of another version: the file it spoke of is simply redone
@@ -68,8 +71,14 @@ class Manifest:
 
     def made(self, source: Path, target: Path) -> bool:
         """Whether ``target`` is a result of ours from ``source``, whatever the settings and however it is now."""
-        event = self.done.get(self._key(target))
-        return event is not None and event["source"] == self._relative(source)
+        return self.ours.get(self._key(target)) == self._relative(source)
+
+    def begin(self, source: Path, target: Path) -> None:
+        """Records that ``target`` is about to appear: a kill between that and `wrote` leaves it known as ours."""
+        event = {"event": "begin", "target": self._key(target), "source": self._relative(source)}
+        if self.ours.get(event["target"]) != event["source"]:
+            self._append(event)
+            self.ours[event["target"]] = event["source"]
 
     def wrote(self, source: Path, stat: os.stat_result, digest: str, target: Path, settings: str) -> None:
         """Records a finished file; ``stat`` and ``digest`` are those of the source when it was read."""

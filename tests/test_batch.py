@@ -139,6 +139,14 @@ def test_a_file_that_robustsr_did_not_make_is_never_replaced(folder, net, photo)
     assert [r.status for r in go(other, net, out=out, overwrite=True)] == ["done"]
 
 
+def test_a_kill_just_after_the_result_appeared_is_healed(folder, net):
+    go(folder, net)
+    manifest = folder.with_name("out") / ".robustsr.jsonl"
+    lines = [line for line in manifest.read_text().splitlines(True) if '"event": "done"' not in line]
+    manifest.write_text("".join(lines))  # as it was before the records were written
+    assert Counter(r.status for r in go(folder, net)) == {"done": 3, "failed": 2}
+
+
 def test_two_runs_in_one_folder_are_refused(folder, net):
     with locked(folder.with_name("out")), pytest.raises(RobustSRError, match="another robustsr is at work in"):
         go(folder, net)

@@ -26,7 +26,7 @@ def ours(source, target, root=None):
     """Records a file as a result of robustsr."""
     source, target = Path(source), Path(target)
     root = Path(root) if root else target.parent
-    Manifest.read(root).wrote(source, source.stat(), "digest", target, "settings")
+    Manifest.read(root).begin(source, target)
 
 
 def names(jobs):
@@ -211,6 +211,9 @@ def test_manifest_survives_a_torn_line(tmp_path):
     manifest.use("abc", {"tile": 1}, {})
     with open(tmp_path / ".robustsr.jsonl", "a") as file:
         file.write('{"event": "done", "targ')
+    manifest.begin(source, target)
+    killed = Manifest.read(tmp_path)
+    assert killed.made(source, target) and not killed.is_done(source, target, "abc")
     manifest.wrote(source, source.stat(), "digest", target, "abc")
     again = Manifest.read(tmp_path)
     assert again.made(source, target) and not again.made(tmp_path / "other.png", target)
