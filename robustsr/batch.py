@@ -107,7 +107,7 @@ def run(
     task: Task,
     *,
     overwrite: bool = False,
-    on_tile: Callable[[Job, int, int], None] | None = None,
+    on_window: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Result]:
     """Carries out jobs, the next decoded and the last encoded beside the network, and yields a result for each:
     first those that need nothing or must not be done, then the others in order.
@@ -115,7 +115,7 @@ def run(
     Jobs whose output is there already, made from the same input with the same settings, are skipped; a file that
     robustsr did not make from that input is never replaced; unless ``overwrite``. A file that cannot be read,
     upscaled or written is a Result with an error; a full disk, and a folder in which another run is at work, raise
-    RobustSRError. ``on_tile(job, done, total)`` may raise to stop: the file in work is dropped, finished ones stay.
+    RobustSRError. ``on_window(job, done, total)`` may raise to stop: the file in work is dropped, finished ones stay.
     The plan an output folder remembers for these settings on this device is used in place of the task's.
     """
     wanted = task.settings()
@@ -145,8 +145,13 @@ def run(
             if isinstance(source, Result):
                 large = source
             else:
-                step = partial(_upscale, job, source, task, manifest, name, wanted, on_tile)
-                large = _settle(job, step)
+                step = partial(_upscale, job, source, task, manifest, name, wanted, on_window)
+                try:
+                    large = _settle(job, step)
+                except (KeyboardInterrupt, Cancelled):
+                    if writing is not None:  # is finished all the same, and should be counted
+                        yield _settle(writing[0], writing[1].result)
+                    raise
             if writing is not None:
                 yield _settle(writing[0], writing[1].result)
                 writing = None
@@ -191,7 +196,7 @@ def _upscale(
     manifest: Manifest,
     name: str,
     wanted: dict[str, Any],
-    on_tile: Callable[[Job, int, int], None] | None,
+    on_window: Callable[[Job, int, int], None] | None,
 ) -> tuple[Picture, float]:
     """The large picture and the seconds it took, by the plan that the folder remembers or begins to remember."""
     known = manifest.plans.get(name)
@@ -200,7 +205,7 @@ def _upscale(
         plan = task.plan
     manifest.use(name, asdict(plan), wanted)
     start = time.perf_counter()
-    hook = None if on_tile is None else lambda done, total: on_tile(job, done, total)
+    hook = None if on_window is None else lambda done, total: on_window(job, done, total)
     try:
         picture, used = upscale_picture(source.picture, task.network, task.smoothing, task.target, plan, hook)
     except RobustSRError as error:
@@ -265,6 +270,7 @@ class Forecast:
     size: tuple[int, int] | None = None
     cost: float = 0.0
     done: bool = False
+    replaces: bool = False  # an earlier result, made with other settings or from another version of the input
     error: str = ""
 
 
@@ -281,7 +287,8 @@ def estimate(jobs: Sequence[Job], task: Task, *, overwrite: bool = False) -> lis
         try:
             info, size = examine(job, task)
             price = cost(task.network, task.smoothing, info.width, info.height, task.target, info.alpha)
-            rows.append(Forecast(job, info, size, price))
+            there = not overwrite and os.path.lexists(job.target)
+            rows.append(Forecast(job, info, size, price, replaces=there))
         except RobustSRError as error:
             rows.append(Forecast(job, error=str(error)))
     return rows

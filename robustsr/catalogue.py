@@ -112,7 +112,7 @@ def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:
                 f"{text} ({entry.size / 2**20:.0f} MB) is not on this machine: `robustsr models pull {text}` gets it"
             )
         raise RobustSRError(
-            f"no model {text!r}; installed: {', '.join(here)}; "
+            f"no model {text!r}; installed: {', '.join(here)}; `robustsr models list` shows which can be pulled; "
             "or give the path of a .pth, .safetensors, .ckpt or .onnx file"
         )
     path = here[text]
@@ -185,7 +185,8 @@ def download(url: str, target: Path, digest: str, size: int, progress: Callable[
         raise RobustSRError(f"{url}: the server answered {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise RobustSRError(f"{url}: {reason}; what was fetched is kept, run it again to continue") from error
+        kept = "; what was fetched is kept, run it again to continue" if part.exists() else ""
+        raise RobustSRError(f"cannot fetch {url}: {reason}{kept}") from error
     raise RobustSRError(f"{url}: SHA-256 is {found}, expected {digest}; the download was deleted")
 
 

@@ -141,14 +141,14 @@ def upscale(
         ),
     ] = False,
     max_pixels: Annotated[
-        float,
+        int,
         Option(
             "--max-pixels",
             min=1,
             help="Refuse pictures that have, or would get, more pixels.",
             rich_help_panel=FILES,
         ),
-    ] = 400e6,
+    ] = 400_000_000,
     scale: Annotated[
         float | None,
         Option("-s", "--scale", help="Any factor. Default: the model's.", rich_help_panel=SIZE),
@@ -264,13 +264,14 @@ def upscale(
 
     # oneDNN keeps its code for 1,024 layer shapes; a folder of pictures of all sizes would fill that, 0.2 MB each.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    from . import batch, pipeline
+    from . import batch, images, pipeline
     from .models import load
 
     imported = time.perf_counter()
     with _usage():
         target = pipeline.Target(**sizes)  # type: ignore[arg-type]
-    output = batch.Output(format, quality, lossless, background, strip_metadata, int(max_pixels))
+        images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
+    output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
     asked = "fp32" if fp32 else precision
     network = load(name, device=device, precision=asked)
     with _usage():
@@ -287,16 +288,17 @@ def upscale(
     for line in console.forecast(rows, network, smoothing, speed):
         console.say(line)
     if dry_run:
-        return console.dry_run(rows, speed, as_json=json)
+        console.dry_run(rows, speed, as_json=json)
+        raise typer.Exit(int(any(row.error for row in rows)))
 
     tally = console.Tally(as_json=json)
     with console.bar({row.job: row.cost for row in rows}) as bar:
 
         def tick(job: jobs.Job, done: int, total: int) -> None:
-            bar.tile(job, job.source.name, done, total)
+            bar.window(job, job.source.name, done, total)
 
         try:
-            for result in batch.run(todo, task, overwrite=overwrite, on_tile=tick):
+            for result in batch.run(todo, task, overwrite=overwrite, on_window=tick):
                 bar.picture(result.job)
                 tally.add(result, bar)
         except KeyboardInterrupt:

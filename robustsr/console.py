@@ -65,12 +65,12 @@ class Bar:
         self._pictures = 0
         self._task = progress.add_task("", total=max(sum(costs.values()), 1e-9), pictures="", tile="")
 
-    def tile(self, key: Any, name: str, done: int, total: int) -> None:  # noqa: ANN401
-        """``done`` of ``total`` tiles of the picture ``name`` are through."""
+    def window(self, key: Any, name: str, done: int, total: int) -> None:  # noqa: ANN401
+        """``done`` of ``total`` windows, a tile and a draw each, of the picture ``name`` are through."""
         if done == total:
             self._through.add(key)
         part = 0.0 if done == total else self._costs[key] * done / total
-        self._show(part, f"{name}  tile {done}/{total}")
+        self._show(part, f"{name}  tile {done}/{total}" if total > 1 else name)
 
     def picture(self, key: Any) -> None:  # noqa: ANN401
         """A picture is done, skipped or given up."""
@@ -89,8 +89,8 @@ class Bar:
     def _show(self, part: float, tile: str = "") -> None:
         completed = sum(self._costs[key] for key in self._through) + part
         rate = self._pictures / (time.perf_counter() - self._start)
-        pictures = f"{self._pictures}/{len(self._costs)} pictures  {rate:.2f}/s"
-        self._progress.update(self._task, completed=completed, pictures=pictures, tile=tile)
+        pictures = f"{self._pictures}/{len(self._costs)} pictures"
+        self._progress.update(self._task, completed=completed, pictures=pictures, tile=f"{rate:.2f}/s  {tile}")
 
 
 @contextmanager
@@ -123,14 +123,20 @@ def forecast(rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | N
     good = [row for row in rows if row.size]
     megapixels = sum(row.size[0] * row.size[1] for row in good if row.size) / 1e6
     seconds = sum(row.cost for row in good) / speed
+    there, replaced = sum(row.done for row in rows), sum(row.replaces for row in rows)
+    if not good:
+        yield f"nothing to do: {there} of {len(rows)} {'is' if there == 1 else 'are'} there already"
+        return
     pictures = f"{len(good)} picture{'s' * (len(good) != 1)}"
-    if there := sum(row.done for row in rows):
-        pictures += f" ({there} more are there already)"
+    if there:
+        pictures += f" ({there} more {'is' if there == 1 else 'are'} there already)"
     how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}" if smoothing else "not smoothed"
     yield (
         f"{pictures}, {megapixels:.1f} megapixels out, about {duration(seconds)}: "
         f"{network.name} x{network.scale} on {network.device} ({network.precision}), {how}"
     )
+    if replaced:
+        yield f"note: {replaced} earlier result{'s' * (replaced != 1)}, made with other settings, will be replaced"
     if smoothing and smoothing.sigma > 0 and smoothing.samples > 4 and seconds > 30:
         fewer, once = (seconds * n / smoothing.samples for n in (4, 1))
         yield f"cheaper: --samples 4 about {duration(fewer)}, without --smooth about {duration(once)}"
@@ -146,9 +152,9 @@ def dry_run(rows: Sequence[Forecast], speed: float, *, as_json: bool) -> None:
                 {
                     "input": str(row.job.source),
                     "output": str(row.job.target),
-                    "size": row.size,
+                    "status": "skipped" if row.done else "failed" if row.error else "planned",
                     "seconds": round(seconds, 2),
-                    "done": row.done,
+                    "output_size": row.size,
                     "error": row.error or None,
                 }
             )
@@ -165,7 +171,7 @@ class Tally:
         self.start, self._json = time.perf_counter(), as_json
         self.done = self.skipped = self.failed = 0
         self.seconds = 0.0
-        self.roots: set[str] = set()
+        self._results: list[Result] = []
 
     @property
     def elapsed(self) -> float:
@@ -175,7 +181,7 @@ class Tally:
         """Takes one result in."""
         setattr(self, result.status, getattr(self, result.status) + 1)
         self.seconds += result.seconds
-        self.roots.add(str(result.job.root))
+        self._results.append(result)
         if self._json:
             emit(
                 {
@@ -203,8 +209,10 @@ class Tally:
             emit({"summary": counts, "seconds": round(self.elapsed, 2)})
         parts = [f"{self.done} upscaled in {duration(self.elapsed)}"]
         if self.skipped:
-            parts.append(f"{self.skipped} were there already")
+            parts.append(f"{self.skipped} {'was' if self.skipped == 1 else 'were'} there already")
         if self.failed:
             parts.append(f"{self.failed} failed")
-        where = f" -> {', '.join(sorted(self.roots))}" if self.done or self.skipped else ""
+        there = [result.job for result in self._results if result.status != "failed"]
+        places = {str(job.root) for job in there} if len(there) > 1 else {str(job.target) for job in there}
+        where = f" -> {', '.join(sorted(places))}" if there else ""
         say(", ".join(parts) + where, "red" if self.failed else "green")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,9 +47,10 @@ def plan_jobs(
     single = _single_file(inputs, out, format)
     if single is not None:
         return [single], warnings
-    if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise RobustSRError(f"{out} is a file: give a folder for several results")
     paths = [p for text in inputs for p in _expand(text)]
+    like_a_file = out is not None and (Path(out).exists() or Path(out).suffix.lower()[1:] in OUTPUT_FORMATS)
+    if out is not None and like_a_file and not Path(out).is_dir():
+        raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     folders = [p for p in paths if p.is_dir()]
     jobs: list[Job] = []
     earlier = 0
@@ -70,7 +71,7 @@ def plan_jobs(
             beside = suffix is None and _same(root, path.parent)
             jobs.append(Job(path, root / _name(path, f"_{label}" if beside else suffix or "", format), root))
     if earlier:
-        warnings.append(f"{earlier} earlier results of robustsr left out")
+        warnings.append(f"{_count(earlier, 'earlier result')} of robustsr left out")
     jobs = list({(job.source.resolve(), job.target): job for job in jobs}.values())
     return _tell_apart(jobs, warnings), warnings
 
@@ -114,12 +115,18 @@ def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) ->
     found: list[Path] = []
     made: set[Path] = set()  # by manifests from here up
     ours = deeper = 0
+    others: Counter[str] = Counter()
     for place, names, files in os.walk(folder):
         here = Path(place)
         made.update(here / target for target in Manifest.read(here).ours)
         names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
         for name in sorted(files):
-            if name.startswith(".") or Path(name).suffix.lower().lstrip(".") not in FORMATS:
+            ending = Path(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if ending.lstrip(".") not in FORMATS:
+                if here == folder or recursive:
+                    others[ending or "no ending"] += 1
                 continue
             if here != folder and not recursive:
                 deeper += 1
@@ -130,7 +137,12 @@ def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) ->
         if not recursive and here != folder:
             names.clear()
     if ours:
-        warnings.append(f"{folder}: {ours} earlier results of robustsr left out")
+        warnings.append(f"{folder}: {_count(ours, 'earlier result')} of robustsr left out")
+    if others:
+        kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(others.items()))
+        warnings.append(f"{folder}: {_count(others.total(), 'file')} of other kinds left alone ({kinds})")
+    if found and deeper:
+        warnings.append(f"{folder}: {_count(deeper, 'picture')} in folders below left alone: -r takes them too")
     if not found and not ours:
         hint = f"; {deeper} in folders below: add -r" if deeper else f" (looked for {', '.join(FORMATS)})"
         raise RobustSRError(f"no pictures in {str(folder)!r}{hint}")
@@ -180,8 +192,13 @@ def _tell_apart(jobs: list[Job], warnings: list[str]) -> list[Job]:
         result.append(job)
     clashes = sum(len(r) for r in by_target.values() if len(r) > 1)
     if clashes:
-        warnings.append(f"{clashes} inputs would share a name: their old endings were put into the new names")
+        example = next(j.target.name for j in result if j.target not in {o.target for o in jobs})
+        warnings.append(f"{clashes} inputs would share a name, so their old endings are put into it, as in {example}")
     return result
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _same(a: Path, b: Path) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from .engine import is_out_of_memory
 from .images import Picture, bleed
@@ -20,7 +21,7 @@ from .smoothing import Draws, Reduce, Smoothed
 from .tiling import Tiled
 from .types import RobustSRError, Upscaler
 
-OnTile = Callable[[int, int], None]
+OnWindow = Callable[[int, int], None]
 SMALLEST_TILE = 32  # LR pixels of a tile without its context, below which memory is not what is wrong
 
 
@@ -145,15 +146,24 @@ def _smallest(network: Loaded, context: int) -> int:
 
 
 def compose(
-    network: Loaded, smoothing: Smoothing | None, plan: Plan, size: tuple[int, int], *, gray: bool = False
+    network: Loaded,
+    smoothing: Smoothing | None,
+    plan: Plan,
+    size: tuple[int, int],
+    *,
+    gray: bool = False,
+    watch: Callable[[int], None] | None = None,
 ) -> Tiled:
-    """``Tiled(Smoothed(network))`` for a picture of (h, w) LR pixels: balanced windows of at most ``plan.tile``."""
+    """``Tiled(Smoothed(network))`` for a picture of (h, w) LR pixels: balanced windows of at most ``plan.tile``.
+
+    ``watch`` is told after each call of the network how many windows it held.
+    """
     overlap = 2 * plan.context + network.feather
     window = network.fixed_size or tuple(_balanced(n, plan.tile, overlap) for n in size)
-    inner: Upscaler = network
+    inner: Upscaler = network if watch is None else _Watched(network, watch)
     if smoothing is not None and smoothing.sigma > 0:
         chunk = max(1, plan.batch // (min(window[0], size[0]) * min(window[1], size[1])))
-        inner = Smoothed(network, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
+        inner = Smoothed(inner, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
     return Tiled(inner, (window[0], window[1]), plan.context, network.feather, network.device)
 
 
@@ -169,16 +179,18 @@ def upscale_picture(
     smoothing: Smoothing | None,
     target: Target,
     plan: Plan,
-    on_tile: OnTile | None = None,
+    on_window: OnWindow | None = None,
 ) -> tuple[Picture, Plan]:
     """Upscales a picture, and returns with it the plan that was used: ``plan``, or a smaller tile after an
     out-of-memory, or a higher precision after a result that was not finite.
 
-    Raises RobustSRError if the result is not finite in float32 either, or memory does not suffice for any tile.
+    ``on_window(done, total)`` is called after each call of the network with the number of windows, times draws, that
+    are through, and may raise to stop. RobustSRError: the result is not finite in float32 either, or memory does
+    not suffice for any tile.
     """
     while True:
         try:
-            return _upscale(picture, network, smoothing, target, plan, on_tile), plan
+            return _upscale(picture, network, smoothing, target, plan, on_window), plan
         except _NotFiniteError:
             if network.precision == "fp32":
                 raise RobustSRError(f"{network.name} gives values that are not numbers for this picture") from None
@@ -205,7 +217,7 @@ def _upscale(
     smoothing: Smoothing | None,
     target: Target,
     plan: Plan,
-    on_tile: OnTile | None,
+    on_window: OnWindow | None,
 ) -> Picture:
     h, w = picture.rgb.shape[:2]
     width, height = target.size(w, h, network.scale)
@@ -213,19 +225,20 @@ def _upscale(
     if picture.alpha is not None:
         jobs.append(np.repeat(picture.alpha[..., None], 3, axis=2))
     passes = target.passes(w, h, network.scale)
-    counter = _Counter(on_tile, len(jobs) * count_tiles(network, smoothing, plan, (h, w), passes))
+    total = count_windows(network, smoothing, plan, (h, w), passes)
+    if picture.alpha is not None:
+        total += count_windows(network, None, plan, (h, w), passes)
+    counter = _Counter(on_window, total)
     planes = []
     for job, (pixels, smooth) in enumerate(zip(jobs, (smoothing, None), strict=False)):
-        low, high = (
-            min(0.0, float(pixels.min())),
-            max(1.0, float(pixels.max())),
-        )  # beyond [0, 1]: a wide gamut
+        low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))  # beyond [0, 1] for wide gamuts
         x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
         gray = bool((x[:, 1:] == x[:, :1]).all())  # also where a file stores it as RGB: no tint
         for number in range(passes):
-            up = compose(network, smooth if number == 0 else None, plan, (x.shape[-2], x.shape[-1]), gray=gray)
+            smooth_now, size = smooth if number == 0 else None, (x.shape[-2], x.shape[-1])
+            up = compose(network, smooth_now, plan, size, gray=gray, watch=counter.add)
             with torch.inference_mode():
-                x = replace(up, on_tile=counter.tick)(x)
+                x = up(x)
                 if not bool(torch.isfinite(x.sum())):
                     raise _NotFiniteError
                 x = x.clamp_(low, high)  # Tiled's own memory
@@ -239,25 +252,51 @@ def _upscale(
 
 @dataclass
 class _Counter:
-    """Counts tiles over all passes of one picture."""
+    """Counts windows over all passes and planes of one picture."""
 
-    on_tile: OnTile | None
+    on_window: OnWindow | None
     total: int
     done: int = 0
 
-    def tick(self, _done: int, _total: int) -> None:
-        self.done += 1
-        if self.on_tile is not None:
-            self.on_tile(self.done, self.total)
+    def add(self, windows: int) -> None:
+        self.done += windows
+        if self.on_window is not None:
+            self.on_window(self.done, self.total)
 
 
-def count_tiles(network: Loaded, smoothing: Smoothing | None, plan: Plan, size: tuple[int, int], passes: int) -> int:
-    """How many windows a picture of (h, w) takes, over all passes."""
+@dataclass(frozen=True)
+class _Watched:
+    """An upscaler that says after each call how many windows it held."""
+
+    inner: Upscaler
+    say: Callable[[int], None]
+
+    @property
+    def scale(self) -> int:
+        return self.inner.scale
+
+    @property
+    def context(self) -> int:
+        return self.inner.context
+
+    @property
+    def exact(self) -> bool:
+        return self.inner.exact
+
+    def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        sr = self.inner(x, origin=origin)
+        self.say(len(x))
+        return sr
+
+
+def count_windows(network: Loaded, smoothing: Smoothing | None, plan: Plan, size: tuple[int, int], passes: int) -> int:
+    """How many windows a picture of (h, w) sends through the network, over all passes and draws."""
     total = 0
     for number in range(passes):
         h, w = (n * network.scale**number for n in size)
-        rows, columns = compose(network, smoothing if number == 0 else None, plan, (h, w)).grid(h, w)
-        total += len(rows) * len(columns)
+        smooth = smoothing if number == 0 else None
+        rows, columns = compose(network, smooth, plan, (h, w)).grid(h, w)
+        total += len(rows) * len(columns) * (smooth.samples if smooth and smooth.sigma > 0 else 1)
     return total
 
 

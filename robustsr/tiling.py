@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,8 +62,7 @@ class Tiled:
     inner borders; None takes the inner upscaler's context. With no less than the true receptive radius and no
     feather, the result equals the whole-image result in exact arithmetic. ``feather``: LR pixels over which
     neighbours fade into each other, for upscalers whose context is only effective. ``device``: where windows are
-    sent; the picture and the result stay where the picture is. ``on_tile(done, total)`` is called after each window
-    and may raise to stop.
+    sent; the picture and the result stay where the picture is.
     """
 
     inner: Upscaler
@@ -72,7 +70,6 @@ class Tiled:
     pad: int | None = None
     feather: int = 0
     device: torch.device | None = None
-    on_tile: Callable[[int, int], None] | None = None
 
     @property
     def scale(self) -> int:
@@ -108,6 +105,4 @@ class Tiled:
                 sr = sr[..., (column.low - column.start) * s : (column.high - column.start) * s]
                 area = out[..., row.low * s : row.high * s, column.low * s : column.high * s]
                 area += sr * (down[:, None] * _weights(columns, j, s, self.feather, x))
-                if self.on_tile is not None:
-                    self.on_tile(i * len(columns) + j + 1, len(rows) * len(columns))
         return out

@@ -116,7 +116,7 @@ def test_stopping_keeps_whole_files_only_and_a_resumed_run_gives_the_same_bytes(
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        go(folder, net, on_tile=stop)
+        go(folder, net, on_window=stop)
     out = folder.with_name("out")
     assert sorted(os.listdir(out)) == [".robustsr.jsonl", "a.png"]
     assert Counter(r.status for r in go(folder, net)) == {"skipped": 1, "done": 2, "failed": 2}

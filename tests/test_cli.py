@@ -51,7 +51,7 @@ def test_upscale_as_typed(pictures, tiny):
     )
     assert "3 upscaled in" in err and "imports" in last and "network" in last
     code, _, err = go("upscale", "in", "-m", tiny, "--smooth", "median", "--sigma", "0.03")
-    assert code == 0 and "0 pictures (3 more are there already)" in err and "3 were there already" in err
+    assert code == 0 and "nothing to do: 3 of 3 are there already" in err and "3 were there already" in err
 
 
 def test_json_has_a_line_per_file_and_a_summary(pictures, tiny):
@@ -73,7 +73,7 @@ def test_dry_run_writes_nothing(pictures, tiny):
     code, out, err = go("upscale", "in", "-m", tiny, "--dry-run", "--scale", "2")
     assert code == 0 and "in_upscaled/a.png" in out and "48x40" in out and "3 pictures" in err
     code, out, _ = go("upscale", "in", "-m", tiny, "--dry-run", "--json")
-    assert [json.loads(line)["size"] for line in out.splitlines()] == [[96, 80], [96, 84], [96, 88]]
+    assert [json.loads(line)["output_size"] for line in out.splitlines()] == [[96, 80], [96, 84], [96, 88]]
     assert os.listdir() == ["in"] or sorted(os.listdir()) == ["home", "in"]
 
 

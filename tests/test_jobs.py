@@ -34,11 +34,14 @@ def names(jobs):
 
 
 def test_a_folder_goes_to_a_folder_beside_it(here):
-    here("pics/b.JPG", "pics/a.png", "pics/notes.txt", "pics/.hidden.png", "pics/sub/c.png")
+    here("pics/b.JPG", "pics/a.png", "pics/notes.txt", "pics/i.heic", "pics/.hidden.png", "pics/sub/c.png")
     for text in ("pics", "pics/"):
         jobs, warnings = plan_jobs([text], None)
         assert names(jobs) == {"pics/a.png": "pics_upscaled/a.png", "pics/b.JPG": "pics_upscaled/b.JPG"}
-        assert warnings == []
+        assert warnings == [
+            "pics: 2 files of other kinds left alone (1 .heic, 1 .txt)",
+            "pics: 1 picture in folders below left alone: -r takes them too",
+        ]
 
 
 def test_recursive_keeps_the_tree(here):
@@ -55,7 +58,7 @@ def test_a_file_goes_beside_itself_with_a_label(here):
 
 
 def test_a_file_can_go_to_a_named_file_or_a_folder(here):
-    here("a.png", "there/x")
+    here("a.png", "there/x.png")
     assert plan_jobs(["a.png"], "b.jpg")[0] == [Job(Path("a.png"), Path("b.jpg"), Path("."))]
     assert names(plan_jobs(["a.png"], "there")[0]) == {"a.png": "there/a.png"}
     assert names(plan_jobs(["a.png"], "new")[0]) == {"a.png": "new/a.png"}
@@ -66,8 +69,10 @@ def test_a_file_can_go_to_a_named_file_or_a_folder(here):
     with pytest.raises(RobustSRError, match="contradict each other"):
         plan_jobs(["a.png"], "b.png", format="jpg")
     assert plan_jobs(["a.png"], "b.jpeg", format="jpg")[0][0].target == Path("b.jpeg")
-    with pytest.raises(RobustSRError, match="a.png is a file: give a folder"):
+    with pytest.raises(RobustSRError, match="a.png names one file"):
         plan_jobs(["there"], "a.png")
+    with pytest.raises(RobustSRError, match="new.png names one file"):
+        plan_jobs(["a.png", "there/x.png"], "new.png")
 
 
 def test_originals_are_never_overwritten(here):
@@ -94,7 +99,8 @@ def test_inputs_that_would_share_an_output_keep_their_endings(here):
         "p/A.webp": "o/A_webp.png",
         "p/b.png": "o/b.png",
     }
-    assert warnings == ["3 inputs would share a name: their old endings were put into the new names"]
+    (warning,) = warnings
+    assert warning.startswith("3 inputs would share a name") and warning.endswith("as in A_webp.png")
 
 
 def test_a_new_name_can_clash_with_a_file_that_has_it(here):

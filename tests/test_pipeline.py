@@ -11,8 +11,8 @@ import torch
 
 from robustsr.images import Metadata, Picture
 from robustsr.models import load
-from robustsr.pipeline import Smoothing, Target, compose, cost, count_tiles, make_plan, resize, upscale_picture
-from robustsr.types import RobustSRError
+from robustsr.pipeline import Smoothing, Target, compose, cost, count_windows, make_plan, resize, upscale_picture
+from robustsr.types import Cancelled, RobustSRError
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +110,24 @@ def test_the_tile_and_the_batch_do_not_change_the_result(net, smoothing):
     pic = picture(RNG.random((90, 70, 3)), RNG.random((90, 70)).astype(np.float32))
     whole, _ = run(pic, net, smoothing)
     plan = replace(make_plan(net, smoothing, tile=40), batch=1500)
-    assert count_tiles(net, smoothing, plan, (90, 70), 1) == 6
+    assert count_windows(net, smoothing, plan, (90, 70), 1) == 6 * (smoothing.samples if smoothing else 1)
     tiled, _ = run(pic, net, smoothing, plan=plan)
     assert np.abs(whole.rgb - tiled.rgb).max() < 1e-4
     assert np.abs(whole.alpha - tiled.alpha).max() < 1e-4
+
+
+def test_every_window_is_counted_and_the_hook_can_stop(net):
+    pic, smoothing, seen = picture(RGB, RGB[..., 0].astype(np.float32)), Smoothing("median", 0.1, 10), []
+    target, plan = Target(scale=16), replace(make_plan(net, smoothing), batch=1500)
+    upscale_picture(pic, net, smoothing, target, plan, lambda done, total: seen.append((done, total)))
+    done, totals = zip(*seen, strict=True)
+    assert done == tuple(sorted(set(done))) and done[-1] == totals[0] == 10 + 1 + 1 + 1 and len(set(totals)) == 1
+
+    def stop(done, total):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        upscale_picture(pic, net, smoothing, target, plan, stop)
 
 
 def test_gray_stays_gray_and_alpha_keeps_its_range(net):

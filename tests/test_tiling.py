@@ -1,12 +1,10 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from robustsr.tiling import Tiled, windows
-from robustsr.types import Cancelled, RobustSRError
+from robustsr.types import RobustSRError
 
 sizes = st.integers(1, 400)
 
@@ -71,20 +69,6 @@ def test_origins_reach_the_inner_upscaler():
     got = Tiled(Position(), (8, 9))(x, origin=torch.tensor([[0, 0], [100, 200]]))
     assert torch.equal(got[0, 0, :, 0], torch.arange(30.0))
     assert torch.equal(got[1, 1, 0], 200 + torch.arange(31.0))
-
-
-def test_the_hook_sees_every_tile_and_can_stop(nearest):
-    seen = []
-    tiled = Tiled(nearest, (10, 10), on_tile=lambda done, total: seen.append((done, total)))
-    tiled(torch.zeros(1, 3, 20, 30))
-    assert seen == [(i + 1, 6) for i in range(6)]
-
-    def stop(done, total):
-        if done == 2:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        replace(tiled, on_tile=stop)(torch.zeros(1, 3, 20, 30))
 
 
 def test_gradients_pass_through_tiles(convs):

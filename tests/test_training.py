@@ -137,7 +137,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
 def test_every_shipped_recipe_loads(path):
-    assert Recipe.load(path.stem).name == path.stem
+    assert Recipe.load(path.stem, ["data.hr=pictures"]).name == path.stem
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,7 @@ def test_every_shipped_recipe_loads(path):
         ("optimiser=3", "optimiser is a section"),
         ("precision=int8", "precision must be fp32 or bf16"),
         ("steps", "--set wants key=value"),
+        ('data.hr=""', "data.hr is empty: --set data.hr=FOLDER"),
         ("data.hr=/no/such/folder", "no folder '/no/such/folder'"),
     ],
 )

@@ -19,9 +19,15 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # LR (h, w, 3), HR (s*h, s*w
 
 
 def pictures(folder: str | Path) -> list[Path]:
-    """The picture files under a folder, sorted. RobustSRError: no such folder, or none in it."""
+    """The picture files under a folder, sorted, without hidden ones. RobustSRError: no such folder, or none in it."""
     root = Path(folder)
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower()[1:] in images.FORMATS and p.is_file())
+    found = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower()[1:] in images.FORMATS
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.is_file()
+    )
     if not found:
         raise RobustSRError(f"no pictures under {str(folder)!r}" if root.is_dir() else f"no folder {str(folder)!r}")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from robustsr.files import atomic
@@ -48,4 +48,4 @@ def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     """Writes the weights as float16 safetensors."""
     tensors = {k: v.detach().half().contiguous() for k, v in net.state_dict().items()}
     with atomic(path, make_folder=True) as part:
-        save_file(tensors, part, metadata)
+        part.write_bytes(save(tensors, metadata))

@@ -87,6 +87,8 @@ class Recipe:
         ):
             if value < 1:
                 raise RobustSRError(f"recipe: {key} must be at least 1, got {value}")
+        if not self.data.hr:
+            raise RobustSRError("recipe: data.hr is empty: --set data.hr=FOLDER names the pictures to train on")
         if self.precision not in ("fp32", "bf16"):
             raise RobustSRError(f"recipe: precision must be fp32 or bf16, got {self.precision!r}")
         if not 0 <= self.optimiser.ema < 1:
