@@ -13,7 +13,8 @@ from PIL import Image
 
 from .images import Metadata, Picture
 from .models import Loaded, load
-from .pipeline import Target, make_plan, smoothing_for, upscale_picture
+from .pipeline import upscale_picture
+from .plan import Target, make_plan, smoothing_for
 from .smoothing import Draws, Reduce
 from .types import RobustSRError
 

@@ -21,7 +21,8 @@ from .jobs import Job
 from .manifest import Manifest, digest, locked
 from .models import Loaded
 from .noise import ALGORITHM
-from .pipeline import Plan, Smoothing, Target, cost, upscale_picture
+from .pipeline import upscale_picture
+from .plan import Plan, Smoothing, Target, cost
 from .types import Cancelled, RobustSRError
 
 
@@ -263,7 +264,7 @@ def _settle(job: Job, step: Callable[[], Value]) -> Value | Result:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a job will take: ``cost`` as in `pipeline.cost`; ``done``: nothing; ``error``: why it will fail."""
+    """What a job will take: ``cost`` as in `plan.cost`; ``done``: nothing; ``error``: why it will fail."""
 
     job: Job
     info: Info | None = None

@@ -264,25 +264,26 @@ def upscale(
 
     # oneDNN keeps its code for 1,024 layer shapes; a folder of pictures of all sizes would fill that, 0.2 MB each.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    from . import batch, images, pipeline
+    from . import batch, images
+    from . import plan as planning
     from .models import load
 
     imported = time.perf_counter()
     with _usage():
-        target = pipeline.Target(**sizes)  # type: ignore[arg-type]
+        target = planning.Target(**sizes)  # type: ignore[arg-type]
         images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
     output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
     asked = "fp32" if fp32 else precision
     network = load(name, device=device, precision=asked)
     with _usage():
-        smoothing = None if smooth == "off" else pipeline.smoothing_for(network, smooth, sigma, samples, draws, seed)
-        plan = pipeline.make_plan(network, smoothing, tile, tile_pad)
+        smoothing = None if smooth == "off" else planning.smoothing_for(network, smooth, sigma, samples, draws, seed)
+        plan = planning.make_plan(network, smoothing, tile, tile_pad)
     requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad}
     task = batch.Task(network, smoothing, target, output, plan, requested)
     loaded = time.perf_counter()
 
     rows = batch.estimate(todo, task, overwrite=overwrite)
-    speed = pipeline.pixels_per_second(network)
+    speed = planning.pixels_per_second(network)
     for warning in warnings:
         console.say(f"note: {warning}", "yellow")
     for line in console.forecast(rows, network, smoothing, speed):

@@ -22,7 +22,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from .batch import Forecast, Result
     from .models import Loaded
-    from .pipeline import Smoothing
+    from .plan import Smoothing
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

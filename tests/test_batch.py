@@ -19,7 +19,7 @@ from robustsr.batch import Output, Task, estimate, run
 from robustsr.jobs import Job, plan_jobs
 from robustsr.manifest import locked
 from robustsr.models import load
-from robustsr.pipeline import Smoothing, Target, make_plan
+from robustsr.plan import Smoothing, Target, make_plan
 from robustsr.types import Cancelled, RobustSRError
 
 SMOOTHING = Smoothing("median", 0.03, 4)
@@ -239,7 +239,7 @@ import sys
 from robustsr.batch import Output, Task, run
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
-from robustsr.pipeline import Target, make_plan
+from robustsr.plan import Target, make_plan
 net = load(sys.argv[2], device="cpu", precision="fp32")
 jobs, _ = plan_jobs([sys.argv[1]], None)
 now = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) / 1024

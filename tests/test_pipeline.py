@@ -11,7 +11,8 @@ import torch
 
 from robustsr.images import Metadata, Picture
 from robustsr.models import load
-from robustsr.pipeline import Smoothing, Target, compose, cost, count_windows, make_plan, resize, upscale_picture
+from robustsr.pipeline import resize, upscale_picture
+from robustsr.plan import Smoothing, Target, compose, cost, count_windows, make_plan
 from robustsr.types import Cancelled, RobustSRError
 
 
@@ -171,7 +172,8 @@ import resource, sys
 import numpy as np
 from robustsr.images import Metadata, Picture
 from robustsr.models import load
-from robustsr.pipeline import Target, make_plan, upscale_picture
+from robustsr.pipeline import upscale_picture
+from robustsr.plan import Target, make_plan
 net = load(sys.argv[1], device="cpu", precision="fp32")
 pic = Picture(np.random.default_rng(0).random((900, 900, 3), dtype=np.float32), None, False, 8, Metadata(), "png")
 small = Picture(pic.rgb[:64, :64], None, False, 8, Metadata(), "png")

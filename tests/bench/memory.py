@@ -15,7 +15,7 @@ from PIL import Image
 from robustsr.batch import Output, Task, run
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
-from robustsr.pipeline import Target, make_plan
+from robustsr.plan import Target, make_plan
 
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # as `robustsr upscale` does
 

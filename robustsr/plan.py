@@ -1,0 +1,226 @@
+"""What is asked of an upscaler and how it will be carried out: smoothing, size, tiles, and what that costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .models import Loaded
+from .smoothing import Draws, Reduce, Smoothed
+from .tiling import Tiled
+from .types import RobustSRError, Upscaler
+
+SMALLEST_TILE = 32  # LR pixels of a tile without its context, below which memory is not what is wrong
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How to smooth; ``sigma`` in [0, 1] units. See `robustsr.smoothing.Smoothed`."""
+
+    reduce: Reduce
+    sigma: float
+    samples: int
+    draws: Draws = "antithetic"
+    seed: int = 0
+
+
+def smoothing_for(
+    network: Loaded,
+    reduce: Reduce,
+    sigma: float | None = None,
+    samples: int | None = None,
+    draws: Draws | None = None,
+    seed: int | None = None,
+) -> Smoothing:
+    """How to smooth a model: what is given, else what its catalogue entry says, else sigma .03 and 20 draws."""
+    entry = network.entry
+    chosen = Smoothing(
+        reduce,
+        sigma if sigma is not None else entry.sigma if entry else 0.03,
+        samples if samples is not None else entry.samples if entry else 20,
+        draws or (cast(Draws, entry.draws) if entry else "antithetic"),
+        seed or 0,
+    )
+    Smoothed(network, **vars(chosen))  # refuses what makes no sense
+    return chosen
+
+
+@dataclass(frozen=True)
+class Target:
+    """The size asked for, at most one of these (``width`` and ``height`` together: fit into that box).
+
+    None of them: one pass of the network. The aspect ratio is kept.
+    """
+
+    scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    long_side: int | None = None
+    short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k, v in vars(self).items() if v is not None}
+        for name, value in given.items():
+            if not 0 < value < math.inf:
+                raise RobustSRError(f"--{name.replace('_', '-')} must be positive, got {value:g}")
+        if len(given) > 1 and set(given) != {"width", "height"}:
+            raise RobustSRError(f"give one of {', '.join('--' + k.replace('_', '-') for k in given)}, not several")
+
+    def size(self, w: int, h: int, native: int) -> tuple[int, int]:
+        """(width, height) of the result for a picture of (w, h) and a network of scale ``native``."""
+        if self.scale is not None:
+            factor: float = self.scale
+        elif self.width is not None or self.height is not None:
+            factor = min((self.width or math.inf) / w, (self.height or math.inf) / h)
+        elif self.long_side is not None:
+            factor = self.long_side / max(w, h)
+        elif self.short_side is not None:
+            factor = self.short_side / min(w, h)
+        else:
+            factor = native
+        return max(1, round(w * factor)), max(1, round(h * factor))
+
+    def passes(self, w: int, h: int, native: int) -> int:
+        """How many times the network runs over the picture to reach the target or pass it; at least once."""
+        if native == 1:
+            return 1
+        width, height = self.size(w, h, native)
+        factor = max(width / w, height / h)
+        return max(1, math.ceil(math.log(factor) / math.log(native) - 1e-3))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the bytes besides the settings: a function of model, device and settings, never of free memory.
+
+    ``tile``: LR pixels of the largest window, context included. ``context``: LR pixels a window sees beyond what
+    it contributes. ``batch``: pixels that enter the network at once.
+    """
+
+    tile: int
+    context: int
+    batch: int
+    device: str
+    precision: str
+    engine: str = "eager"
+
+
+def make_plan(
+    network: Loaded, smoothing: Smoothing | None, tile: int | None = None, context: int | None = None
+) -> Plan:
+    """The plan for a model and a way of smoothing: windows as large as a gigabyte of outputs allows.
+
+    Large windows waste little on context; the outputs of all draws of a window are held until they are reduced.
+    ``tile`` and ``context`` override; RobustSRError where they would show in the picture.
+    """
+    if network.fixed_size and (tile or context):
+        raise RobustSRError(f"{network.name} takes tiles of {network.fixed_size} only: leave out --tile and --tile-pad")
+    if context is None:
+        context = network.context
+    elif network.exact and context < network.context:
+        raise RobustSRError(f"--tile-pad {context} would leave seams: {network.name} needs {network.context}")
+    if tile is None:
+        held = smoothing.samples if smoothing and smoothing.reduce == "median" else 2
+        tile = math.isqrt(2**30 // (held * 3 * 4 * network.scale**2)) // 8 * 8
+        tile = max(smallest_tile(network, context), min(tile, 512 if network.exact else 384))
+    elif tile < smallest_tile(network, context):
+        raise RobustSRError(
+            f"--tile {tile} is too small: {network.name} needs {smallest_tile(network, context)} or more"
+        )
+    engine = "eager" if hasattr(network, "module") else "onnxruntime"
+    return Plan(tile, context, 512 * 512, str(network.device), network.precision, engine)
+
+
+def smallest_tile(network: Loaded, context: int) -> int:
+    """LR pixels of the smallest window that is worth its context and feathers."""
+    return 2 * context + SMALLEST_TILE + 3 * network.feather
+
+
+def compose(
+    network: Loaded,
+    smoothing: Smoothing | None,
+    plan: Plan,
+    size: tuple[int, int],
+    *,
+    gray: bool = False,
+    watch: Callable[[int], None] | None = None,
+) -> Tiled:
+    """``Tiled(Smoothed(network))`` for a picture of (h, w) LR pixels: balanced windows of at most ``plan.tile``.
+
+    ``watch`` is told after each call of the network how many windows it held.
+    """
+    overlap = 2 * plan.context + network.feather
+    window = network.fixed_size or tuple(_balanced(n, plan.tile, overlap) for n in size)
+    inner: Upscaler = network if watch is None else _Watched(network, watch)
+    if smoothing is not None and smoothing.sigma > 0:
+        chunk = max(1, plan.batch // (min(window[0], size[0]) * min(window[1], size[1])))
+        inner = Smoothed(inner, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
+    return Tiled(inner, (window[0], window[1]), plan.context, network.feather, network.device)
+
+
+def _balanced(length: int, tile: int, overlap: int) -> int:
+    """The smallest window that covers ``length`` in as few windows as ``tile`` would."""
+    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
+    return min(length, math.ceil((length - overlap) / count) + overlap)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """An upscaler that says after each call how many windows it held."""
+
+    inner: Upscaler
+    say: Callable[[int], None]
+
+    @property
+    def scale(self) -> int:
+        return self.inner.scale
+
+    @property
+    def context(self) -> int:
+        return self.inner.context
+
+    @property
+    def exact(self) -> bool:
+        return self.inner.exact
+
+    def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        sr = self.inner(x, origin=origin)
+        self.say(len(x))
+        return sr
+
+
+def count_windows(network: Loaded, smoothing: Smoothing | None, plan: Plan, size: tuple[int, int], passes: int) -> int:
+    """How many windows a picture of (h, w) sends through the network, over all passes and draws."""
+    total = 0
+    for number in range(passes):
+        h, w = (n * network.scale**number for n in size)
+        smooth = smoothing if number == 0 else None
+        rows, columns = compose(network, smooth, plan, (h, w)).grid(h, w)
+        total += len(rows) * len(columns) * (smooth.samples if smooth and smooth.sigma > 0 else 1)
+    return total
+
+
+def cost(network: Loaded, smoothing: Smoothing | None, w: int, h: int, target: Target, alpha: bool = False) -> float:
+    """Pixels that a picture sends through the network, all draws and passes counted (context left out)."""
+    draws = smoothing.samples if smoothing and smoothing.sigma > 0 else 1
+    later: int = sum(network.scale ** (2 * k) for k in range(1, target.passes(w, h, network.scale)))
+    return w * h * (draws + later + alpha * (1 + later))
+
+
+def pixels_per_second(network: Loaded, seconds: float = 0.3) -> float:
+    """How many LR pixels per second the network does here, measured on a blank picture for a fraction of a second."""
+    h, w = network.fixed_size or (128, 128)
+    x = torch.zeros(1, 3, h, w, device=network.device)
+    with torch.inference_mode():
+        network(x).sum().item()  # the first call allocates and tunes
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            network(x).sum().item()
+            count += 1
+    return count * h * w / (time.perf_counter() - start)
