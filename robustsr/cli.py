@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
+from .cli_models import app as models_app
 from .types import RobustSRError
 from .version import __version__
 
@@ -28,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
 
@@ -329,97 +329,6 @@ def devices() -> None:
     console.out.print(table)
     if hint := engine.unused_gpu():
         console.say(hint, "yellow")
-
-
-@models_app.command("list")
-def models_list() -> None:
-    """Models that can be used now, and those that can be pulled."""
-    from . import catalogue
-
-    here, known = catalogue.installed(), catalogue.catalogue()
-    table = console.table("model", ">scale", "", "")
-    for name in [*known, *(n for n in here if n not in known)]:
-        entry = known.get(name)
-        where = "ships with robustsr" if entry and not entry.url else "installed" if name in here else "can be pulled"
-        table.add_row(name, f"x{entry.scale}" if entry else "", where, entry.description if entry else str(here[name]))
-    console.out.print(table)
-
-
-@models_app.command("info")
-def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> None:
-    """Everything known about a model."""
-    from . import catalogue
-
-    entry = catalogue.catalogue().get(model)
-    table = console.table("", "")
-    table.show_header = False
-    if entry:
-        for key, value in vars(entry).items():
-            if value not in ("", {}):
-                shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-                table.add_row(key, shown)
-    if entry is None or model in catalogue.installed():
-        from .models import load
-
-        network = load(model, device="cpu", precision="fp32")
-        table.add_row("path", str(catalogue.find(model)[0]))
-        reach = "receptive radius" if network.exact else "effective context"
-        table.add_row("loads as", f"x{network.scale}, {reach} {network.context} input pixels")
-        if entry is None:
-            table.add_row("sha256", network.digest)
-    console.out.print(table)
-
-
-@models_app.command("add")
-def models_add(
-    path: Annotated[Path, typer.Argument(help="A .pth, .safetensors, .ckpt or .onnx file.")],
-    name: Annotated[str | None, Option("--name", help="Default: the file's name.")] = None,
-) -> None:
-    """Keep a checkpoint of your own among the models, so that it can be named."""
-    from . import catalogue
-    from .models import load
-
-    if path.suffix.lower() not in catalogue.ENDINGS:
-        raise RobustSRError(f"{path}: give the path of a {', '.join(catalogue.ENDINGS)} file")
-    network = load(path, device="cpu", precision="fp32")
-    target = catalogue.add(path, name)
-    named = next(n for n, p in catalogue.installed().items() if p == target)
-    console.out.print(f"{named}: x{network.scale}, kept as {target}", markup=False, soft_wrap=True)
-
-
-@models_app.command("verify")
-def models_verify() -> None:
-    """Compare the checksum of every installed model with the catalogue."""
-    from . import catalogue
-
-    table = console.table("model", "", "file")
-    damaged = 0
-    for name, path in catalogue.installed().items():
-        entry = catalogue.catalogue().get(name)
-        ok = entry is not None and catalogue.sha256(path) == entry.sha256
-        own = entry is None or not catalogue.is_ours(path)
-        damaged += not ok and not own
-        table.add_row(name, "ok" if ok else "not in the catalogue" if own else "DAMAGED: delete it", str(path))
-    console.out.print(table)
-    if damaged:
-        raise typer.Exit(1)
-
-
-@models_app.command("pull")
-def models_pull(
-    names: Annotated[list[str], typer.Argument(help="Names from `robustsr models list`.")],
-) -> None:
-    """Download models; an interrupted download continues where it stopped."""
-    from . import catalogue
-
-    for name in names:
-        entry = catalogue.catalogue().get(name)
-        if entry is None:
-            known = ", ".join(n for n, e in catalogue.catalogue().items() if e.url)
-            raise RobustSRError(f"no model {name!r} in the catalogue; can be pulled: {known}")
-        with console.bytes_bar(name) as update:
-            path = catalogue.pull(entry, update)
-        console.out.print(f"{name}: {path}", markup=False, soft_wrap=True)
 
 
 @app.command()

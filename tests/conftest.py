@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fakes import Plain
 from PIL import Image
 from torch import nn
 
@@ -22,18 +22,6 @@ def shared() -> Path:
         assert os.environ.get("ROBUSTSR_REQUIRE_SHARED") != "1", f"{SHARED} is missing"
         pytest.skip("the folder of real photographs and weights, ../shared, is not here")
     return SHARED
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The nearest-neighbour upscaler: exact, without context."""
-
-    scale: int = 4
-    context: int = 0
-    exact: bool = True
-
-    def __call__(self, x, *, origin=None):
-        return x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
 
 
 class Convs:
@@ -59,8 +47,8 @@ class Convs:
 
 
 @pytest.fixture
-def nearest() -> Nearest:
-    return Nearest()
+def nearest() -> Plain:
+    return Plain(context=0)
 
 
 @pytest.fixture

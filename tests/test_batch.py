@@ -7,11 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
+from fakes import Plain
 from PIL import Image
 
 from robustsr import images
@@ -23,29 +22,6 @@ from robustsr.plan import Smoothing, Target, make_plan
 from robustsr.types import Cancelled, RobustSRError
 
 SMOOTHING = Smoothing("median", 0.03, 4)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A model of scale 1 that changes nothing, with the face of a loaded network."""
-
-    scale: int = 1
-    context: int = 0
-    exact: bool = True
-    name: str = "identity"
-    digest: str = "0"
-    device: torch.device = torch.device("cpu")  # noqa: RUF009
-    precision: str = "fp32"
-    entry: object = None
-    fixed_size: object = None
-
-    def __call__(self, x, *, origin=None):
-        return x
-
-    feather: int = 0
-
-    def with_precision(self, precision):
-        return self
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +130,11 @@ def test_two_runs_in_one_folder_are_refused(folder, net):
 
 
 def test_a_bug_in_one_picture_does_not_stop_the_others(folder):
-    class Buggy(Identity):
+    class Buggy(Plain):
         def __call__(self, x, *, origin=None):
             if x.shape[-2] == 21:
                 raise RuntimeError("shapes differ")
-            return x
+            return super().__call__(x)
 
     results = {r.job.source.name: r for r in go(folder, Buggy(), smoothing=None)}
     assert results["c.jpg"].status == "failed" and results["c.jpg"].error.endswith("RuntimeError: shapes differ")
@@ -176,7 +152,7 @@ def test_names_that_are_no_text_are_handled(tmp_path, net, photo):
 
 
 def test_what_must_fail_fails_before_the_network_runs(folder):
-    class Untouchable(Identity):
+    class Untouchable(Plain):
         def __call__(self, x, *, origin=None):
             raise AssertionError("the network ran")
 
@@ -185,10 +161,10 @@ def test_what_must_fail_fails_before_the_network_runs(folder):
         (Output(background="nonsense"), "is no colour"),
     ):
         jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("o")), format=output.format)
-        (result,) = run(jobs, task(Untouchable(), output=output))
+        (result,) = run(jobs, task(Untouchable(scale=1), output=output))
         assert message in result.error
     jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("o")), format="webp")
-    (result,) = run(jobs, task(Untouchable(), target=Target(width=17_000)))
+    (result,) = run(jobs, task(Untouchable(scale=1), target=Target(width=17_000)))
     assert "WEBP holds at most 16,383 a side" in result.error
 
 
@@ -284,8 +260,9 @@ def test_metadata_and_depth_travel(tmp_path, net):
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_real_photographs_pass_through_an_identity_unchanged(shared, tmp_path, ending):
     """All 29: every visible pixel, the depth, the channels and the metadata, through tiles and the whole pipeline."""
+    identity = Plain(scale=1, context=0)
     jobs, _ = plan_jobs([str(shared / "data/photos")], str(tmp_path / "o"), recursive=True, format=ending)
-    results = list(run(jobs, task(Identity(), plan=make_plan(Identity(), None, tile=100))))
+    results = list(run(jobs, task(identity, plan=make_plan(identity, None, tile=100))))
     assert len(results) == 29 and {r.status for r in results} == {"done"}, [r.error for r in results if r.error]
     for result in results:
         before, after = (images.read(p, max_pixels=10**8) for p in (result.job.source, result.job.target))

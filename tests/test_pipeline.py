@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from fakes import Plain
 
 from robustsr.images import Metadata, Picture
 from robustsr.models import load
@@ -23,36 +24,6 @@ def net(tiny):
 
 def picture(rgb, alpha=None, gray=False):
     return Picture(rgb.astype(np.float32), alpha, gray, 8, Metadata(), "png")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A nearest-neighbour model with the face of a loaded network, and a way to fail."""
-
-    scale: int = 4
-    context: int = 2
-    exact: bool = True
-    name: str = "nearest"
-    digest: str = "0"
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: str = "bf16"
-    entry: object = None
-    fixed_size: tuple[int, int] | None = None
-    memory: int = 10**9  # input pixels it can take
-    broken: tuple[str, ...] = ()  # precisions that give no numbers
-
-    def __call__(self, x, *, origin=None):
-        if x[:, 0].numel() > self.memory:
-            raise torch.OutOfMemoryError("out of memory")
-        out = x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
-        return out * float("nan") if self.precision in self.broken else out
-
-    def with_precision(self, precision):
-        return replace(self, precision=precision)
-
-    @property
-    def feather(self):
-        return 0 if self.exact else 16
 
 
 def run(pic, net, smoothing=None, target=None, plan=None):
@@ -80,7 +51,7 @@ RGB = RNG.random((20, 30, 3))
 )
 def test_any_size_can_be_asked_for(target, size, passes):
     assert (target.size(30, 20, 4), target.passes(30, 20, 4)) == (size, passes)
-    made, _ = run(picture(RGB), Loaded(), target=target)
+    made, _ = run(picture(RGB), Plain(), target=target)
     assert made.rgb.shape == (size[1], size[0], 3)
     assert made.rgb.mean() == pytest.approx(RGB.mean(), abs=0.01)
 
@@ -143,7 +114,7 @@ def test_gray_stays_gray_and_alpha_keeps_its_range(net):
 
 
 def test_a_wide_gamut_is_not_cut_to_srgb():
-    made, _ = run(picture(RGB * 1.4 - 0.2), Loaded())
+    made, _ = run(picture(RGB * 1.4 - 0.2), Plain())
     assert made.rgb.min() < -0.1 and made.rgb.max() > 1.1
 
 
@@ -157,12 +128,12 @@ def test_only_the_first_pass_is_smoothed(net):
 
 def test_out_of_memory_halves_the_tile_and_starts_the_picture_again():
     pic = picture(RNG.random((300, 200, 3)))
-    want, first = run(pic, Loaded())
-    made, used = run(pic, Loaded(memory=11_000))
+    want, first = run(pic, Plain())
+    made, used = run(pic, Plain(memory=11_000))
     assert used.tile == 150 < first.tile == 512
     np.testing.assert_array_equal(made.rgb, want.rgb)
     with pytest.raises(RobustSRError, match="out of memory, even in tiles of 36"):
-        run(pic, Loaded(memory=100))
+        run(pic, Plain(memory=100))
 
 
 def test_real_memory_that_runs_out_is_survived(tiny, tmp_path):
@@ -196,14 +167,14 @@ print(made.rgb.shape, used.tile)
 
 def test_numbers_that_are_none_are_retried_in_float32_and_never_returned():
     pic = picture(RGB)
-    made, used = run(pic, Loaded(broken=("bf16",)))
+    made, used = run(pic, Plain(broken=("bf16",)))
     assert used.precision == "fp32" and np.isfinite(made.rgb).all()
     with pytest.raises(RobustSRError, match="gives values that are not numbers"):
-        run(pic, Loaded(broken=("bf16", "fp32")))
+        run(pic, Plain(broken=("bf16", "fp32")))
 
 
 def test_a_bug_is_not_mistaken_for_lack_of_memory():
-    class Buggy(Loaded):
+    class Buggy(Plain):
         def __call__(self, x, *, origin=None):
             raise RuntimeError("shapes differ")
 
@@ -221,14 +192,14 @@ def test_plans_depend_on_model_and_settings_only(net):
 
 
 def test_models_without_an_exact_context_are_feathered():
-    up = compose(Loaded(exact=False, context=32), None, make_plan(Loaded(exact=False, context=32), None), (900, 900))
+    up = compose(Plain(exact=False, context=32), None, make_plan(Plain(exact=False, context=32), None), (900, 900))
     assert up.feather == 16 and up.context == 32
     x = torch.rand(1, 3, 900, 900)
-    torch.testing.assert_close(up(x), Loaded()(x))
+    torch.testing.assert_close(up(x), Plain()(x))
 
 
 def test_a_model_of_fixed_size_is_tiled_at_that_size():
-    class Fixed(Loaded):
+    class Fixed(Plain):
         def __call__(self, x, *, origin=None):
             assert x.shape[-2:] == (48, 64)
             return super().__call__(x)
