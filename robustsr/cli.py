@@ -283,7 +283,7 @@ def upscale(
     loaded = time.perf_counter()
 
     rows = batch.estimate(todo, task, overwrite=overwrite)
-    speed = planning.pixels_per_second(network)
+    speed = planning.pixels_per_second(network) if any(row.size for row in rows) else 1.0
     for warning in warnings:
         console.say(f"note: {warning}", "yellow")
     for line in console.forecast(rows, network, smoothing, speed):

@@ -207,6 +207,11 @@ class Tally:
         counts = {"done": self.done, "skipped": self.skipped, "failed": self.failed}
         if self._json:
             emit({"summary": counts, "seconds": round(self.elapsed, 2)})
+        if self.failed and len(self._results) > 20:  # their lines have scrolled away
+            failures = table("failed", "why")
+            for result in (r for r in self._results if r.status == "failed"):
+                failures.add_row(str(result.job.source), result.error.replace(f"cannot read {result.job.source}: ", ""))
+            err.print(failures)
         parts = [f"{self.done} upscaled in {duration(self.elapsed)}"]
         if self.skipped:
             parts.append(f"{self.skipped} {'was' if self.skipped == 1 else 'were'} there already")

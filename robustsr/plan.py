@@ -213,7 +213,7 @@ def cost(network: Loaded, smoothing: Smoothing | None, w: int, h: int, target: T
     return w * h * (draws + later + alpha * (1 + later))
 
 
-def pixels_per_second(network: Loaded, seconds: float = 0.3) -> float:
+def pixels_per_second(network: Loaded, seconds: float = 0.15) -> float:
     """How many LR pixels per second the network does here, measured on a blank picture for a fraction of a second."""
     h, w = network.fixed_size or (128, 128)
     x = torch.zeros(1, 3, h, w, device=network.device)

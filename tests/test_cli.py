@@ -69,6 +69,16 @@ def test_json_has_a_line_per_file_and_a_summary(pictures, tiny):
     assert "failed: cannot read in/bad.png" in err
 
 
+def test_a_long_run_ends_with_a_table_of_what_failed(pictures, tiny, photo):
+    for i in range(20):
+        Image.fromarray(photo(8, 8, seed=i)).save(f"in/{i}.png")
+    Path("in/z.png").write_bytes(b"nothing")
+    code, _, err = go("upscale", "in", "-m", tiny, "--device", "cpu")
+    lines = err.splitlines()
+    assert code == 1 and any(line.startswith("in/z.png  it is not a picture") for line in lines)
+    assert lines[-1].startswith("23 upscaled in") and "1 failed -> in_upscaled" in lines[-1]
+
+
 def test_dry_run_writes_nothing(pictures, tiny):
     code, out, err = go("upscale", "in", "-m", tiny, "--dry-run", "--scale", "2")
     assert code == 0 and "in_upscaled/a.png" in out and "48x40" in out and "3 pictures" in err

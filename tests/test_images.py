@@ -12,7 +12,6 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -29,7 +28,6 @@ from robustsr.types import RobustSRError
 
 LIMIT = 10**8
 H, W = 37, 53
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "photos"
 SRGB = imagecodecs.cms_profile("srgb")
 PILLOW_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ADOBE = imagecodecs.cms_profile("adobergb")
@@ -91,10 +89,6 @@ def read(path, limit=LIMIT):
 
 def levels(floats, bits=8):
     return np.floor(floats * ((1 << bits) - 1) + 0.5).astype(int)
-
-
-def photo_files():
-    return sorted(PHOTOS.rglob("*.*")) if PHOTOS.is_dir() else []
 
 
 def chunk(name, data):
@@ -282,10 +276,9 @@ def test_a_wrong_ending_does_not_matter(tmp_path):
     assert images.inspect(tmp_path / "x.png", max_pixels=LIMIT).format == read(tmp_path / "x.png").format == "jpg"
 
 
-def test_real_photographs(tmp_path):
-    files = photo_files()
-    if not files:
-        pytest.skip("the photographs of ../shared/data/photos are not here")
+def test_real_photographs(shared, tmp_path):
+    files = sorted((shared / "data/photos").rglob("*.*"))
+    assert len(files) == 29
     for path in files:
         got, info = read(path), images.inspect(path, max_pixels=LIMIT)
         assert got.rgb.shape == (info.height, info.width, 3) and got.notes == ()
