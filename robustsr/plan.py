@@ -14,7 +14,7 @@ from torch import Tensor
 from .models import Loaded
 from .smoothing import Draws, Reduce, Smoothed
 from .tiling import Tiled
-from .types import RobustSRError, Upscaler
+from .types import RobustSRError, Upscaler, Wrapper
 
 SMALLEST_TILE = 32  # LR pixels of a tile without its context, below which memory is not what is wrong
 
@@ -171,23 +171,10 @@ def _balanced(length: int, tile: int, overlap: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Watched:
+class _Watched(Wrapper):
     """An upscaler that says after each call how many windows it held."""
 
-    inner: Upscaler
     say: Callable[[int], None]
-
-    @property
-    def scale(self) -> int:
-        return self.inner.scale
-
-    @property
-    def context(self) -> int:
-        return self.inner.context
-
-    @property
-    def exact(self) -> bool:
-        return self.inner.exact
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         sr = self.inner(x, origin=origin)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from .noise import gaussian
-from .types import RobustSRError, Upscaler
+from .types import RobustSRError, Wrapper
 
 Reduce = Literal["median", "mean"]
 Draws = Literal["antithetic", "independent"]
 
 
 @dataclass(frozen=True)
-class Smoothed:
+class Smoothed(Wrapper):
     """Wraps an upscaler in ``samples`` noisy passes and reduces their outputs value by value.
 
     ``sigma``: standard deviation of the noise in [0, 1] units; 0 is the inner upscaler itself.
@@ -31,7 +31,6 @@ class Smoothed:
     ``chunk``: draws per call of ``inner`` (memory and speed only).
     """
 
-    inner: Upscaler
     sigma: float
     samples: int = 21
     reduce: Reduce = "median"
@@ -49,18 +48,6 @@ class Smoothed:
             raise RobustSRError(f"smoothing is 'median' or 'mean', got {self.reduce!r}")
         if self.draws not in ("antithetic", "independent"):
             raise RobustSRError(f"draws are 'antithetic' or 'independent', got {self.draws!r}")
-
-    @property
-    def scale(self) -> int:
-        return self.inner.scale
-
-    @property
-    def context(self) -> int:
-        return self.inner.context
-
-    @property
-    def exact(self) -> bool:
-        return self.inner.exact
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         if self.sigma == 0:

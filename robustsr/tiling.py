@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .types import RobustSRError, Upscaler
+from .types import RobustSRError, Wrapper
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _weights(row: list[Window], index: int, scale: int, feather: int, like: Tens
 
 
 @dataclass(frozen=True)
-class Tiled:
+class Tiled(Wrapper):
     """Applies an upscaler window by window, with memory bounded by the window.
 
     ``size``: LR pixels of a window along each axis, context included. ``pad``: LR pixels dropped (hard crop) at
@@ -65,15 +65,10 @@ class Tiled:
     sent; the picture and the result stay where the picture is.
     """
 
-    inner: Upscaler
     size: tuple[int, int]
     pad: int | None = None
     feather: int = 0
     device: torch.device | None = None
-
-    @property
-    def scale(self) -> int:
-        return self.inner.scale
 
     @property
     def context(self) -> int:

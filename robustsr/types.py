@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -40,3 +41,22 @@ class Upscaler(Protocol):
         (zeros if omitted); only smoothers use it, everything else passes it on.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What every upscaler around another one shares: it is as large, as far-sighted and as exact as its inside."""
+
+    inner: Upscaler
+
+    @property
+    def scale(self) -> int:
+        return self.inner.scale
+
+    @property
+    def context(self) -> int:
+        return self.inner.context
+
+    @property
+    def exact(self) -> bool:
+        return self.inner.exact

@@ -1,5 +1,7 @@
 """The training module: recipes, data, and a loop that resumes to the very same weights."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -47,12 +49,14 @@ def recipe(folder, *extra):
 
 
 def test_a_stopped_and_resumed_run_ends_with_the_same_weights(folder):
-    list(train(recipe(folder), folder / "whole"))
+    list(train(recipe(folder), folder / "whole", every=1))  # reports before the first checkpoint too
     asked = iter([False] * 6 + [True])
     list(train(recipe(folder), folder / "parts", stop=lambda: next(asked)))
     assert not (folder / "parts" / "psnr.safetensors").exists()
     last = list(train(recipe(folder), folder / "parts", resume=True))
     assert last[0].step == 7 and last[-1].step == 12 and last[-1].psnr["val"] > 5
+    log = [json.loads(line) for line in (folder / "parts" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == sorted({row["step"] for row in log}) and log[-1]["psnr"] == last[-1].psnr
     a, b = (load_file(folder / run / "psnr.safetensors") for run in ("whole", "parts"))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert load(folder / "whole" / "psnr.safetensors", device="cpu").scale == 4

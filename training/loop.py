@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -58,7 +59,8 @@ def train(
 ) -> Iterator[Progress]:
     """Runs a recipe and yields where it stands every ``every`` steps and after each validation.
 
-    Writes ``out/checkpoint.pt`` as it goes and ``out/NAME.safetensors`` (averaged weights, float16) at the end.
+    Writes ``out/checkpoint.pt`` and ``out/log.jsonl`` as it goes, and at the end ``out/NAME.safetensors``, the
+    averaged weights in float16.
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
     it as if it had never stopped. A loss that is not finite ends the run with the last good checkpoint kept.
     """
@@ -110,7 +112,11 @@ def train(
             measured: dict[str, float] = {}
             if step % recipe.validation.every == 0 or done:
                 measured = {Path(s).name: validate(ema, Path(s), scale, device) for s in recipe.validation.sets}
-            yield Progress(step, config.steps, mean, len(losses) / (time.perf_counter() - since), measured)
+            progress = Progress(step, config.steps, mean, len(losses) / (time.perf_counter() - since), measured)
+            out.mkdir(parents=True, exist_ok=True)
+            with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+                log.write(json.dumps(asdict(progress)) + "\n")
+            yield progress
             losses, since = [], time.perf_counter()
         if stopped:
             return
