@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import catalogue, console
+from . import backbones, catalogue, console
 from .types import RobustSRError
 
 app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
@@ -22,6 +22,16 @@ def models_list() -> None:
         entry = known.get(name)
         where = "ships with robustsr" if entry and not entry.url else "installed" if name in here else "can be pulled"
         table.add_row(name, f"x{entry.scale}" if entry else "", where, entry.description if entry else str(here[name]))
+    for backbone in backbones.BACKBONES.values():
+        path = backbones.find(backbone.name)
+        where = (
+            "can be pulled"
+            if path is None
+            else f"first layers ({path.name})"
+            if backbones.partial(path)
+            else "installed"
+        )
+        table.add_row(backbone.name, "", where, f"for {backbone.used_by}")
     console.out.print(table)
 
 
@@ -88,9 +98,11 @@ def models_pull(
     """Download models; an interrupted download continues where it stopped."""
     for name in names:
         entry = catalogue.catalogue().get(name)
-        if entry is None:
-            known = ", ".join(n for n, e in catalogue.catalogue().items() if e.url)
+        if entry is None and name not in backbones.BACKBONES:
+            known = ", ".join([*(n for n, e in catalogue.catalogue().items() if e.url), *backbones.BACKBONES])
             raise RobustSRError(f"no model {name!r} in the catalogue; can be pulled: {known}")
+        size = entry.size if entry else backbones.BACKBONES[name].size
+        console.say(f"{name}: {size / 2**20:.0f} MB")
         with console.bytes_bar(name) as update:
-            path = catalogue.pull(entry, update)
+            path = catalogue.pull(entry, update) if entry else backbones.pull(name, update)
         console.out.print(f"{name}: {path}", markup=False, soft_wrap=True)

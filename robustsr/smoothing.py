@@ -5,7 +5,7 @@ Median: CertSR (Chaouai & Tamaazousti 2024, section 4.2), pixel-wise. Mean: Pats
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,15 +52,10 @@ class Smoothed(Wrapper):
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         if self.sigma == 0:
             return self.inner(x, origin=origin)
-        if origin is None:
-            origin = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
         outputs: list[Tensor] = []
         total: Tensor | None = None
-        for start in range(0, self.samples, self.chunk):
-            draws = range(start, min(start + self.chunk, self.samples))
-            noisy = x + self.sigma * self._noise(draws, x, origin)  # (d, N, 3, h, w)
-            sr = self.inner(noisy.flatten(0, 1), origin=origin.repeat(len(draws), 1))
-            sr = sr.view(len(draws), len(x), *sr.shape[1:])
+        for noisy in self.outputs(x, origin=origin):
+            sr = noisy.view(-1, len(x), *noisy.shape[1:])
             if self.gray:
                 sr = _luma(sr)
             if self.reduce == "median":
@@ -69,6 +64,18 @@ class Smoothed(Wrapper):
                 total = sr.sum(0) if total is None else total + sr.sum(0)
         result = median(outputs) if total is None else total / self.samples
         return result.expand(-1, 3, -1, -1) if self.gray else result
+
+    def outputs(self, x: Tensor, *, origin: Tensor | None = None) -> Iterator[Tensor]:
+        """The inner outputs for the noisy copies of ``x``, which are reduced: ``(d*N, 3, s*h, s*w)``, d = ``chunk``.
+
+        The draws of one picture lie N apart.
+        """
+        if origin is None:
+            origin = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+        for start in range(0, self.samples, self.chunk):
+            draws = range(start, min(start + self.chunk, self.samples))
+            noisy = x + self.sigma * self._noise(draws, x, origin)  # (d, N, 3, h, w)
+            yield self.inner(noisy.flatten(0, 1), origin=origin.repeat(len(draws), 1))
 
     def _noise(self, draws: range, x: Tensor, origin: Tensor) -> Tensor:
         """(d, N, 3 or 1, h, w) of x's dtype."""

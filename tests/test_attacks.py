@@ -1,0 +1,370 @@
+"""Attacks: closed forms, the ball and the box, reproducibility, and agreement with foolbox."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustsr import attacks
+from robustsr.attacks import against, ascend, bim, cw, fgsm, norms, pgd, project, random_in_ball, random_noise, rounded
+from robustsr.losses import l1, mse
+from robustsr.smoothing import Smoothed
+from robustsr.types import RobustSRError
+
+EPS = 8 / 255
+
+
+def picture(n=2, h=8, w=9, seed=0, dtype=torch.float64):
+    return torch.rand(n, 3, h, w, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def linear(x, seed=1):
+    """An objective with constant gradient, and that gradient."""
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+    return (lambda z: (z * weight).sum(dim=(1, 2, 3))), weight
+
+
+# --- closed forms on linear objectives ---
+
+
+@pytest.mark.parametrize("attack", [fgsm, bim, pgd])
+def test_on_a_linear_objective_linf_attacks_end_in_the_corner_of_the_ball(attack):
+    x = picture()
+    objective, weight = linear(x)
+    found = attack(x, objective, EPS)
+    torch.testing.assert_close(found.adv, (x + EPS * weight.sign()).clamp(0, 1), atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.loss, objective(found.adv))
+
+
+def test_on_a_linear_objective_l2_attacks_go_along_the_gradient():
+    x = picture() * 0.2 + 0.4  # far from the box
+    objective, weight = linear(x)
+    found = pgd(x, objective, 0.3, steps=50, norm="l2", seed=3)
+    unit = weight / weight.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(found.adv - x, 0.3 * unit, atol=1e-3, rtol=0)
+
+
+def test_cw_finds_the_minimum_of_its_objective():
+    x = picture(1) * 0.2 + 0.4
+    objective, weight = linear(x)
+    unit = weight / weight.norm()
+    # |d| - c <w, d> has its minimum at infinity once c |w| > 1, and at d = 0 below: squared, at d = c w / 2
+    found = cw(x, objective, values=1, c=0.01, steps=400, lr=1e-2, squared=True)
+    torch.testing.assert_close(found.adv - x, 0.005 * weight.norm() * unit, atol=2e-4, rtol=0)
+    assert bool((cw(x, objective, values=1, c=0.5 / float(weight.norm()), steps=50).adv == x).all())
+
+
+# --- the ball, the box, the mask, never weaker ---
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 0.5), st.sampled_from(["linf", "l2"]), st.integers(0, 2**31), st.integers(1, 4), st.floats(0.05, 2))
+def test_always_in_ball_and_box_and_never_weaker_than_the_input(eps, norm, seed, steps, relative):
+    x = picture(2, 5, 4, seed).round(decimals=1)
+    target = torch.zeros_like(x)
+    objective = lambda z: mse(z.sin() * 3 % 1, target)  # noqa: E731 - a rough landscape
+    found = ascend(x, objective, eps, eps * relative, steps, norm=norm, start=1, restarts=2, seed=seed)
+    assert found.adv.min() >= 0 and found.adv.max() <= 1
+    assert bool((norms(found.adv - x)[norm] <= eps * (1 + 1e-9) + 1e-12).all())
+    assert bool((found.loss >= objective(x)).all())
+    torch.testing.assert_close(found.loss, objective(found.adv))
+
+
+def test_only_the_masked_region_changes():
+    x = picture(2)
+    mask = torch.zeros(1, 1, 8, 9)
+    mask[..., 2:5, 3:6] = 1
+    objective, weight = linear(x)
+    for found in (
+        pgd(x, objective, EPS, mask=mask),
+        pgd(x, objective, 0.2, norm="l2", mask=mask),
+        cw(x, objective, values=1, c=5, mask=mask),
+        fgsm(x, objective, EPS, mask=mask),
+    ):
+        changed = (found.adv != x).any(1, keepdim=True)
+        assert changed[..., 2:5, 3:6].any() and not changed[~mask.bool().expand(2, 1, 8, 9)].any()
+
+
+def test_restarts_only_help_and_the_curve_tells_the_first_run():
+    x = picture(1, 6, 6)
+    objective = lambda z: (z * 40).sin().mean(dim=(1, 2, 3))  # noqa: E731
+    one, four = (pgd(x, objective, 0.1, steps=3, restarts=n, seed=5) for n in (1, 4))
+    assert four.loss >= one.loss
+    assert len(one.curve) == len(four.curve) == 5  # clean, start, three steps
+    assert torch.equal(one.curve[0], objective(x))
+
+
+def test_a_sample_that_reached_its_goal_is_left_alone():
+    x = picture(2, 6, 6) * 0.5
+    scale = torch.tensor([1.0, 0.01], dtype=x.dtype)
+    calls = []
+
+    def objective(z):
+        calls.append(z.detach().clone())
+        return (z - x).mean(dim=(1, 2, 3)) * scale
+
+    found = ascend(x, objective, 0.1, 0.02, 5, goal=0.015)
+    assert found.loss[0] == pytest.approx(0.02)  # two steps, not the five that lead to .1
+    torch.testing.assert_close(calls[-1][0], x[0] + 0.02)
+    torch.testing.assert_close(found.adv[1], x[1] + 0.1)
+
+
+def test_seeds_decide_and_batches_do_not():
+    x = picture(3)
+    objective = lambda z: (z * 40).sin().mean(dim=(1, 2, 3))  # noqa: E731
+    both = pgd(x, objective, EPS, seed=7)
+    assert torch.equal(both.adv, pgd(x, objective, EPS, seed=7).adv)
+    assert not torch.equal(both.adv, pgd(x, objective, EPS, seed=8).adv)
+    alone = pgd(x[1:2], objective, EPS, seed=8)
+    torch.testing.assert_close(both.adv[1:2], alone.adv)
+
+
+def test_zero_gradient_gets_a_random_direction_under_l2_and_none_under_linf():
+    x = picture(1)
+    flat = lambda z: (z * 0).sum(dim=(1, 2, 3))  # noqa: E731
+    seen = []
+
+    def objective(z):
+        seen.append(z.detach())
+        return flat(z)
+
+    ascend(x, objective, 0.1, 0.1, 1, norm="l2")
+    assert norms(seen[-1] - x)["l2"].item() == pytest.approx(0.1, abs=1e-3)  # clipping takes a little
+    assert torch.equal(fgsm(x, flat, EPS).adv, x)
+
+
+def test_wrong_numbers_are_refused():
+    objective, _ = linear(picture())
+    for wrong in ({"eps": -1}, {"eps": math.nan}, {"eps": 0.1, "steps": 0}, {"eps": 0.1, "restarts": 0}):
+        with pytest.raises(RobustSRError, match="eps must be at least 0"):
+            pgd(picture(), objective, **wrong)
+
+
+# --- against upscalers ---
+
+
+def test_against_a_linear_upscaler_the_optimum_is_known(nearest):
+    x = picture(2, dtype=torch.float32) * 0.5 + 0.25
+    found = pgd(x, against(nearest, nearest(x) - 0.01, l1), EPS, steps=20, start=0)
+    torch.testing.assert_close(found.adv, x + EPS, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.loss, torch.full((2,), EPS + 0.01))
+
+
+def test_targeted_attacks_approach_their_target(convs):
+    x = picture(1)
+    target = convs(picture(1, seed=9))
+    before = mse(convs(x), target)
+    found = pgd(x, against(convs, target, mse, targeted=True), 0.2, steps=20)
+    assert mse(convs(found.adv), target) < 0.8 * before
+
+
+@dataclass(frozen=True)
+class Spiky:
+    """An upscaler of scale 1 whose output jumps with the noise, so that median, mean and draws matter."""
+
+    scale: int = 1
+    context: int = 0
+    exact: bool = True
+
+    def __call__(self, x, *, origin=None):
+        return x + 0.05 * (60 * x).sin()
+
+
+def test_fresh_draws_differ_between_calls_and_never_equal_the_shipped_ones():
+    smoothed = Smoothed(Spiky(), 0.1, samples=6, seed=0)
+    fresh = attacks.Fresh(smoothed, 6, seed=0)
+    x = picture(1)
+    a, b = fresh(x), fresh(x)
+    assert not torch.equal(a, b)
+    again = attacks.Fresh(smoothed, 6, seed=0)
+    assert torch.equal(again(x), a)  # and yet all is reproducible
+
+
+def test_the_mean_of_losses_is_what_it_says():
+    smoothed = Smoothed(Spiky(), 0.1, samples=5, draws="independent", chunk=2)
+    x, hr = picture(3), picture(3, seed=4)
+    outputs = torch.cat([o.view(-1, 3, *x.shape[1:]) for o in smoothed.outputs(x)])
+    want = torch.stack([mse(o, hr) for o in outputs]).mean(0)
+    torch.testing.assert_close(attacks.mean_of_losses(smoothed, hr, mse)(x), want)
+
+
+@pytest.mark.parametrize("reduce", ["median", "mean"])
+def test_the_known_seed_attack_beats_the_base_attack_on_a_smoothed_model(reduce):
+    smoothed = Smoothed(Spiky(), 0.1, samples=5, reduce=reduce)
+    x = picture(2, 12, 12)
+    hr = x.clone()
+    found = {
+        name: pgd(x, objective, 0.05, steps=20).adv
+        for name, objective in {
+            "base": against(Spiky(), hr, mse),
+            "seed": against(smoothed, hr, mse),
+            "losses": attacks.mean_of_losses(attacks.Fresh(smoothed, 8, 0), hr, mse),
+        }.items()
+    }
+    hurt = {name: float(mse(smoothed(adv), hr).mean()) for name, adv in found.items()}
+    assert hurt["seed"] > hurt["base"] and hurt["seed"] > float(mse(smoothed(x), hr).mean())
+    assert hurt["losses"] > float(mse(smoothed(x), hr).mean())
+
+
+def test_checkpointing_changes_no_gradient(convs):
+    x = picture(2)
+    hr = picture(2, 16, 18, seed=3)
+    plain, light = (pgd(x, against(up, hr, l1), EPS, seed=1) for up in (convs, attacks.Checkpointed(convs)))
+    torch.testing.assert_close(plain.adv, light.adv)
+
+
+def test_one_perturbation_for_all_pictures(convs):
+    batches = []
+    for seed in range(3):
+        x = picture(2, seed=seed)
+        batches.append((x, against(convs, convs(x), mse)))
+    delta, curve = attacks.universal(batches, 0.1, steps=8, step_size=0.05)
+    assert delta.shape == (1, 3, 8, 9) and norms(delta)["linf"].item() <= 0.1 + 1e-9
+
+    def hurt(d):
+        return sum(float(objective((x + d).clamp(0, 1)).sum()) for x, objective in batches) / 6
+
+    assert hurt(delta) == pytest.approx(max(curve))
+    chance = [hurt(random_in_ball(delta, "linf", 0.1, s).sign() * 0.1) for s in range(5)]
+    assert hurt(delta) > 1.5 * max(chance)
+
+
+def test_cw_never_ends_below_its_start_and_needs_no_ball(convs):
+    x = picture(2)
+    hr = convs(picture(2, seed=8))
+    objective = against(convs, hr, l1)
+    found = cw(x, objective, values=hr[0].numel(), c=0.5, steps=6)
+    assert bool((found.loss > objective(x)).all()) and found.adv.min() >= 0 and found.adv.max() <= 1
+    assert len(found.curve) == len(found.j) == 8  # clean, the start, six steps
+    assert bool((torch.stack(found.j[1:]).amin(0) <= found.j[0]).all())
+
+
+def test_cw_survives_black_and_white_pixels():
+    x = picture(1).round()
+    objective, _ = linear(x)
+    found = cw(x, objective, values=1, c=10)
+    assert bool(found.adv.isfinite().all())
+    assert (found.adv - x).abs().max() < 1e-4  # which hardly move
+
+
+def test_cw_search_finds_the_smallest_c_that_does_it(convs):
+    x = picture(1)
+    hr = convs(picture(1, seed=9))
+    objective = against(convs, hr, l1)
+    wanted = 1.01 * float(objective(x))
+    options = {"values": hr[0].numel(), "steps": 10}
+    found, c = attacks.cw_search(x, objective, lambda adv: bool(objective(adv) >= wanted), c=1, **options)
+    assert found.loss >= wanted
+    assert cw(x, objective, c=c / 1.5, **options).loss < wanted
+    with pytest.raises(RobustSRError, match="cannot be reached"):
+        attacks.cw_search(x, objective, lambda adv: False, rounds=2, **options)
+
+
+# --- baselines and projections ---
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_projection_is_idempotent_and_random_points_fill_the_ball(norm):
+    delta = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    once = project(delta, norm, 0.5)
+    torch.testing.assert_close(project(once, norm, 0.5), once)
+    assert bool((norms(once)[norm] <= 0.5 + 1e-6).all())
+    inside = random_in_ball(torch.zeros(4000, 3, 1, 1), norm, 0.5, 0)
+    sizes = norms(inside)[norm]
+    assert sizes.max() <= 0.5 + 1e-6
+    assert float((sizes < 0.4).float().mean()) == pytest.approx(0.8**3, abs=0.03)  # volume of the smaller ball
+    assert inside.mean().abs() < 0.02
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_random_noise_is_as_large_as_the_attack(norm):
+    x = picture(2, dtype=torch.float32)
+    found = pgd(x, linear(x)[0], 0.1 if norm == "linf" else 2, norm=norm)
+    noisy = random_noise(x, found.adv - x, norm, seed=1)
+    torch.testing.assert_close(norms(noisy - x)[norm], norms(found.adv - x)[norm], atol=1e-3, rtol=1e-3)
+    assert noisy.min() >= 0 and noisy.max() <= 1
+    assert torch.equal(random_noise(x, x - x, "l2"), x)
+
+
+# --- files ---
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([8, 16]),
+    st.sampled_from(["linf", "l2", None]),
+    st.floats(0.002, 0.2),
+)
+def test_rounding_stays_in_the_ball_and_keeps_the_effect(seed, bits, norm, size):
+    top = (1 << bits) - 1
+    x = (picture(2, 7, 8, seed, torch.float32) * top).round() / top
+    eps = size if norm == "linf" else size * math.sqrt(x[0].numel())
+    adv = (x + project(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)), norm or "l2", eps)).clamp(
+        0, 1
+    )
+    made = rounded(x, adv, bits=bits, norm=norm, eps=eps)
+    assert bool((made * top - (made * top).round()).abs().max() < 1e-2)
+    assert made.min() >= 0 and made.max() <= 1
+    if norm:
+        assert bool((norms((made.double() - x.double()))[norm] <= eps * (1 + 1e-5)).all())
+    assert (made - adv).abs().max() <= (1.002 if norm else 0.502) / top + (1 / top if norm == "l2" else 0)
+
+
+def test_rounding_keeps_whole_levels_and_most_of_a_small_l2_norm():
+    x = (picture(1, 16, 16, 0, torch.float32) * 255).round() / 255
+    adv = (x + 8 / 255 * torch.randn(x.shape).sign()).clamp(0, 1)
+    assert torch.equal((rounded(x, adv, norm="linf", eps=8 / 255) * 255).round(), (adv * 255).round())
+    delta = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    adv = (x + project(delta, "l2", 0.5)).clamp(0, 1) * 1
+    x = x.clamp(0.1, 0.9)
+    x = (x * 255).round() / 255
+    adv = x + project(delta, "l2", 0.15)
+    made = rounded(x, adv, norm="l2", eps=0.15)
+    kept = float(((made - x) * (adv - x)).sum() / (adv - x).square().sum())
+    towards = rounded(x, adv, norm="linf")
+    assert norms(made - x)["l2"].item() <= 0.15 * (1 + 1e-5)
+    assert kept > 0.75 > float(((towards - x) * (adv - x)).sum() / (adv - x).square().sum())
+
+
+# --- foolbox ---
+
+
+def toy(classes=5):
+    """A small classifier, inputs and labels, in float32."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, classes)
+    )
+    return net.eval().requires_grad_(False), torch.rand(6, 3, 8, 8), torch.arange(6) % classes
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd-l2", "bim"])
+def test_agrees_with_foolbox_on_a_classifier(name):
+    foolbox = pytest.importorskip("foolbox")
+    net, x, labels = toy()
+    objective = lambda z: torch.nn.functional.cross_entropy(net(z), labels, reduction="none")  # noqa: E731
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    kinds = foolbox.attacks
+    eps = 0.5 if name == "pgd-l2" else 0.03
+    theirs, ours = {
+        "fgsm": (lambda: kinds.LinfFastGradientAttack(random_start=False), lambda: fgsm(x, objective, eps)),
+        "bim": (
+            lambda: kinds.LinfBasicIterativeAttack(abs_stepsize=eps / 10, steps=10, random_start=False),
+            lambda: bim(x, objective, eps, 10),
+        ),
+        "pgd": (
+            lambda: kinds.LinfProjectedGradientDescentAttack(abs_stepsize=eps / 4, steps=10, random_start=False),
+            lambda: pgd(x, objective, eps, 10, start=0),
+        ),
+        "pgd-l2": (
+            lambda: kinds.L2ProjectedGradientDescentAttack(abs_stepsize=eps / 4, steps=10, random_start=False),
+            lambda: pgd(x, objective, eps, 10, norm="l2", start=0),
+        ),
+    }[name]
+    reference = theirs().run(model, x, foolbox.criteria.Misclassification(labels), epsilon=eps)
+    np.testing.assert_allclose(ours().loss.numpy(), objective(reference).numpy(), rtol=0.01)
