@@ -172,7 +172,7 @@ def random_noise(x: Tensor, delta: Tensor, norm: Norm, seed: int = 0) -> Tensor:
 # --- attacks ---
 
 
-class _Ascent(TypedDict, total=False):
+class Ascent(TypedDict, total=False):
     """The options that `fgsm`, `bim` and `pgd` pass on to `ascend`."""
 
     restarts: int
@@ -181,7 +181,7 @@ class _Ascent(TypedDict, total=False):
     seed: int
 
 
-class _CW(TypedDict, total=False):
+class CW(TypedDict, total=False):
     """The options that `cw_search` passes on to `cw`."""
 
     values: int
@@ -193,13 +193,13 @@ class _CW(TypedDict, total=False):
     seed: int
 
 
-def fgsm(x: Tensor, objective: Objective, eps: float, *, start: float = 0, **options: Unpack[_Ascent]) -> Attacked:
+def fgsm(x: Tensor, objective: Objective, eps: float, *, start: float = 0, **options: Unpack[Ascent]) -> Attacked:
     """One step of size ``eps`` along the gradient's sign (Goodfellow et al. 2015; CertSR eq. 1)."""
     return ascend(x, objective, eps, eps, 1, start=start, **options)
 
 
 def bim(
-    x: Tensor, objective: Objective, eps: float, steps: int = 10, *, start: float = 0, **options: Unpack[_Ascent]
+    x: Tensor, objective: Objective, eps: float, steps: int = 10, *, start: float = 0, **options: Unpack[Ascent]
 ) -> Attacked:
     """``steps`` sign steps of ``eps / steps`` (Kurakin et al. 2017; CertSR 3.1)."""
     return ascend(x, objective, eps, eps / steps, steps, start=start, **options)
@@ -214,7 +214,7 @@ def pgd(
     norm: Norm = "linf",
     *,
     start: float = 1,
-    **options: Unpack[_Ascent],
+    **options: Unpack[Ascent],
 ) -> Attacked:
     """Projected gradient ascent from a uniform random start (Madry et al. 2018; thesis A.15 with ``norm="l2"``).
 
@@ -328,16 +328,15 @@ def cw(
                 distance = (distance + 1e-12).sqrt()  # the norm has no gradient at 0
             value = objective(adv)
             j = distance - c * values * value
-        with torch.no_grad():
-            better = (j < best_j).view(-1, 1, 1, 1)
-            best = torch.where(better, adv.clamp(0, 1), best)
-            best_loss, best_j = torch.where(j < best_j, value, best_loss), torch.minimum(j, best_j)
-            curve.append(value.detach())
-            js.append(j.detach())
-        if number < steps:
-            (w.grad,) = torch.autograd.grad(j.sum(), w)
-            adam.step()
-    return Attacked(best.detach(), best_loss.detach(), curve, js)
+            if number < steps:
+                (w.grad,) = torch.autograd.grad(j.sum(), w)
+        adv, value, j = adv.detach(), value.detach(), j.detach()
+        best = torch.where((j < best_j).view(-1, 1, 1, 1), adv.clamp(0, 1), best)
+        best_loss, best_j = torch.where(j < best_j, value, best_loss), torch.minimum(j, best_j)
+        curve.append(value)
+        js.append(j)
+        adam.step()
+    return Attacked(best, best_loss, curve, js)
 
 
 def cw_search(
@@ -347,7 +346,7 @@ def cw_search(
     *,
     rounds: int = 10,
     c: float = 0.01,
-    **options: Unpack[_CW],
+    **options: Unpack[CW],
 ) -> tuple[Attacked, float]:
     """The smallest c within a factor of 10,000 of ``c`` for which ``reached(adv)`` holds, and what `cw` finds there.
 

@@ -45,4 +45,5 @@ def atomic(path: StrPath, *, make_folder: bool = False) -> Iterator[Path]:
             reason = f"the disk that holds {path.parent} is full"
         raise RobustSRError(f"cannot write {path}: {reason}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be no folder
+            part.unlink(missing_ok=True)

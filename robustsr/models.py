@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from .catalogue import Entry, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
+from .resample import Bicubic
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
 
 EFFECTIVE_CONTEXT = 32  # LR pixels, for networks whose receptive field is huge, global or unknown,
 FEATHER = 16  # whose tiles therefore fade into each other over so many
+BICUBIC = {"bicubic": 4, "bicubic-x2": 2, "bicubic-x3": 3}
 LARGEST_EXACT = 48  # LR pixels: a larger receptive radius costs more than it gives
 
 
@@ -123,12 +125,15 @@ Loaded = Network | OnnxNetwork
 def load(name_or_path: str | Path, *, device: str = "auto", precision: str = "auto") -> Loaded:
     """Loads a model by catalogue name or by path (``.pth``, ``.safetensors``, ``.ckpt``, ``.onnx``).
 
-    Checkpoints are read without running code in them. ``precision`` "auto" is the device's fast format if the
+    Checkpoints are read without running code in them. "bicubic" (x4), "bicubic-x2" and "bicubic-x3" are the baseline
+    that needs none. ``precision`` "auto" is the device's fast format if the
     network stays within 4/255 of float32 everywhere and within 1/255 on 99% of values, else float32.
     """
     check_precision(precision)
-    path, entry = find(name_or_path)
     where = resolve_device(device)
+    if str(name_or_path) in BICUBIC:
+        return _bicubic(str(name_or_path), BICUBIC[str(name_or_path)], where)
+    path, entry = find(name_or_path)
     name = entry.name if entry else path.stem
     if path.suffix.lower() == ".onnx":
         return _load_onnx(path, name, entry, where)
@@ -163,6 +168,14 @@ def load(name_or_path: str | Path, *, device: str = "auto", precision: str = "au
         supported = {"bf16": descriptor.supports_bfloat16, "fp16": descriptor.supports_half, "fp32": True}
         return fast if supported[fast.precision] and _faithful(fast, network) else network
     return network.with_precision(precision)
+
+
+def _bicubic(name: str, scale: int, device: torch.device) -> Network:
+    def call(module: nn.Module, x: Tensor) -> Tensor:
+        sr: Tensor = module(x)
+        return sr
+
+    return Network(Bicubic(scale), call, scale, 2, True, name, name, device)
 
 
 def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
