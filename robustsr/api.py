@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def upscale(
     *,
     scale: float | None = None,
     smooth: Reduce | None = None,
-    sigma: float | None = None,
+    sigma: float | Literal["auto"] | None = None,
     samples: int | None = None,
     draws: Draws | None = None,
     seed: int = 0,
@@ -40,8 +40,8 @@ def upscale(
     floats in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second)
     channel is alpha. Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a
     path, or what ``load`` returned (faster for several pictures; ``device`` and ``precision`` are then its own).
-    ``sigma`` in [0, 1] units, ``samples`` and ``draws`` default to the model's catalogue entry. RobustSRError:
-    anything else, or an unknown model.
+    ``sigma`` in [0, 1] units or "auto", ``samples`` and ``draws`` default to the model's catalogue entry.
+    RobustSRError: anything else, or an unknown model.
     """
     from .catalogue import default_model
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import shutil
 import tomllib
@@ -45,6 +46,7 @@ class Entry:
     samples: int = 20
     draws: str = "antithetic"
     quality: dict[str, float] = field(default_factory=dict)
+    calibration: list[list[float]] = field(default_factory=list)  # noise estimates and best sigmas, see calibration.py
 
 
 def home() -> Path:
@@ -132,6 +134,24 @@ def sha256(path: Path) -> str:
     """The hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def calibration_of(digest: str, entry: Entry | None) -> tuple[tuple[float, float], ...] | None:
+    """What `robustsr tune` found for the weights of this SHA-256 on this machine, else what the catalogue says."""
+    path = home() / "calibrations" / f"{digest}.json"
+    try:
+        pairs = json.loads(path.read_text("ascii")) if path.exists() else entry.calibration if entry else []
+        return tuple((float(noise), float(sigma)) for noise, sigma in pairs) or None
+    except (ValueError, TypeError) as error:
+        raise RobustSRError(f"{path} cannot be read: {error}; delete it, and tune again") from None
+
+
+def save_calibration(digest: str, calibration: tuple[tuple[float, float], ...]) -> Path:
+    """Keeps a calibration for ``--sigma auto`` with these weights."""
+    path = home() / "calibrations" / f"{digest}.json"
+    with atomic(path, make_folder=True) as part:
+        part.write_text(json.dumps(calibration), "ascii")
+    return path
 
 
 def add(path: Path, name: str | None = None) -> Path:

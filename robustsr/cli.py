@@ -15,6 +15,9 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
+from .cli_certify import certify
+from .cli_corrupt import corrupt
+from .cli_evaluate import evaluate, tune
 from .cli_models import app as models_app
 from .types import RobustSRError
 from .version import __version__
@@ -30,6 +33,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models_app, name="models")
+for command in (corrupt, evaluate, tune, certify):
+    app.command()(command)
 
 
 def main() -> None:
@@ -51,6 +56,16 @@ def _usage() -> Iterator[None]:
         yield
     except RobustSRError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def sigma_of(text: str | None) -> float | Literal["auto"] | None:
+    """What --sigma says."""
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--sigma must be a number or auto, got {text!r}") from None
 
 
 def _version(value: bool) -> None:
@@ -169,10 +184,10 @@ def upscale(
         ),
     ] = "off",
     sigma: Annotated[
-        float | None,
+        str | None,
         Option(
             "--sigma",
-            help="Standard deviation of that noise, 0 to 1. Default: the model's.",
+            help="Standard deviation of that noise, 0 to 1; auto: by each picture's own. Default: the model's.",
             rich_help_panel=SMOOTHING,
         ),
     ] = None,
@@ -276,7 +291,9 @@ def upscale(
     asked = "fp32" if fp32 else precision
     network = load(name, device=device, precision=asked)
     with _usage():
-        smoothing = None if smooth == "off" else planning.smoothing_for(network, smooth, sigma, samples, draws, seed)
+        smoothing = None
+        if smooth != "off":
+            smoothing = planning.smoothing_for(network, smooth, sigma_of(sigma), samples, draws, seed)
         plan = planning.make_plan(network, smoothing, tile, tile_pad)
     requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad}
     task = batch.Task(network, smoothing, target, output, plan, requested)

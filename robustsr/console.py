@@ -108,6 +108,15 @@ def bar(costs: dict[Any, float]) -> Iterator[Bar]:
 
 
 @contextmanager
+def work_bar() -> Iterator[Any]:
+    """A bar for measurements: yields ``update(done, total, text)``, in any unit of work."""
+    columns = (SpinnerColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", style="dim"))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
+
+
+@contextmanager
 def bytes_bar(name: str) -> Iterator[Any]:
     """A bar for a download: yields ``update(done, total)``."""
     from rich.progress import DownloadColumn, TransferSpeedColumn
@@ -130,7 +139,11 @@ def forecast(rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | N
     pictures = f"{len(good)} picture{'s' * (len(good) != 1)}"
     if there:
         pictures += f" ({there} more {'is' if there == 1 else 'are'} there already)"
-    how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}" if smoothing else "not smoothed"
+    how = "not smoothed"
+    if smoothing:
+        auto = getattr(smoothing, "calibration", None)
+        sigma = f"auto, at most {smoothing.sigma:g}" if auto else f"{smoothing.sigma:g}"
+        how = f"{smoothing.reduce} of {smoothing.samples}, sigma {sigma}"
     yield (
         f"{pictures}, {megapixels:.1f} megapixels out, about {duration(seconds)}: "
         f"{network.name} x{network.scale} on {network.device} ({network.precision}), {how}"

@@ -71,6 +71,8 @@ def _upscale(
     if picture.alpha is not None:
         jobs.append(np.repeat(picture.alpha[..., None], 3, axis=2))
     passes = target.passes(w, h, network.scale)
+    if smoothing is not None:
+        smoothing = smoothing.settled(torch.from_numpy(jobs[0].transpose(2, 0, 1)[None].clip(0, 1)))
     total = count_windows(network, smoothing, plan, (h, w), passes)
     if picture.alpha is not None:
         total += count_windows(network, None, plan, (h, w), passes)

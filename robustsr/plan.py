@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from .calibration import Calibration, estimate_noise, sigma_for
+from .catalogue import calibration_of
 from .models import Loaded
 from .smoothing import Draws, Reduce, Smoothed
 from .tiling import Tiled
@@ -29,17 +31,42 @@ class Smoothing:
     draws: Draws = "antithetic"
     seed: int = 0
 
+    def settled(self, x: Tensor) -> Smoothing:
+        """How to smooth the picture ``x (1, 3, h, w)``."""
+        return self
+
+
+@dataclass(frozen=True)
+class AutoSmoothing(Smoothing):
+    """Smoothing whose sigma follows each picture's noise; ``sigma`` is the largest that can come out."""
+
+    calibration: Calibration = ()
+
+    def settled(self, x: Tensor) -> Smoothing:
+        sigma = round(sigma_for(self.calibration, estimate_noise(x)), 4)
+        return Smoothing(self.reduce, sigma, self.samples, self.draws, self.seed)
+
 
 def smoothing_for(
     network: Loaded,
     reduce: Reduce,
-    sigma: float | None = None,
+    sigma: float | Literal["auto"] | None = None,
     samples: int | None = None,
     draws: Draws | None = None,
     seed: int | None = None,
 ) -> Smoothing:
-    """How to smooth a model: what is given, else what its catalogue entry says, else sigma .03 and 20 draws."""
+    """How to smooth a model: what is given, else what its catalogue entry says, else sigma .03 and 20 draws.
+
+    "auto": by each picture's noise. RobustSRError: there is no calibration for that, or a value makes no sense.
+    """
     entry = network.entry
+    known = calibration_of(network.digest, entry) if sigma == "auto" else None
+    if sigma == "auto" and known is None:
+        raise RobustSRError(
+            f"{network.name} has no calibration for --sigma auto: `robustsr tune -m {network.name} FOLDER` makes one"
+        )
+    if isinstance(sigma, str):
+        sigma = max(s for _, s in known or [(0.0, 0.0)])
     chosen = Smoothing(
         reduce,
         sigma if sigma is not None else entry.sigma if entry else 0.03,
@@ -48,7 +75,7 @@ def smoothing_for(
         seed or 0,
     )
     Smoothed(network, **vars(chosen))  # refuses what makes no sense
-    return chosen
+    return AutoSmoothing(**vars(chosen), calibration=known) if known else chosen
 
 
 @dataclass(frozen=True)

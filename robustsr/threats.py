@@ -18,6 +18,7 @@ from .attacks import Attacked, Checkpointed, Fresh, Norm, Objective, against
 from .losses import loss as loss_by_name
 from .models import Loaded, Network
 from .plan import Smoothing
+from .resample import OnResized
 from .smoothing import Smoothed
 from .tiling import Tiled
 from .types import RobustSRError, Upscaler
@@ -122,8 +123,8 @@ def number(text: str) -> float:
     try:
         if text.endswith("px"):
             return float(text[:-2]) / 255
-        above, _, below = text.partition("/")
-        return float(above) / float(below) if below else float(above)
+        above, slash, below = text.partition("/")
+        return float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
         raise RobustSRError(f"{text!r} is no size: write 8/255, 8px or 0.031") from None
 
@@ -159,10 +160,12 @@ def is_threat(spec: str) -> bool:
 # --- carrying it out ---
 
 
-def attackable(network: Loaded, size: tuple[int, int], smoothing: Smoothing | None = None) -> Upscaler | Smoothed:
+def attackable(
+    network: Loaded, size: tuple[int, int], smoothing: Smoothing | None = None, resized: int | None = None
+) -> Upscaler | Smoothed:
     """The network, smoothed or not, in float32 and so composed that gradients through a picture of ``size`` fit.
 
-    RobustSRError: the model gives no gradients.
+    ``resized``: see `robustsr.resample.OnResized`. RobustSRError: the model gives no gradients.
     """
     if not isinstance(network, Network):
         raise RobustSRError(f"{network.name} is an ONNX model, which has no gradients: craft on a checkpoint, transfer")
@@ -170,7 +173,9 @@ def attackable(network: Loaded, size: tuple[int, int], smoothing: Smoothing | No
     inner: Upscaler = network.with_precision("fp32")
     if size[0] * size[1] * draws > LIGHT:
         inner = Checkpointed(inner)
-    if max(size) > TILE:
+    if resized is not None:
+        inner = OnResized(inner, resized)
+    elif max(size) > TILE:
         inner = Tiled(inner, (min(TILE, size[0]), min(TILE, size[1])), feather=network.feather)
     if smoothing is not None and smoothing.sigma > 0:
         return Smoothed(inner, **vars(smoothing), chunk=max(1, LIGHT // (size[0] * size[1])))
@@ -199,6 +204,7 @@ def craft(
     mask: Tensor | None = None,
     seed: int = 0,
     bits: int | None = 8,
+    resized: int | None = None,
 ) -> Crafted:
     """Attacks ``x (N, 3, h, w)`` in [0, 1] and rounds the result to ``bits`` inside its ball (None: leaves floats).
 
@@ -214,7 +220,7 @@ def craft(
         noisy = attacks.random_noise(x, delta, threat.norm, seed)
         return Crafted("random", _filed(threat, x, noisy, bits, eps), None)
     size = (x.shape[-2], x.shape[-1])
-    up = attackable(network, size, smoothing if variant != "base" else None)
+    up = attackable(network, size, smoothing if variant != "base" else None, resized)
     own = reference is None
     if reference is None:
         with torch.no_grad():
@@ -250,14 +256,14 @@ def _search(
     seed: int,
     eps: float,
 ) -> tuple[Attacked, float | None]:
-    small = 0.1 if own else 0.0  # of the ball, or of w: leaves the point where the gradient is zero
+    small = 0.1 if own else 0.0  # of the ball: leaves the point where the gradient is zero
     if threat.method == "cw":
         options: attacks.CW = {
             "values": reference[0].numel(),
             "steps": threat.iterations,
             "lr": threat.lr,
             "squared": threat.squared,
-            "start": small,
+            "start": small / 100,  # of w: an Adam step is .01, and noise of that size would hide what it finds
             "mask": mask,
             "seed": seed,
         }
@@ -288,20 +294,21 @@ def _filed(threat: Threat, x: Tensor, adv: Tensor, bits: int | None, eps: float)
 
 
 def variants_for(on: str, smoothing: Smoothing | None) -> list[Variant]:
-    """Which attacks ``--on`` stands for: base; smoothed, the three adaptive ones; worst, all that apply."""
-    adaptive: list[Variant] = ["eot", "losses", "seed"]
-    smooth = smoothing is not None and smoothing.sigma > 0
-    if on == "base" or (on == "worst" and not smooth):
+    """Which attacks ``--on`` stands for: base; smoothed, the three adaptive ones; worst, all; or some, with commas.
+
+    A model that is not smoothed has only "base". RobustSRError: no such name, or nothing smoothed to attack.
+    """
+    adaptive: list[Variant] = list(VARIANTS)[1:]
+    groups: dict[str, list[Variant]] = {"smoothed": adaptive, "worst": list(VARIANTS)}
+    groups |= {v: [v] for v in VARIANTS}
+    if unknown := [part for part in on.split(",") if part not in groups]:
+        raise RobustSRError(f"attack on base, smoothed, worst, {', '.join(adaptive)}; got {', '.join(unknown)}")
+    wanted = {v for part in on.split(",") for v in groups[part]}
+    if smoothing is None or smoothing.sigma == 0:
+        if "base" not in wanted:
+            raise RobustSRError(f"--on {on} attacks a smoothed model: add --smooth median or --smooth mean")
         return ["base"]
-    if not smooth:
-        raise RobustSRError(f"--on {on} attacks a smoothed model: add --smooth median or --smooth mean")
-    if on == "smoothed":
-        return adaptive
-    if on == "worst":
-        return ["base", *adaptive]
-    if on in adaptive:
-        return [v for v in adaptive if v == on]
-    raise RobustSRError(f"attack on base, smoothed, worst, {', '.join(adaptive)}; got {on!r}")
+    return [v for v in VARIANTS if v in wanted]
 
 
 def with_options(threat: Threat, **given: Any) -> Threat:  # noqa: ANN401

@@ -1,0 +1,363 @@
+"""The command `robustsr certify`: a picture with bounds that small perturbations cannot push it out of."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from . import console
+from .types import RobustSRError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .images import Picture
+    from .models import Loaded
+    from .record import Verdict
+
+Option = partial(typer.Option, show_envvar=False)
+CLAIM, FILES, RUNNING = "Claim", "Files", "Running"
+SAMPLE, SAMPLE_CROP = "landscape.png", "72,56,48,48"
+MOST_PIXELS = 400_000_000
+ENDINGS = {"shipped": "certified", "lower": "lower", "upper": "upper"}  # the pictures that verification reads
+
+
+def certify(
+    context: typer.Context,
+    picture: Annotated[
+        Path | None, typer.Argument(help="A picture. Default: 48x48 pixels of a sample.", show_default=False)
+    ] = None,
+    model: Annotated[str | None, Option("-m", "--model", help="Name or path.", rich_help_panel=RUNNING)] = None,
+    smooth: Annotated[
+        Literal["median", "mean"], Option("--smooth", help="What is made of the draws.", rich_help_panel=CLAIM)
+    ] = "median",
+    sigma: Annotated[
+        str, Option("--sigma", help="Standard deviation of the noise, like .06 or 15/255.", rich_help_panel=CLAIM)
+    ] = ".06",
+    eps: Annotated[
+        str | None,
+        Option(
+            "--eps",
+            help="L2 norm that perturbations stay below, like .05 or 8/255; of the field. Default: sigma.",
+            rich_help_panel=CLAIM,
+        ),
+    ] = None,
+    samples: Annotated[int, Option("--samples", min=1, help="Draws for the bounds.", rich_help_panel=CLAIM)] = 1000,
+    ship: Annotated[int, Option("--ship", min=1, help="Draws for the picture.", rich_help_panel=CLAIM)] = 101,
+    alpha: Annotated[float, Option("--alpha", help="Probability that the bounds fail.", rich_help_panel=CLAIM)] = 0.05,
+    beta: Annotated[
+        float,
+        Option(
+            "--beta",
+            help="Probability, on each side, that the picture made of few draws leaves them; 0: no claim about it.",
+            rich_help_panel=CLAIM,
+        ),
+    ] = 0.025,
+    scope: Annotated[
+        Literal["simultaneous", "value"],
+        Option("--scope", help="These probabilities: for all values at once, or each.", rich_help_panel=CLAIM),
+    ] = "simultaneous",
+    field: Annotated[
+        Literal["auto", "image", "receptive"],
+        Option(
+            "--field",
+            help="eps is the norm over the whole picture, or inside every receptive field (stronger, where exact).",
+            rich_help_panel=CLAIM,
+        ),
+    ] = "auto",
+    form: Annotated[
+        Literal["cdf", "simple"], Option("--form", help="Of the bounds of a mean.", rich_help_panel=CLAIM)
+    ] = "cdf",
+    hr: Annotated[
+        Path | None, Option("--hr", help="Ground truth, for the certified PSNR.", rich_help_panel=FILES)
+    ] = None,
+    crop: Annotated[
+        str | None, Option("--crop", help="x,y,width,height in input pixels.", rich_help_panel=FILES)
+    ] = None,
+    out: Annotated[
+        Path | None, Option("-o", "--out", help="Folder. Default: the picture's.", rich_help_panel=FILES)
+    ] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace what is there.", rich_help_panel=FILES)] = False,
+    seed: Annotated[
+        int | None, Option("--seed", min=0, help="Of the noise. Default: fresh entropy.", rich_help_panel=RUNNING)
+    ] = None,
+    device: Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)] = "auto",
+    json: Annotated[
+        bool, Option("--json", help="The certificate on standard output.", rich_help_panel=RUNNING)
+    ] = False,
+    verify: Annotated[
+        Path | None,
+        Option("--verify", help="Recompute this NAME_certificate.json and compare.", rich_help_panel=RUNNING),
+    ] = None,
+) -> None:
+    """Upscale a picture with proven bounds: no perturbation of L2 norm below eps moves it out of them.
+
+    Writes NAME_certified.png, NAME_lower.png, NAME_upper.png, NAME_width.png and NAME_certificate.json. The budgets
+    are small: far below an Linf attack of 8/255, JPEG compression or camera noise.
+    """
+    typed = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+    if verify is not None:
+        if idle := sorted(typed - {"verify", "picture", "model", "hr", "device", "json"}):
+            flags = ", ".join(f"--{name}" for name in idle)
+            raise typer.BadParameter(f"{flags}: with --verify the certificate says that")
+        _verify(verify, picture, model, hr, device, json)
+        return
+    from .certify import Claim
+
+    if sigma.strip().lower() == "auto":
+        raise typer.BadParameter(
+            "--sigma auto cannot be certified: it would depend on the perturbed picture, and the noise must not; "
+            "give a number, like --sigma .06"
+        )
+    deviation = amount(sigma, "--sigma")
+    radius = amount(eps, "--eps") if eps is not None else deviation
+    if smooth == "median" and "form" in typed:
+        raise typer.BadParameter("--form only matters with --smooth mean")
+    try:
+        claim = Claim(deviation, radius, samples, ship, alpha, beta, scope, smooth, form)
+    except RobustSRError as error:
+        raise typer.BadParameter(str(error)) from None
+    if picture is None:
+        crop = crop or SAMPLE_CROP
+    folder = out or (picture.parent if picture else Path.cwd())
+    stem = (picture or Path(SAMPLE)).stem
+    files = {key: f"{stem}_{name}.png" for key, name in {**ENDINGS, "width": "width"}.items()}
+    target = folder / f"{stem}_certificate.json"
+    there = [p.name for p in (*(folder / f for f in files.values()), target) if p.exists()]
+    if there and not overwrite:
+        raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
+
+    x, notes = _input(picture, crop)
+    network = _load(model, device)
+    reference = _truth(hr, crop, network.scale, x)
+    from .certificate import certify as run
+    from .certificate import for_picture
+    from .record import describe, pictures
+
+    for note in notes:
+        console.say(f"note: {note}", "yellow")
+    claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
+    _forecast(x, network, claim.n + claim.shipped)
+    with _bar() as tick:
+        made = run(x, network, claim, field=field, seed=seed, on_draws=tick)
+    record = describe(made, x, network, reference)
+    record["input"] |= {"name": picture.name if picture else f"sample:{SAMPLE}", "crop": crop}
+    record["model"]["name"] = network.name
+    record["files"] = files
+    _write(folder, target, files, pictures(made), made.bounds.width, record)
+    _show(record, target, json)
+
+
+def amount(text: str, flag: str) -> float:
+    """A number like ``.05`` or ``8/255``."""
+    parts = text.split("/")
+    try:
+        value = float(parts[0]) / (float(parts[1]) if len(parts) == 2 else 1)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"{flag} must be a number like .05 or 8/255, got {text!r}") from None
+    if len(parts) > 2:
+        raise typer.BadParameter(f"{flag} must be a number like .05 or 8/255, got {text!r}")
+    return value
+
+
+def _box(crop: str, w: int, h: int) -> tuple[slice, slice]:
+    """Rows and columns of ``x,y,width,height`` inside a picture of (w, h)."""
+    try:
+        left, top, wide, high = (int(part) for part in crop.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--crop must be x,y,width,height in input pixels, got {crop!r}") from None
+    if min(left, top) < 0 or min(wide, high) < 1 or left + wide > w or top + high > h:
+        raise RobustSRError(f"--crop {crop} does not lie inside the picture of {w}x{h} pixels")
+    return slice(top, top + high), slice(left, left + wide)
+
+
+def _input(path: Path | None, crop: str | None) -> tuple[Tensor, list[str]]:
+    """The certified input ``(1, 3, h, w)``, and notes: its red, green and blue as decoded, cropped."""
+    from importlib import resources
+
+    import torch
+
+    from . import images
+
+    source = path or Path(str(resources.files("robustsr_assets"))) / "samples" / SAMPLE
+    picture = images.read(source, max_pixels=MOST_PIXELS)
+    notes = list(picture.notes)
+    if picture.gray:
+        notes.append("gray is treated as three equal channels with noise of their own: the result may be tinted")
+    if picture.alpha is not None:
+        notes.append("transparency is ignored: colours under it count, and the result is opaque")
+    rgb = picture.rgb
+    if crop:
+        rgb = rgb[_box(crop, rgb.shape[1], rgb.shape[0])]
+    return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()), notes
+
+
+def _truth(path: Path | None, crop: str | None, scale: int, x: Tensor) -> Tensor | None:
+    """The ground truth ``(3, scale*h, scale*w)`` of a cropped input."""
+    if path is None:
+        return None
+    import torch
+
+    from . import images
+
+    rgb = images.read(path, max_pixels=MOST_PIXELS).rgb
+    if crop:
+        scaled = ",".join(str(int(part) * scale) for part in crop.split(","))
+        rgb = rgb[_box(scaled, rgb.shape[1], rgb.shape[0])]
+    wanted = (x.shape[-2] * scale, x.shape[-1] * scale)
+    if rgb.shape[:2] != wanted:
+        raise RobustSRError(
+            f"{path} has {rgb.shape[1]}x{rgb.shape[0]} pixels, the result {wanted[1]}x{wanted[0]}: "
+            f"--hr must be {scale} times the input"
+        )
+    return torch.from_numpy(rgb.transpose(2, 0, 1).copy())
+
+
+def _load(model: str | None, device: str) -> Loaded:
+    """The model in float32."""
+    from . import catalogue
+
+    name = model or catalogue.default_model()
+    catalogue.find(name)  # before torch comes in
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    from .models import load
+
+    return load(name, device=device, precision="fp32")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar over draws on a terminal; silent elsewhere."""
+    with console.work_bar() as update:
+        yield lambda done, total: update(done, total, f"draw {done}/{total}")
+
+
+def _forecast(x: Tensor, network: Loaded, draws: int) -> None:
+    """Says how long it will take here, context of windows left out."""
+    from .plan import pixels_per_second
+
+    seconds = x.shape[-2] * x.shape[-1] * draws / pixels_per_second(network)
+    console.say(
+        f"{x.shape[-1]}x{x.shape[-2]} pixels, {draws} draws, about {console.duration(seconds)}: "
+        f"{network.name} x{network.scale} on {network.device} (fp32)"
+    )
+
+
+def _write(
+    folder: Path, target: Path, files: dict[str, str], levels: dict[str, Tensor], width: Tensor, record: dict[str, Any]
+) -> None:
+    """The pictures, then the certificate: where there is a certificate, its pictures are whole."""
+    import numpy as np
+
+    from . import heatmap, images
+    from .files import atomic
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+    except OSError as error:
+        raise RobustSRError(f"cannot write into {folder}: {error.strerror}") from error
+    shown = {key: value.permute(1, 2, 0).numpy() for key, value in levels.items()}
+    shown["width"] = heatmap.width_map(width.numpy())
+    for key, pixels in shown.items():
+        rgb = pixels.astype(np.float32) / np.float32(255)
+        images.write(images.Picture(rgb, None, False, 8, images.Metadata(), "png"), folder / files[key])
+    with atomic(target) as part:
+        part.write_text(jsonlib.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _show(record: dict[str, Any], target: Path, json: bool) -> None:
+    if json:
+        console.emit(record)
+    else:
+        derived, result = record["derived"], record["result"]
+        table = console.table("", "")
+        table.show_header = False
+        how = f"{record['reduce']} of {record['shipped']} draws, sigma {record['sigma']:g}"
+        size = f"{record['input']['width']}x{record['input']['height']} x{record['model']['scale']}"
+        table.add_row("picture", f"{record['input']['name']} {size} by {record['model']['name']}, {how}")
+        table.add_row("eps", f"{record['eps']:g} (L2, {_over(record)}), r = eps/sigma = {derived['r']:.3g}")
+        table.add_row("bounds", f"from {record['n']} draws" + (f", ranks {derived['ranks']}" * bool(derived["ranks"])))
+        table.add_row("may fail", f"with probability {derived['failure']:.4g}, {record['scope']}")
+        table.add_row(
+            "width", f"{result['mean_width']:.1f} of 255 levels on average, {result['largest_width']} at most"
+        )
+        if "psnr" in result:
+            certified = result.get("certified_psnr")
+            whose = "" if record["beta"] else f" for the true {record['reduce']}"
+            least = f", certified at least {certified:.2f} dB{whose}" if certified is not None else ""
+            table.add_row("PSNR", f"{result['psnr']:.2f} dB{least} (RGB, 8 bits, no border cut)")
+        console.out.print(table)
+        for line in (*record["claim"], *record["not_claimed"]):
+            console.out.print(f"\n{line}", markup=False, soft_wrap=True)
+    if not record["noise"]["fresh"]:
+        console.say("note: the seed was given: the claim needs that it was chosen before any result was seen", "yellow")
+    console.say(f"certificate: {target}", "green")
+
+
+def _over(record: dict[str, Any]) -> str:
+    radius = record["field"]["radius"]
+    return "whole input" if radius is None else f"inside every receptive field of {2 * radius + 1}x{2 * radius + 1}"
+
+
+def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None, device: str, json: bool) -> None:
+    """Recomputes a certificate; exit code 1 if anything does not hold."""
+    try:
+        record = jsonlib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RobustSRError(f"cannot read {path}: {error}") from None
+    if not isinstance(record, dict):
+        raise RobustSRError(f"{path} is not a certificate")
+    try:
+        named, trained = str(record["input"]["name"]), str(record["model"]["name"])
+        crop = str(record["input"]["crop"]) if record["input"]["crop"] is not None else None
+        names = {key: Path(record["files"][key]).name for key in ENDINGS}
+    except (KeyError, TypeError) as error:
+        raise RobustSRError(f"{path} is damaged: {error}") from None
+    source = picture or (None if named == f"sample:{SAMPLE}" else path.parent / Path(named).name)
+    x, _ = _input(source, crop)
+    network = _load(model or trained, device)
+    from .record import verify
+
+    stored = {key: _levels(path.parent / name) for key, name in names.items()}
+    _forecast(x, network, sum(int(record[key]) for key in ("n", "shipped") if isinstance(record.get(key), int)))
+    with _bar() as tick:
+        verdict = verify(record, x, network, stored, _truth(hr, crop, network.scale, x), tick)
+    _verdict(verdict, record, path, json)
+
+
+def _levels(path: Path) -> Tensor:
+    """The 8-bit levels ``(3, h, w)`` of a picture that was written here."""
+    import torch
+
+    from . import images
+    from .bounds import to_levels
+
+    picture: Picture = images.read(path, max_pixels=MOST_PIXELS)
+    return to_levels(torch.from_numpy(picture.rgb.transpose(2, 0, 1).copy()))
+
+
+def _verdict(verdict: Verdict, record: dict[str, Any], path: Path, json: bool) -> None:
+    if json:
+        console.emit({"certificate": str(path), "holds": not verdict.problems, **vars(verdict)})
+    for note in verdict.notes:
+        console.say(f"note: {note}", "yellow")
+    for problem in verdict.problems:
+        console.say(f"failed: {problem}", "red")
+    if verdict.problems:
+        console.say(f"{path} does NOT hold", "bold red")
+        raise typer.Exit(1)
+    same = (
+        "identical" if verdict.moved == 0 else f"{verdict.moved:.2%} of the values moved by a level, within tolerance"
+    )
+    console.say(f"{path} holds: recomputed, {same}", "green")
+    if not json:
+        for line in record["claim"]:
+            console.out.print(f"\n{line}", markup=False, soft_wrap=True)

@@ -1,0 +1,313 @@
+"""The commands `evaluate` and `tune`: tables, plots and reports of how models fare under perturbations."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from . import console
+from .types import RobustSRError
+
+if TYPE_CHECKING:
+    from .evaluate import Results, Study
+    from .protocols import Choice
+    from .report import Section
+
+Option = typer.Option
+PICTURES, ATTACKS, DEFENCE = "Pictures", "Perturbations", "Defences"
+Sets = Annotated[
+    list[str],
+    typer.Argument(help="Folders of ground truth (or with HR/ and LR/), as DIR or NAME=DIR.", show_default=False),
+]
+Models = Annotated[
+    list[str] | None,
+    Option("-m", "--model", help="As often as needed. Default: those that ship. Bicubic is always there."),
+]
+Out = Annotated[Path, Option("-o", "--out", help="Folder of the records and the report; run again to go on.")]
+Limit = Annotated[int | None, Option(min=1, help="So many pictures, by name.", rich_help_panel=PICTURES)]
+Crop = Annotated[int | None, Option(min=16, help="Central square, in LR pixels.", rich_help_panel=PICTURES)]
+Lr = Annotated[
+    Path | None, Option(help="Folder of the LR pictures. Default: made by bicubic.", rich_help_panel=PICTURES)
+]
+Lpips = Annotated[
+    Literal["auto", "alex", "squeeze", "vgg", "off"], Option(help="Backbone of LPIPS; auto: the best that is here.")
+]
+Sigmas = Annotated[
+    list[float] | None, Option("--sigma-grid", help="Sigmas the oracle chooses from.", rich_help_panel=DEFENCE)
+]
+Samples = Annotated[int | None, Option(min=1, help="Draws. Default: the protocol's.", rich_help_panel=DEFENCE)]
+Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
+Precision = Annotated[Literal["fp32", "bf16", "fp16", "auto"], Option(help="Of the measured passes; attacks use fp32.")]
+
+
+def evaluate(
+    sets: Sets,
+    model: Models = None,
+    protocol: Annotated[str | None, Option("--protocol", "-p", help="A published table; see --list.")] = None,
+    perturb: Annotated[
+        list[str] | None,
+        Option(
+            "--perturb",
+            help="clean, noise:sigma=0.05, jpeg:quality=30, pgd:eps=8/255, ... as often as needed.",
+            rich_help_panel=ATTACKS,
+        ),
+    ] = None,
+    on: Annotated[
+        str,
+        Option(help="Of smoothed models attack base, smoothed (adaptively) or worst.", rich_help_panel=ATTACKS),
+    ] = "base",
+    craft_on: Annotated[
+        str | None, Option(help="Craft attacks on this model (transfer).", rich_help_panel=ATTACKS)
+    ] = None,
+    loss: Annotated[
+        str | None, Option(help="Of the protocols' attacks. Default: paper; l1 without VGG19.", rich_help_panel=ATTACKS)
+    ] = None,
+    smooth: Annotated[
+        Literal["off", "median", "mean"], Option(help="Without --protocol: also smoothed.", rich_help_panel=DEFENCE)
+    ] = "off",
+    sigma: Annotated[float, Option(help="The fixed sigma, of all rows.", rich_help_panel=DEFENCE)] = 0.03,
+    sigma_grid: Sigmas = None,
+    samples: Samples = None,
+    lr: Lr = None,
+    limit: Limit = None,
+    crop: Crop = None,
+    lpips: Lpips = "auto",
+    gallery: Annotated[int, Option(min=0, help="So many pictures are shown in the report.")] = 1,
+    out: Out = Path("evaluation"),
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    list_: Annotated[
+        bool, Option("--list", help="Print the protocols and stop.", is_eager=True, callback=lambda v: _list(v))
+    ] = False,
+) -> None:
+    """Measure models under noise, corruptions and attacks; tables, plots and an HTML report."""
+    from . import protocols
+    from .evaluate import Study
+    from .plan import Smoothing
+
+    loss = loss or _default_loss(protocol)
+    choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
+    choice = _with(choice, on=on, loss=loss)
+    if protocol is not None:
+        chosen = protocols.protocol(protocol)
+        studies = chosen.studies(choice)
+        if craft_on:
+            studies = {n: _with(s, source=craft_on) for n, s in studies.items()}
+        results = _measure(studies, out)
+        _report(chosen.title, chosen.about, chosen.layout(choice, studies, results), studies, out)
+        return
+    defences: tuple[Smoothing | None, ...] = (None,)
+    if smooth != "off":
+        sigmas = dict.fromkeys([sigma, *choice.sigmas])
+        defences += tuple(Smoothing(smooth, s, samples or 21, "independent", seed) for s in sigmas)
+    specs = tuple(perturb or ["clean"])
+    studies = {
+        n: Study(
+            p,
+            choice.models,
+            specs,
+            defences,
+            on,
+            craft_on,
+            border=p.scale,
+            lpips=choice.lpips,
+            gallery=gallery,
+            seed=seed,
+            device=device,
+            precision=precision,
+        )
+        for n, p in choice.sets.items()
+    }
+    results = _measure(studies, out)
+    sections = [s for n in studies for s in protocols.generic(choice, studies[n], results[n], n)]
+    _report("Evaluation", "Models under perturbations.", sections, studies, out)
+
+
+def tune(
+    sets: Sets,
+    model: Models = None,
+    metric: Annotated[
+        Literal["auto", "ssim", "lpips", "psnr"], Option(help="Chooses sigma; auto: LPIPS where it can be measured.")
+    ] = "auto",
+    perturb: Annotated[
+        list[str] | None,
+        Option(help="As for evaluate. Default: clean, noise, JPEG and PGD.", rich_help_panel=ATTACKS),
+    ] = None,
+    thesis: Annotated[
+        int | None, Option(help="2 or 4: the thesis' search, Tables A.2/A.3 and Figures A.3 to A.8.")
+    ] = None,
+    sigma: Annotated[float, Option(help="The fixed sigma auto is compared with.", rich_help_panel=DEFENCE)] = 0.03,
+    sigma_grid: Sigmas = None,
+    samples: Samples = None,
+    lr: Lr = None,
+    limit: Limit = None,
+    crop: Crop = None,
+    lpips: Lpips = "auto",
+    out: Out = Path("tuning"),
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Find the best sigma per model and perturbation, and calibrate `--sigma auto` with it."""
+    from . import catalogue, protocols
+    from .models import load
+
+    if thesis not in (None, 2, 4):
+        raise typer.BadParameter("--thesis is 2 or 4: the factors of its tables")
+    choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, 0, seed, device, precision)
+    choice = _with(choice, models=tuple(m for m in choice.models if not m.startswith("bicubic")))
+    if metric == "lpips" and choice.lpips is None:
+        raise RobustSRError("LPIPS cannot be measured here: `robustsr models pull squeezenet`, or take --metric ssim")
+    chosen: Any = metric if metric != "auto" else "ssim" if thesis or choice.lpips is None else "lpips"
+    specs = perturb or [
+        "clean",
+        *(f"noise:sigma={s}" for s in (0.01, 0.02, 0.03, 0.05, 0.1)),
+        "jpeg:quality=60",
+        "pgd:eps=4/255",
+        "pgd:eps=10/255",
+    ]
+    studies = protocols.tuning(choice, tuple(specs), thesis)
+    results = _measure(studies, out)
+    sections: list[Section] = protocols.tuned(choice, studies, results, chosen, thesis)
+    kept: list[Path] = []
+    if not thesis:
+        for name, study in studies.items():
+            for m in choice.models:
+                calibration, table = protocols.calibrated(study, results[name], m, chosen)
+                sections.insert(len(kept), table)
+                kept.append(catalogue.save_calibration(load(m, device="cpu", precision="fp32").digest, calibration))
+    _report("Tuning sigma", "The best standard deviation of the smoothing noise.", sections, studies, out)
+    for path in kept:
+        console.say(f"--sigma auto uses {path}")
+
+
+def _list(wanted: bool) -> None:
+    if wanted:
+        from .protocols import PROTOCOLS
+
+        table = console.table("protocol", "", "what it measures")
+        for name, p in PROTOCOLS.items():
+            table.add_row(name, p.title, p.about)
+        console.out.print(table)
+        raise typer.Exit
+
+
+def _with(value: Any, **changes: Any) -> Any:  # noqa: ANN401
+    from dataclasses import replace
+
+    return replace(value, **changes)
+
+
+def _default_loss(protocol: str | None) -> str:
+    """The paper's loss where its network is here."""
+    from . import backbones
+
+    if backbones.find("vgg19") is not None:
+        return "paper"
+    if protocol and protocol.startswith("paper-table2"):
+        console.say(f"note: attacks use the l1 loss: {backbones.how_to_get('vgg19')}", "yellow")
+    return "l1"
+
+
+def _choice(
+    sets: list[str],
+    model: list[str] | None,
+    lr: Path | None,
+    limit: int | None,
+    crop: int | None,
+    lpips: str,
+    sigma: float,
+    grid: list[float] | None,
+    samples: int | None,
+    gallery: int,
+    seed: int,
+    device: str,
+    precision: str,
+) -> Choice:
+    from . import backbones, catalogue, losses
+    from .evaluate import Pictures
+    from .models import load
+    from .protocols import Choice
+
+    if lr is not None and len(sets) > 1:
+        raise typer.BadParameter("--lr belongs to one folder: for several, put HR/ and LR/ into each")
+    shipped = [n for n, e in catalogue.catalogue().items() if not e.url and n in catalogue.installed()]
+    names = model or shipped
+    scale = load(names[0], device="cpu", precision="fp32").scale
+    bicubic = next((n for n in ("bicubic", "bicubic-x2", "bicubic-x3") if _scale_of(n) == scale), None)
+    models = dict.fromkeys([*([bicubic] if bicubic else []), *names])
+    net = losses.best_lpips() if lpips == "auto" else None if lpips == "off" else lpips
+    if lpips == "auto" and net is None:
+        console.say(f"note: LPIPS is n/a: {backbones.how_to_get('squeezenet')}", "yellow")
+    folders = {}
+    for text in sets:
+        name, equals, path = text.partition("=")
+        folder = Path(path if equals else name)
+        folders[name if equals else folder.resolve().name] = Pictures(folder, scale, lr, crop, limit)
+    if len(folders) < len(sets):
+        raise typer.BadParameter("two folders have the same name: write NAME=DIR")
+    for pictures in folders.values():
+        _ = pictures.files  # says at once what is missing
+    return Choice(
+        folders,
+        tuple(models),
+        sigma,
+        tuple(grid or ()),
+        lpips=net,
+        samples=samples,
+        gallery=gallery,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+
+
+def _scale_of(name: str) -> int:
+    from .models import BICUBIC
+
+    return BICUBIC[name]
+
+
+def _measure(studies: dict[str, Study], out: Path) -> dict[str, Results]:
+    from .evaluate import Results, run
+    from .manifest import locked
+
+    results = {}
+    try:
+        with locked(out), console.work_bar() as update:
+            for name, study in studies.items():
+                found = []
+                for at in run(study, out):
+                    r = at.record
+                    found.append(r)
+                    update(
+                        at.done, at.total, f"{name}  {r['picture']}  {r['model']}  {r['perturbation'].split(':')[0]}"
+                    )
+                results[name] = Results(found, out)
+    except KeyboardInterrupt:
+        console.say("interrupted: the same command goes on from here", "yellow")
+        raise typer.Exit(130) from None
+    return results
+
+
+def _report(title: str, lead: str, sections: list[Section], studies: dict[str, Study], out: Path) -> None:
+    from . import report
+
+    protocol: dict[str, object] = {}
+    for name, study in studies.items():
+        protocol |= {f"{name}: {k}" if len(studies) > 1 else k: v for k, v in study.protocol().items()}
+    command = shlex.join(["robustsr", *sys.argv[1:]])
+    whole = report.Report(title, lead, sections, protocol, command)
+    for section in sections:
+        if isinstance(section, report.Table):
+            for part in report.fit(section, console.out.width):
+                console.out.print(report.to_rich(part))
+                console.out.print()
+    paths = report.save(whole, out)
+    html = next(p for p in paths if p.suffix == ".html")
+    console.say(f"report: {html}")

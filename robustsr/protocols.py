@@ -1,0 +1,486 @@
+"""The tables and figures of the two works: which study each needs, and its layout beside the published figures."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import PurePath
+from typing import Any
+
+from PIL import Image
+
+from .calibration import Calibration, Point, fit, sigma_for
+from .catalogue import ENDINGS
+from .evaluate import Metric, Pictures, Record, Results, Study
+from .plan import Smoothing
+from .report import Column, Gallery, Panel, Plot, Row, Section, Table
+from .types import RobustSRError
+
+UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
+PAPER_GRID = (0.01, 0.03, 0.05, 0.06, 0.07, 0.1)
+THESIS_GRID = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1, 1.1, 1.2)
+GRID = tuple(round(i * 0.0125, 4) for i in range(17))  # 0 to .2, as many
+TUNED_EPS = (0, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2)
+METRICS: dict[Metric, Column] = {
+    "psnr": Column("PSNR", "", "high", 2),
+    "ssim": Column("SSIM", "", "high", 3),
+    "mse": Column("MSE", "", "low", 4),
+    "psnr_y": Column("PSNR-Y", "", "high", 2),
+    "ssim_y": Column("SSIM-Y", "", "high", 3),
+    "lpips": Column("LPIPS", "", "low", 3),
+}
+PAPER: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
+THESIS: tuple[Metric, ...] = ("mse", "psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the person asks for; the protocol decides the rest. ``sigma``: the fixed one; ``sigmas``: the oracle's."""
+
+    sets: dict[str, Pictures]
+    models: tuple[str, ...]
+    sigma: float = 0.06
+    sigmas: tuple[float, ...] = ()
+    on: str = "base"
+    lpips: str | None = None
+    gallery: int = 1
+    loss: str = "paper"
+    samples: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A published table or figure: ``studies`` by the name of their pictures, and ``layout`` of their results."""
+
+    title: str
+    about: str
+    studies: Callable[[Choice], dict[str, Study]]
+    layout: Callable[[Choice, dict[str, Study], dict[str, Results]], list[Section]]
+
+
+def published(key: str) -> dict[str, Any]:
+    """The figures of a published table by the names of its rows, with its ``source`` and perhaps a ``note``."""
+    text = resources.files("robustsr_assets").joinpath("published.toml").read_text("utf-8")
+    table: dict[str, Any] = tomllib.loads(text)[key]
+    return table
+
+
+def model_label(name: str) -> str:
+    """What a model is called in a table: its name, or that of its file."""
+    return PurePath(name).stem if PurePath(name).suffix in ENDINGS else name
+
+
+# --- studies ---
+
+
+def _smoothings(choice: Choice, reduce: str, samples: int, grid: Sequence[float]) -> tuple[Smoothing | None, ...]:
+    """None, the fixed sigma, and those of the grid: independent draws, as both works use."""
+    sigmas = dict.fromkeys([choice.sigma, *(choice.sigmas or grid)])
+    n = choice.samples or samples
+    return (None, *(Smoothing(reduce, s, n, "independent", choice.seed) for s in sigmas if s > 0))  # type: ignore[arg-type]
+
+
+def _study(choice: Choice, pictures: Pictures, **settings: Any) -> Study:  # noqa: ANN401
+    shared = {k: getattr(choice, k) for k in ("on", "lpips", "gallery", "seed", "device", "precision")}
+    return Study(pictures, choice.models, **{"border": pictures.scale, **shared, **settings})
+
+
+def _paper(perturbations: tuple[str, ...]) -> Callable[[Choice], dict[str, Study]]:
+    def studies(choice: Choice) -> dict[str, Study]:
+        specs = tuple(p.format(loss=choice.loss) for p in perturbations)
+        defences = _smoothings(choice, "median", 21, PAPER_GRID)
+        return {n: _study(choice, p, perturbations=specs, defences=defences) for n, p in choice.sets.items()}
+
+    return studies
+
+
+def _thesis(
+    factor: int,
+    eps: tuple[float, ...],
+    samples: int = 50,
+    grid: tuple[float, ...] = THESIS_GRID,
+    on: str | None = None,
+) -> Callable[[Choice], dict[str, Study]]:
+    """The thesis' setting: 160 px, shrunk by ``factor`` and enlarged again, L2 budgets ``eps``, in its units."""
+
+    def studies(choice: Choice) -> dict[str, Study]:
+        scaled = tuple(round(s * UNIT, 6) for s in grid)
+        defences = _smoothings(choice, "mean", samples, scaled)
+        specs = tuple(thesis_attack(e) for e in eps)
+        common = {"perturbations": specs, "defences": defences, "quantised": False, "border": 0, "on": on or choice.on}
+        sets = {
+            n: replace(p, scale=1, resized=factor, crop=(p.crop or 160 // factor), lr=None)
+            for n, p in choice.sets.items()
+        }
+        return {n: _study(choice, p, **common) for n, p in sets.items()}
+
+    return studies
+
+
+def thesis_attack(eps_rel: float) -> str:
+    """The thesis' evaluation attack: 10 steps of eps/4 on the MSE; ``eps_rel`` in its normalised units."""
+    return f"pgd-l2:eps_rel={eps_rel * UNIT:.6g},loss=mse" if eps_rel else "clean"
+
+
+# --- layouts ---
+
+
+def _oracle(choice: Choice, study: Study) -> tuple[Metric, bool]:
+    """By which metric sigma is chosen: LPIPS as the paper does, where it can be measured; else SSIM, as the thesis."""
+    return ("lpips", False) if study.lpips and not study.pictures.resized else ("ssim", True)
+
+
+def _rows(
+    study: Study, results: Results, perturbations: Sequence[str], wanted: Sequence[Metric], choice: Choice
+) -> tuple[list[Row], list[str]]:
+    """Bicubic, then each model plain, with the fixed sigma and with the oracle's; and notes on the oracle's choices."""
+    notes: list[str] = []
+    metric, high = _oracle(choice, study)
+
+    def line(model: str, defences: Sequence[Smoothing | None]) -> list[float | None]:
+        pairs = zip(perturbations, defences, strict=True)
+        return [results.mean(m, model, d, p) for p, d in pairs for m in wanted]
+
+    rows = []
+    for model in study.models:
+        if model.startswith("bicubic"):
+            rows.append(Row.of(model, line(model, [None] * len(perturbations)), section="No network"))
+            continue
+        label = model_label(model)
+        rows.append(Row.of(label, line(model, [None] * len(perturbations)), section=label))
+        smooth = [d for d in study.defences if d]
+        if not smooth:
+            continue
+        fixed = smooth[0]
+        how = f"{fixed.reduce} of {fixed.samples}"
+        rows.append(Row.of(f"{how}, sigma {fixed.sigma:g}", line(model, [fixed] * len(perturbations)), section=label))
+        if len(smooth) > 1:
+            best = [results.best(metric, model, study.defences, p, high=high) for p in perturbations]
+            rows.append(Row.of(f"{how}, oracle sigma", line(model, best), section=label))
+            chosen = ", ".join(f"{_label(p)} {d.sigma if d else 0:g}" for p, d in zip(perturbations, best, strict=True))
+            notes.append(f"{label}, oracle sigma by {metric.upper()}: {chosen}")
+    return rows, notes
+
+
+def _label(spec: str) -> str:
+    name, _, rest = spec.partition(":")
+    for part in rest.split(","):
+        if part.startswith("eps_rel="):
+            return f"eps_rel {float(part[8:]) / UNIT:g}"
+    return name
+
+
+def _table(title: str, key: str, groups: Sequence[str], wanted: Sequence[Metric]) -> Any:  # noqa: ANN401
+    def layout(choice: Choice, studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
+        sections: list[Section] = []
+        theirs = dict(published(key)) if key else {}
+        source, note = theirs.pop("source", ""), theirs.pop("note", "")
+        for name, study in studies.items():
+            shown = study.perturbations
+            heads = groups or [_label(p) for p in shown]
+            columns = [replace(METRICS[m], group=g) for g in heads for m in wanted]
+            rows, notes = _rows(study, results[name], shown, wanted, choice)
+            extra = [None] * (len(columns) - len(next(iter(theirs.values()), [])))
+            rows += [
+                Row.of(label, [*values, *extra], section=source, published=True) for label, values in theirs.items()
+            ]
+            notes = [*protocol_notes(study), *notes, *([note] if note else [])]
+            sections.append(Table(f"{title}: {name}", columns, rows, notes, "model"))
+        sections += galleries(studies, results)
+        return sections
+
+    return layout
+
+
+def protocol_notes(study: Study) -> list[str]:
+    """The protocol as lines under a table."""
+    lines = [f"{k}: {v}" for k, v in study.protocol().items()]
+    specs = "; ".join(study.perturbations)
+    units = (
+        [f"sigma and eps are in [0, 1] units; the thesis' normalised ones times {UNIT}"]
+        if study.pictures.resized
+        else []
+    )
+    return ["; ".join(lines), f"perturbations: {specs}", *units]
+
+
+def _paired(choice: Choice, studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
+    """Table 3: metrics over sets, and their average."""
+    theirs = dict(published("paper-table3"))
+    source, note = theirs.pop("source"), theirs.pop("note")
+    names = list(studies)
+    columns = [
+        replace(METRICS[m], name=name, group=METRICS[m].name)
+        for m in PAPER
+        for name in [*names, *(["mean"] * (len(names) > 1))]
+    ]
+    rows: dict[str, list[float | None]] = {}
+    sections: dict[str, str] = {}
+    notes: list[str] = []
+    for name, study in studies.items():
+        made, more = _rows(study, results[name], ("clean",), PAPER, choice)
+        notes += [f"{name}: {line}" for line in more]
+        for row in made:
+            label = f"{row.section}\0{row.label}"
+            sections[label] = row.section
+            rows.setdefault(label, []).extend([c.value for c in row.cells])  # type: ignore[misc]
+    lines = []
+    for label, values in rows.items():
+        cells: list[float | None] = []
+        for k in range(3):
+            per_set = values[k::3]
+            complete = [v for v in per_set if v is not None]
+            mean = sum(complete) / len(complete) if len(complete) == len(names) else None
+            cells += [*per_set, *([mean] * (len(names) > 1))]
+        lines.append(Row.of(label.split("\0")[1], cells, section=sections[label]))
+    if names == ["NTIRE", "AIM"]:
+        for label, v in theirs.items():
+            filled = [x for k in range(3) for x in (v[2 * k], v[2 * k + 1], (v[2 * k] + v[2 * k + 1]) / 2)]
+            lines.append(Row.of(label, filled, section=source, published=True))
+        notes.append(note)
+    else:
+        notes.append("the published figures are for sets named NTIRE and AIM, in this order")
+    first = next(iter(studies.values()))
+    table = Table(
+        "CertSR, Table 3: paired real-world pictures", columns, lines, [*protocol_notes(first), *notes], "model"
+    )
+    return [table, *galleries(studies, results)]
+
+
+def _norms(choice: Choice, studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
+    """Table A.1 and Figures A.1 and A.2: attacks on the network against attacks on the smoothed model."""
+    sections: list[Section] = []
+    theirs = dict(published("thesis-a1"))
+    source = theirs.pop("source")
+    for name, study in studies.items():
+        model_rows: list[Row] = []
+        smooth = [d for d in study.defences if d]
+        for model in study.models:
+            for eps in (0.01, 0.05):
+                spec = thesis_attack(eps)
+                side = 160 if study.pictures.crop is None else study.pictures.crop * (study.pictures.resized or 1)
+                found = [results[name].mean("l2", model, smooth[0], spec, v) for v in ("base", "eot")]
+                values = [eps * math.sqrt(3) * side, *(v / UNIT if v is not None else None for v in found)]
+                if not model.startswith("bicubic"):
+                    model_rows.append(Row.of(f"eps_rel {eps:g}", values, section=model_label(model)))
+        model_rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
+        columns = [Column("eps", digits=6), Column("|e_f|", digits=6), Column("|e_g|", digits=6)]
+        notes = [*protocol_notes(study), "normalised units: [0, 1] norms divided by " + str(UNIT)]
+        sections.append(
+            Table(f"Thesis, Table A.1: size of the perturbations: {name}", columns, model_rows, notes, "attack")
+        )
+        for model in (m for m in study.models if not m.startswith("bicubic")):
+            for smoothing in smooth:
+                for metric in THESIS[1:]:
+                    series = [
+                        (label, TUNED_EPS, _curve(results[name], metric, model, smoothing, variant))
+                        for label, variant in (("on the network (vanilla)", "base"), ("on the smoothed model", "eot"))
+                    ]
+                    title = f"Thesis, Figures A.1 and A.2: {model_label(model)}, sigma_g {smoothing.sigma / UNIT:.2g}"
+                    label = METRICS[metric].name
+                    sections.append(
+                        Plot(title, "eps_rel", f"adversarial {label}", series, [f"k = {smoothing.samples}"])
+                    )
+    return sections
+
+
+def _curve(results: Results, metric: Any, model: str, smoothing: Smoothing, variant: str) -> list[float]:  # noqa: ANN401
+    found = []
+    for eps in TUNED_EPS:
+        value = results.mean(metric, model, smoothing, thesis_attack(eps), variant if eps else "base")
+        found.append(math.nan if value is None else value)
+    return found
+
+
+# --- galleries ---
+
+
+def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
+    """What went in and what came out, a row per perturbation: the layout of the papers' figures."""
+    made: list[Section] = []
+    for name, study in studies.items():
+        found = results[name]
+        defences = [None, *[d for d in study.defences if d][:1]]
+        columns = [(m, d) for m in study.models for d in defences if d is None or not m.startswith("bicubic")]
+        for pixels in list(dict.fromkeys(r["pixels"] for r in found.records))[: study.gallery]:
+            rows, title = [], ""
+            for spec in study.perturbations:
+                panels: list[Panel] = []
+                for model, smoothing in columns:
+                    record = found.chosen(model, smoothing, spec).get(pixels)
+                    if record is None or (files := found.kept(record)) is None:
+                        continue
+                    title = record["picture"]
+                    if not panels:
+                        made_for = f"against {model_label(model)}" if record["l2"] and record["source"] is None else ""
+                        panels.append(Panel("input", Image.open(files[0]), made_for))
+                    how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
+                    panels.append(Panel(model_label(model) + how, Image.open(files[1]), _caption(record)))
+                if panels:
+                    rows.append((_label(spec), panels))
+            if rows:
+                made.append(Gallery(f"{name}: {title}", rows, "inputs enlarged without interpolation"))
+    return made
+
+
+def _caption(record: Record) -> str:
+    lpips = f", LPIPS {record['lpips']:.3f}" if record["lpips"] is not None else ""
+    return f"{record['psnr']:.2f} dB{lpips}"
+
+
+# --- tuning ---
+
+
+def tuning(choice: Choice, perturbations: tuple[str, ...], factor: int | None = None) -> dict[str, Study]:
+    """Every sigma of the grid against every perturbation: the search of A.2, A.3 and A.3 to A.8.
+
+    ``factor``: the thesis' setting (mean of 50, its attacks and grid) at x2 or x4; else the median of 21.
+    """
+    if factor:
+        made: dict[str, Study] = _thesis(factor, TUNED_EPS)(choice)
+        return made
+    defences = _smoothings(choice, "median", 21, GRID)
+    return {n: _study(choice, p, perturbations=perturbations, defences=defences) for n, p in choice.sets.items()}
+
+
+def tuned(
+    choice: Choice, studies: dict[str, Study], results: dict[str, Results], metric: Metric, factor: int | None
+) -> list[Section]:
+    """The best sigma per model and perturbation, and each metric over sigma."""
+    unit = UNIT if factor else 1.0
+    sections: list[Section] = []
+    for name, study in studies.items():
+        models = [m for m in study.models if not m.startswith("bicubic")]
+        rows = []
+        for model in models:
+            best = [
+                results[name].best(metric, model, study.defences, p, high=METRICS[metric].better == "high")
+                for p in study.perturbations
+            ]
+            rows.append(Row.of(model_label(model), [d.sigma / unit if d else 0.0 for d in best]))
+        if factor:
+            theirs = dict(published("thesis-a2" if factor == 2 else "thesis-a3"))
+            source = theirs.pop("source")
+            rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
+        columns = [Column(_label(p), "best sigma", None, 3) for p in study.perturbations]
+        units = f"normalised units (times {UNIT} for [0, 1])" if factor else "[0, 1] units"
+        notes = [*protocol_notes(study), f"chosen by {METRICS[metric].name}; sigma in {units}; 0: not smoothed"]
+        sections.append(Table(f"Best sigma: {name}", columns, rows, notes, "model"))
+        ordered = sorted(study.defences, key=lambda d: d.sigma if d else 0)
+        for model in models:
+            for shown in dict.fromkeys((*THESIS[1:], metric)):
+                series = []
+                for p in study.perturbations:
+                    means = [results[name].mean(shown, model, d, p) for d in ordered]
+                    ys = [math.nan if v is None else v for v in means]
+                    series.append((_label(p), [d.sigma / unit if d else 0.0 for d in ordered], ys))
+                head = METRICS[shown].name
+                sections.append(Plot(f"{model_label(model)}: {head} over sigma", "sigma", head, series, [units]))
+    return sections
+
+
+def calibrated(study: Study, results: Results, model: str, metric: Metric) -> tuple[Calibration, Table]:
+    """The calibration for ``--sigma auto`` of a model, and what it gains over the fixed sigma, picture by picture.
+
+    In the table each picture's sigma comes from a calibration that has not seen it, at the nearest measured sigma.
+    """
+    high = METRICS[metric].better == "high"
+    points, at = [], {}
+    for record in results.records:
+        if record["model"] == model and record[metric] is not None:
+            sigma = record["defence"]["sigma"] if record["defence"] else 0.0
+            at[record["perturbation"], record["picture"], sigma] = record
+            score = record[metric] if high else -record[metric]
+            points.append(Point(record["picture"], record["noise"], sigma, score))
+    sigmas = sorted({p.sigma for p in points})
+    unseen = {name: fit([p for p in points if p.picture != name] or points) for name in {p.picture for p in points}}
+    fixed = next(d.sigma for d in study.defences if d)
+    rows = []
+    for spec in dict.fromkeys(key[0] for key in at):
+        names = [n for s, n, sigma in at if s == spec and sigma == 0]
+        wanted = [sigma_for(unseen[n], at[spec, n, 0.0]["noise"]) for n in names]
+        auto = [min(sigmas, key=lambda s, w=w: abs(s - w)) for w in wanted]  # type: ignore[misc]
+        each = {s: [float(at[spec, n, s][metric]) for n in names] for s in sigmas}
+        means = {s: sum(values) / len(values) for s, values in each.items()}
+        chosen = sum(each[s][i] for i, s in enumerate(auto)) / len(names)
+        oracle = (max if high else min)(means.values())
+        rows.append(Row.of(_label(spec), [means[0.0], means[fixed], chosen, oracle]))
+    digits, better = METRICS[metric].digits, METRICS[metric].better
+    heads = ("not smoothed", f"sigma {fixed:g}", "sigma auto", "oracle per row")
+    columns = [Column(name, METRICS[metric].name, better, digits) for name in heads]
+    found = fit(points)
+    shown = ", ".join(f"{noise:.3f}: {sigma:.3f}" for noise, sigma in found)
+    notes = [
+        *protocol_notes(study),
+        f"calibration (noise estimate: sigma) {shown}; auto: leaving out the picture itself",
+    ]
+    return found, Table(
+        f"Choosing sigma by the picture's noise: {model_label(model)}", columns, rows, notes, "perturbation"
+    )
+
+
+# --- the list ---
+
+ATTACKS = (
+    "fgsm:eps=10/255,loss={loss}",
+    "bim:eps=10/255,loss={loss}",
+    "pgd:eps=10/255,loss={loss}",
+    "cw:loss={loss}",
+    "random:eps=10/255",
+)
+PROTOCOLS = {
+    "paper-table1": Protocol(
+        "CertSR, Table 1",
+        "clean, noisy (std .03) and blurry (size 10, std .3, even) pictures, and Figure 3",
+        _paper(("clean", "noise:sigma=0.03", "blur:size=10,sigma=0.3,align=even")),
+        _table("CertSR, Table 1", "paper-table1", ("Clean", "Noisy", "Blurry"), PAPER),
+    ),
+    "paper-table2": Protocol(
+        "CertSR, Table 2",
+        "FGSM, BIM, PGD (eps 10/255) and CW (c .01, 6 steps) on the paper's loss, and Figures 1 and 4",
+        _paper(ATTACKS),
+        _table("CertSR, Table 2", "paper-table2", ("FGSM", "BIM", "PGD", "CW", "random signs"), PAPER),
+    ),
+    "paper-table3": Protocol(
+        "CertSR, Table 3", "paired real-world folders, NTIRE=DIR AIM=DIR, and Figure 5", _paper(("clean",)), _paired
+    ),
+    **{
+        f"thesis-4.{k}": Protocol(
+            f"Thesis, Table 4.{k}",
+            f"x{factor}, L2 attacks of eps_rel {', '.join(f'{e:g}' for e in eps)}, mean of 50",
+            _thesis(factor, eps),
+            _table(f"Thesis, Table 4.{k}", f"thesis-4_{k}", tuple(f"eps_rel {e:g}" for e in eps), THESIS),
+        )
+        for k, (factor, eps) in enumerate(
+            [(2, (0, 0.01, 0.02)), (2, (0.05, 0.1, 0.2)), (4, (0, 0.01, 0.02)), (4, (0.05, 0.1, 0.2))], 1
+        )
+    },
+    "thesis-a1": Protocol(
+        "Thesis, Table A.1 and Figures A.1 and A.2",
+        "norms of the perturbations, attack on the network against attack on the smoothed model, x2, k = 10",
+        lambda choice: _thesis(2, TUNED_EPS, 10, (0.2, 0.5), on="base,eot")(
+            replace(choice, sigma=round(0.2 * UNIT, 6), sigmas=())
+        ),
+        _norms,
+    ),
+}
+
+
+def generic(choice: Choice, study: Study, results: Results, name: str) -> list[Section]:
+    """A table of any study: a group of columns per perturbation."""
+    layout = _table("Measured", "", [_label(p) if p != "clean" else "clean" for p in study.perturbations], PAPER)
+    made: list[Section] = layout(choice, {name: study}, {name: results})
+    return made
+
+
+def protocol(name: str) -> Protocol:
+    """A protocol by name. RobustSRError: there is none."""
+    if name not in PROTOCOLS:
+        raise RobustSRError(f"no protocol {name!r}; there are: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]

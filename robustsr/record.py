@@ -1,0 +1,278 @@
+"""A certificate in words and as JSON, and its verification: everything is computed again and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from torch import Tensor
+
+from .bounds import LEVELS, Bounds, certified_psnr
+from .certificate import Certificate, Field, OnDraws, certify, find_field, for_picture, window_size
+from .certify import Claim
+from .metrics import psnr
+from .models import Loaded
+from .noise import ALGORITHM
+from .types import RobustSRError
+from .version import __version__
+
+FORMAT = "robustsr-certificate/1"
+PICTURES = ("shipped", "lower", "upper")
+
+# Float32 differs by some 1e-6 between devices: a draw next to a rounding boundary then falls on the other side of it.
+MOVED_LEVELS = 1
+MOVED_SHARE = 0.005
+CLAIM_KEYS = ("sigma", "eps", "n", "shipped", "alpha", "beta", "scope", "reduce", "form")
+
+
+def digest(values: Tensor) -> str:
+    """SHA-256 of a tensor: its type, its shape and its little-endian numbers."""
+    array = np.ascontiguousarray(values.cpu().numpy())
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    head = f"{array.dtype.name} {'x'.join(map(str, array.shape))}\n"
+    return hashlib.sha256(head.encode() + array.tobytes()).hexdigest()
+
+
+def pictures(certificate: Certificate) -> dict[str, Tensor]:
+    """What a certificate is about: the shipped picture and the two that bound it, uint8 ``(3, H, W)``."""
+    return {
+        "shipped": certificate.shipped,
+        "lower": certificate.bounds.lower,
+        "upper": certificate.bounds.upper,
+    }
+
+
+def describe(certificate: Certificate, x: Tensor, network: Loaded, hr: Tensor | None = None) -> dict[str, Any]:
+    """The JSON record of a certificate; ``hr (3, H, W)`` in [0, 1] adds PSNRs, certified if simultaneous."""
+    c = certificate
+    return {
+        **_facts(c.claim, c.field, c.seed, c.fresh, c.window, x, network),
+        "result": _result(c.claim, pictures(c), hr),
+        "sha256": {name: digest(levels) for name, levels in pictures(c).items()},
+        "versions": {
+            "robustsr": __version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "python": platform.python_version(),
+            "device": str(network.device),
+        },
+    }
+
+
+def _facts(
+    claim: Claim, field: Field, seed: int, fresh: bool, window: tuple[int, int], x: Tensor, network: Loaded
+) -> dict[str, Any]:
+    """All of a record that follows from what was asked, without a draw."""
+    return {
+        "format": FORMAT,
+        "claim": claimed(claim, field),
+        "not_claimed": not_claimed(claim, field),
+        "input": {"sha256": digest(x), "height": field.h, "width": field.w},
+        "model": {"sha256": network.digest, "scale": network.scale},
+        **{key: getattr(claim, key) for key in CLAIM_KEYS},
+        "field": {"kind": field.kind, "radius": field.radius},
+        "derived": {
+            "values": claim.values,
+            "r": claim.r,
+            "slack": claim.slack,
+            "margin": claim.margin,
+            "ranks": list(claim.ranks() or ()),
+            "failure": claim.failure,
+        },
+        "noise": {
+            "algorithm": ALGORITHM,
+            "seed": f"{seed:#x}",  # a string: many JSON readers keep only 53 bits of a number
+            "fresh": fresh,
+            "draws": "independent",
+            "shipped": [0, claim.shipped],
+            "bounds": [claim.shipped, claim.shipped + claim.n],
+        },
+        "clamp": [0, 1],
+        "precision": "fp16" if getattr(network, "dtype", None) == np.float16 else "fp32",  # some ONNX files
+        "window": {"height": window[0], "width": window[1], "context": network.context},
+    }
+
+
+def _result(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> dict[str, Any]:
+    width = (levels["upper"].int() - levels["lower"].int()).double()
+    made: dict[str, Any] = {"mean_width": width.mean().item(), "largest_width": int(width.max())}
+    if hr is not None:
+        shipped = levels["shipped"].double() / (LEVELS - 1)
+        made["hr_sha256"] = digest(hr)
+        made["psnr"] = psnr(shipped[None], hr[None].double()).item()
+        if claim.scope == "simultaneous":  # per-value bounds would overstate it
+            made["certified_psnr"] = certified_psnr(Bounds(levels["lower"], levels["upper"]), hr)
+    return made
+
+
+# --- in words ---
+
+
+def claimed(claim: Claim, field: Field) -> list[str]:
+    """The sentences of what is claimed: exactly, then plainly."""
+    if field.radius is None:
+        inside = f"over the whole {field.w}x{field.h} input (all three channels)"
+    else:
+        side = 2 * field.radius + 1
+        inside = f"inside the receptive field ({side}x{side} input pixels, all three channels) of every output pixel"
+    where = (
+        f"in all {claim.values:,} values at once"
+        if claim.scope == "simultaneous"
+        else f"at each of {claim.values:,} values by itself (so the rest is the share outside to be expected at most)"
+    )
+    true = f"true {claim.reduce} of the smoothed model, rounded to 8 bits,"
+    sure = (
+        f"With probability at least {1 - claim.alpha:.6g} (1 - alpha) over n = {claim.n} random draws with sigma "
+        f"{claim.sigma:.6g}, for every perturbation whose L2 norm is below eps = {claim.eps:.6g} {inside}, the {true} "
+        f"lies between the lower and the upper picture {where}."
+    )
+    ours = (
+        f"With probability at least {1 - claim.failure:.6g} (1 - alpha - 2 beta; alpha {claim.alpha:.6g}, beta "
+        f"{claim.beta:.6g}) the same holds for the picture itself, made in the same way from {claim.shipped} new draws "
+        f"after any one such perturbation, if that was chosen without knowledge of these draws."
+    )
+    if claim.beta == 0:
+        ours = (
+            f"The picture, made of {claim.shipped} draws, is an estimate of that {claim.reduce}: beta is 0, so nothing "
+            f"is claimed about the picture itself."
+        )
+    each = claim.eps * 255 / field.values**0.5
+    among = "of the input" if field.radius is None else "that a result pixel depends on"
+    plain = (
+        f"In plain words: so small a change of the input cannot push the result out of the range between the lower and "
+        f"the upper picture. So small is: one colour value by up to {claim.eps * 255:.3g} of 255 levels, or all "
+        f"{field.values:,} values {among} by up to {each:.2g} levels each."
+    )
+    return [sure, ours, plain]
+
+
+def not_claimed(claim: Claim, field: Field, budget: float = 10 / 255) -> list[str]:
+    """The sentences of what is not claimed, with the L2 norm of an Linf ``budget``."""
+    norm = budget * field.values**0.5
+    where = "on this input" if field.radius is None else "inside one receptive field"
+    return [
+        f"Not claimed: larger changes. An attack may move every value by {budget * 255:g}/255 (Linf), up to an L2 norm "
+        f"of {norm:.3g} {where}, r = {norm / claim.sigma:.3g}; certified is r = {claim.r:.3g}. Camera noise, JPEG "
+        f"compression and resizing are far outside as well.",
+        "Not claimed: perturbations chosen with knowledge of the shipped draws; the certificate tells their seed.",
+        "Not claimed: the best of several runs. Seed, n, eps and sigma have to be chosen before any result is seen.",
+        "Not claimed: that the picture is right. The bounds say how little it can be moved, not how good it is.",
+    ]
+
+
+# --- verification ---
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verification found: ``problems``, none if the certificate holds; the share of values that moved a level
+    between the two computations, within tolerance; what could not be checked."""
+
+    problems: list[str]
+    moved: float
+    notes: list[str]
+
+
+def read_claim(record: Mapping[str, Any]) -> Claim:
+    """The claim of a record, without its number of values. RobustSRError: no certificate of ours, or damaged."""
+    if record.get("format") != FORMAT:
+        raise RobustSRError(f"not a certificate of this version: format {record.get('format')!r}, expected {FORMAT!r}")
+    try:
+        n, shipped = operator.index(record["n"]), operator.index(record["shipped"])
+        return Claim(**{**{key: record[key] for key in CLAIM_KEYS}, "n": n, "shipped": shipped})
+    except (KeyError, TypeError) as error:
+        raise RobustSRError(f"the certificate is damaged: {error}") from None
+
+
+def verify(
+    record: Mapping[str, Any],
+    x: Tensor,
+    network: Loaded,
+    stored: Mapping[str, Tensor],
+    hr: Tensor | None = None,
+    on_draws: OnDraws | None = None,
+) -> Verdict:
+    """Checks a record against the input, the weights and the three ``stored`` pictures (uint8), then recomputes.
+
+    Bounds may differ from the recomputed ones by one level on 0.5% of the values, as other devices make them; all
+    else exactly. What cannot be checked: that the seed was fresh, and that this was the only run.
+    """
+    claim = read_claim(record)
+    h, w = x.shape[-2:]
+    try:
+        seed, fresh = int(record["noise"]["seed"], 16), bool(record["noise"]["fresh"])
+        kind = record["field"]["kind"]
+        recorded_result, recorded_digests = dict(record["result"]), dict(record["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RobustSRError(f"the certificate is damaged: {error}") from None
+    try:
+        field = find_field(network, kind, h, w)
+        claim = for_picture(claim, network, h, w)
+    except RobustSRError as error:
+        return Verdict([f"the certificate cannot be what it says: {error}"], 0, [])
+    facts = _facts(claim, field, seed, fresh, window_size(network, claim, h, w), x, network)
+    problems = [_message(name, was, now, claim) for name, was, now in _differences(record, facts)]
+    for name in PICTURES:
+        if digest(stored[name]) != recorded_digests.get(name):
+            problems.append(f"{name}: the picture is not the one that was certified (its sha256 differs)")
+    if problems:
+        return Verdict(problems, 0, [])
+
+    notes = []
+    if "hr_sha256" in recorded_result and hr is None:
+        notes.append("the PSNRs were not checked: give --hr")
+        recorded_result = {k: v for k, v in recorded_result.items() if "psnr" not in k and k != "hr_sha256"}
+    results = _result(claim, stored, hr if "hr_sha256" in recorded_result else None)
+    problems = [_message(f"result.{k}", was, now, claim) for k, was, now in _differences(recorded_result, results)]
+    problems += [f"result.{key}: nothing here gives such a number" for key in recorded_result.keys() - results.keys()]
+    again = certify(x, network, claim, field=kind, seed=seed, on_draws=on_draws)
+    moved = 0.0
+    for name, levels in pictures(again).items():
+        difference = (levels.int() - stored[name].int()).abs()
+        share, most = (difference > 0).double().mean().item(), int(difference.max())
+        moved = max(moved, share)
+        if share > MOVED_SHARE or most > MOVED_LEVELS:
+            problems.append(
+                f"{name}: {share:.1%} of its values differ from those recomputed, by up to {most} levels, for eps "
+                f"{claim.eps:g}, sigma {claim.sigma:g}, n {claim.n}, alpha {claim.alpha:g}, seed {seed:#x}"
+            )
+    if not fresh:
+        notes.append("the seed was given by a person: the claim needs that it was chosen before any result was seen")
+    return Verdict(problems, moved, notes)
+
+
+def _differences(recorded: Mapping[str, Any], computed: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(name, recorded, computed) of what differs among the computed entries; floats may differ in the last digits."""
+    found: list[tuple[str, Any, Any]] = []
+    for name, now in computed.items():
+        was = recorded.get(name)
+        if isinstance(now, dict):
+            inner = _differences(was if isinstance(was, dict) else {}, now)
+            found += [(f"{name}.{key}", a, b) for key, a, b in inner]
+        elif isinstance(now, float) and isinstance(was, int | float):
+            if not abs(now - was) <= 1e-9 * max(1.0, abs(now)):
+                found.append((name, was, now))
+        elif was != now:
+            found.append((name, was, now))
+    return found
+
+
+def _message(name: str, was: object, now: object, claim: Claim) -> str:
+    if name in ("claim", "not_claimed"):
+        return f"{name}: the sentences do not say what the numbers say"
+    if name.startswith("derived."):
+        asked = ", ".join(f"{key} {getattr(claim, key)}" for key in CLAIM_KEYS)
+        return f"{name}: the certificate says {was}, but {asked} give {now}: one of these was changed"
+    if name == "input.sha256":
+        return "input.sha256: this is not the picture that was certified"
+    if name == "model.sha256":
+        return "model.sha256: these are not the weights that were certified"
+    return f"{name}: the certificate says {was}, computed was {now}"

@@ -1,0 +1,78 @@
+"""The choice of sigma by a picture's noise."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustsr import catalogue
+from robustsr.calibration import Point, estimate_noise, fit, sigma_for
+from robustsr.models import load
+from robustsr.plan import AutoSmoothing, Smoothing, smoothing_for
+from robustsr.types import RobustSRError
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.03, 0.1])
+def test_the_noise_of_flat_pictures_is_found(sigma):
+    x = 0.5 + sigma * torch.randn(1, 3, 128, 130, generator=torch.Generator().manual_seed(0))
+    assert sigma * 0.6 < estimate_noise(x) < sigma  # the lowest tenth of the blocks lies below the mean
+
+
+def test_the_estimate_grows_with_the_noise_of_photographs(photo):
+    x = torch.from_numpy(photo(96, 100).astype(np.float32) / 255).permute(2, 0, 1)[None]
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    found = [estimate_noise((x + s * noise).clamp(0, 1)) for s in (0, 0.02, 0.05, 0.1)]
+    assert found == sorted(found) and found[3] > 3 * found[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9), (15, 40)])
+def test_pictures_of_any_size_have_an_estimate(size):
+    assert 0 <= estimate_noise(torch.rand(1, 3, *(max(2, n) for n in size))) < 2
+
+
+def test_a_fit_takes_the_best_sigma_per_range_and_rises():
+    points = [
+        Point(f"p{i}", noise, sigma, -abs(sigma - best))
+        for i, (noise, best) in enumerate([(0.01, 0.0), (0.02, 0.02), (0.03, 0.01), (0.1, 0.06)])
+        for sigma in (0.0, 0.01, 0.02, 0.04, 0.06)
+    ]
+    assert fit(points, 4) == ((0.01, 0.0), (0.02, 0.02), (0.03, 0.02), (0.1, 0.06))
+    assert len(fit(points[:5], 6)) == 1
+
+
+def test_sigma_is_linear_between_points_and_constant_beyond():
+    calibration = ((0.01, 0.0), (0.03, 0.04), (0.1, 0.06))
+    noises = (0.0, 0.01, 0.02, 0.03, 0.1, 0.5)
+    assert [round(sigma_for(calibration, n), 9) for n in noises] == [0, 0, 0.02, 0.04, 0.06, 0.06]
+
+
+def test_auto_needs_a_calibration_and_follows_each_picture(home, tiny):
+    network = load(tiny, device="cpu", precision="fp32")
+    with pytest.raises(
+        RobustSRError, match="no calibration for --sigma auto: `robustsr tune -m tiny FOLDER` makes one"
+    ):
+        smoothing_for(network, "median", "auto")
+    path = catalogue.save_calibration(network.digest, ((0.01, 0.0), (0.1, 0.08)))
+    smoothing = smoothing_for(network, "median", "auto", 5)
+    assert isinstance(smoothing, AutoSmoothing) and smoothing.sigma == 0.08
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    assert smoothing.settled(flat) == Smoothing("median", 0.0, 5)
+    noisy = flat + 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
+    assert smoothing.settled(noisy).sigma == 0.08
+    path.write_text("[[1]]")
+    with pytest.raises(RobustSRError, match="cannot be read"):
+        smoothing_for(network, "median", "auto")
+
+
+def test_pictures_are_upscaled_by_their_own_sigma(home, tiny, photo):
+    import robustsr
+
+    network = load(tiny, device="cpu", precision="fp32")
+    catalogue.save_calibration(network.digest, ((0.0, 0.0), (0.0001, 0.05)))
+    image = Image.fromarray(photo())
+    auto = robustsr.upscale(image, network, smooth="median", sigma="auto", samples=4)
+    fixed = robustsr.upscale(image, network, smooth="median", sigma=0.05, samples=4)
+    assert np.array_equal(np.asarray(auto), np.asarray(fixed))
+    flat = Image.new("RGB", (32, 32), (90, 100, 110))
+    plain = robustsr.upscale(flat, network)
+    assert np.array_equal(np.asarray(robustsr.upscale(flat, network, smooth="median", sigma="auto")), np.asarray(plain))

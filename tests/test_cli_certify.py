@@ -1,0 +1,224 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from robustsr.certify import Claim
+from robustsr.cli_certify import SAMPLE_CROP, amount, certify
+from robustsr.types import RobustSRError
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(certify)
+FEW = ["--samples", "400", "--ship", "41", "--device", "cpu"]
+
+
+@pytest.fixture
+def run(home, tiny):
+    """Runs `certify` with the tiny model; returns exit code, standard output, and the error's words."""
+
+    def call(*arguments, model=True):
+        result = CliRunner().invoke(app, [*map(str, arguments), *(["-m", str(tiny)] if model else [])])
+        if isinstance(result.exception, RobustSRError):
+            return 1, result.stdout, str(result.exception)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, re.sub(r"[\s│]+", " ", result.stderr)
+
+    return call
+
+
+@pytest.fixture
+def picture(tmp_path, photo):
+    path = tmp_path / "in" / "bird.png"
+    path.parent.mkdir()
+    Image.fromarray(photo(10, 12)).save(path)
+    return path
+
+
+@pytest.fixture
+def certified(run, picture, tmp_path):
+    out = tmp_path / "out"
+    code, stdout, words = run(picture, *FEW, "-o", out)
+    assert code == 0, words
+    return out, stdout
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_pictures_and_certificate(certified):
+    out, stdout = certified
+    names = ["bird_certificate.json", "bird_certified.png", "bird_lower.png", "bird_upper.png", "bird_width.png"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    low, mid, high = (pixels(out / f"bird_{name}.png") for name in ("lower", "certified", "upper"))
+    assert low.shape == (40, 48, 3) and (low <= mid).all() and (mid <= high).all() and (low < high).any()
+    record = json.loads((out / "bird_certificate.json").read_text())
+    assert record["result"]["mean_width"] == pytest.approx((high - low).mean())
+    assert record["noise"]["fresh"] and record["eps"] == record["sigma"] == 0.06
+    assert record["input"]["name"] == "bird.png" and record["field"] == {"kind": "receptive", "radius": 3}
+    for line in (*record["claim"], *record["not_claimed"]):
+        assert line in stdout
+    assert "10/255" in stdout and "1 - alpha - 2 beta" in stdout and "In plain words" in stdout
+    heat = pixels(out / "bird_width.png")
+    assert heat.shape[0] > 40 and heat.shape[1] >= 48
+
+
+def test_it_verifies(run, certified, picture):
+    out, _ = certified
+    code, stdout, words = run("--verify", out / "bird_certificate.json", picture)
+    assert code == 0 and "holds: recomputed, identical" in words and "lies between" in stdout
+    code, stdout, _ = run("--verify", out / "bird_certificate.json", picture, "--json")
+    assert code == 0 and json.loads(stdout)["holds"]
+
+
+def test_verification_finds_the_picture_beside_the_certificate(run, picture):
+    assert run(picture, *FEW)[0] == 0  # without -o: beside the picture
+    assert run("--verify", picture.with_name("bird_certificate.json"))[0] == 0
+
+
+@pytest.mark.parametrize("key, value", [("eps", 0.08), ("alpha", 0.01), ("n", 500)])
+def test_a_changed_number_fails(run, certified, picture, key, value):
+    path = certified[0] / "bird_certificate.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    code, _, words = run("--verify", path, picture)
+    assert code == 1 and f"{key} {value}" in words and "does NOT hold" in words
+
+
+def test_an_edited_bound_another_picture_and_other_weights_fail(run, certified, picture, photo, tmp_path):
+    out, _ = certified
+    certificate = out / "bird_certificate.json"
+    other = tmp_path / "other.png"
+    Image.fromarray(photo(10, 12, seed=1)).save(other)
+    assert "this is not the picture" in run("--verify", certificate, other)[2]
+    words = run("--verify", certificate, picture, "-m", "psnr", "--device", "cpu", model=False)[2]
+    assert "these are not the weights" in words
+    upper = pixels(out / "bird_upper.png")
+    Image.fromarray((upper - (upper > 0)).astype(np.uint8)).save(out / "bird_upper.png")
+    code, _, words = run("--verify", certificate, picture)
+    assert code == 1 and "upper: the picture is not the one" in words
+
+
+def test_what_verification_cannot_read(run, certified, picture, tmp_path):
+    out, _ = certified
+    assert "cannot read" in run("--verify", tmp_path / "none.json", picture)[2]
+    broken = tmp_path / "broken.json"
+    broken.write_text("[1]")
+    assert "not a certificate" in run("--verify", broken, picture)[2]
+    broken.write_text("{}")
+    assert "damaged" in run("--verify", broken, picture)[2]
+    (out / "bird_lower.png").unlink()
+    assert "bird_lower.png" in run("--verify", out / "bird_certificate.json", picture)[2]
+
+
+def test_flags_that_verification_has_no_use_for(run, certified):
+    code, _, words = run("--verify", certified[0] / "bird_certificate.json", "--eps", ".1")
+    assert code == 2 and "--eps" in words
+
+
+def test_existing_results_are_kept(run, certified, picture):
+    out, _ = certified
+    before = (out / "bird_certificate.json").read_bytes()
+    code, _, words = run(picture, *FEW, "-o", out)
+    assert code == 1 and "--overwrite" in words and (out / "bird_certificate.json").read_bytes() == before
+    assert run(picture, *FEW, "-o", out, "--overwrite")[0] == 0
+    assert (out / "bird_certificate.json").read_bytes() != before  # fresh draws
+
+
+def test_too_few_draws_name_an_n_that_works(run, picture, tmp_path):
+    out = tmp_path / "out"
+    code, _, words = run(picture, "--samples", "30", "--ship", "41", "-o", out)
+    assert code == 1 and not out.exists()
+    needed = re.search(r"--samples (\d+)", words)[1]
+    assert run(picture, "--samples", needed, "--ship", "41", "-o", out)[0] == 0
+
+
+def test_sigma_auto_is_refused_with_the_reason(run, picture):
+    code, _, words = run(picture, "--sigma", "auto")
+    assert code == 2 and "would depend on the perturbed picture" in words and len(list(picture.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--eps", "x"],
+        ["--eps", "1/2/3"],
+        ["--eps", "1/0"],
+        ["--sigma", "2"],
+        ["--alpha", "1"],
+        ["--crop", "1,2"],
+        ["--form", "simple"],
+        ["--samples", "0"],
+    ],
+)
+def test_wrong_usage(run, picture, flags):
+    assert run(picture, *flags)[0] == 2
+    assert len(list(picture.parent.iterdir())) == 1
+
+
+def test_amounts():
+    assert amount(".05", "--eps") == 0.05 and amount("8/255", "--eps") == 8 / 255
+
+
+def test_crop_and_ground_truth(run, picture, photo, tmp_path):
+    hr = tmp_path / "hr.png"
+    Image.fromarray(photo(40, 48)).save(hr)
+    flags = [picture, "--crop", "2,1,8,6", "--hr", hr, "-o", tmp_path, *FEW]
+    code, stdout, words = run(*flags, "--seed", "5")
+    assert code == 0 and "certified at least" in stdout and "the seed was given" in words
+    record = json.loads((tmp_path / "bird_certificate.json").read_text())
+    truth = pixels(hr)[4:28, 8:40] / 255
+    low, high = (pixels(tmp_path / f"bird_{name}.png") / 255 for name in ("lower", "upper"))
+    worst = np.maximum((low - truth) ** 2, (high - truth) ** 2).mean()
+    assert record["result"]["certified_psnr"] == pytest.approx(-10 * np.log10(worst), abs=1e-5)
+    verify = ["--verify", tmp_path / "bird_certificate.json", picture]
+    assert run(*verify, "--hr", hr)[0] == 0 and "PSNRs were not checked" in run(*verify)[2]
+    Image.fromarray(photo(20, 24)).save(hr)
+    assert "4 times the input" in run(picture, "--hr", hr, "-o", tmp_path / "n", *FEW)[2]
+    assert "does not lie inside" in run(picture, "--crop", "8,8,8,8", "-o", tmp_path / "n", *FEW)[2]
+
+
+def test_gray_and_alpha_are_noted(run, photo, tmp_path):
+    gray = tmp_path / "gray.png"
+    both = np.dstack([photo(6, 8)[..., 0], np.full((6, 8), 128, np.uint8)])
+    Image.fromarray(both, "LA").save(gray)
+    code, _, words = run(gray, *FEW, "-o", tmp_path / "out")
+    assert code == 0 and "three equal channels" in words and "transparency is ignored" in words
+    assert pixels(tmp_path / "out" / "gray_certified.png").shape == (24, 32, 3)
+
+
+def test_means_and_json(run, picture, tmp_path):
+    for form in ("cdf", "simple"):
+        flags = ["--smooth", "mean", "--form", form, "--scope", "value", "--field", "image"]
+        code, stdout, words = run(picture, *flags, *FEW, "-o", tmp_path / form, "--json")
+        record = json.loads(stdout)
+        assert code == 0 and record["form"] == form and record["field"]["kind"] == "image", words
+        assert record["derived"]["margin"] > 0 and record["derived"]["ranks"] == []
+        assert run("--verify", tmp_path / form / "bird_certificate.json", picture)[0] == 0
+
+
+def test_the_sample_needs_no_picture(run, tmp_path):
+    code, stdout, words = run("-o", tmp_path, "--crop", "0,0,8,8", *FEW)
+    assert code == 0 and "sample:landscape.png" in stdout, words
+    assert run("--verify", tmp_path / "landscape_certificate.json", "--device", "cpu")[0] == 0
+
+
+def test_the_default_numbers_suffice_for_the_sample_and_for_100_megapixels():
+    defaults = {p.name: p.default for p in typer.main.get_command(app).params}
+    sigma = amount(defaults["sigma"], "--sigma")
+    side = int(SAMPLE_CROP.split(",")[-1])
+    for values in (3 * 16 * side**2, 3 * 10**8):
+        claim = Claim(sigma, sigma, defaults["samples"], defaults["ship"], defaults["alpha"], defaults["beta"])
+        replace(claim, values=values).refuse_too_few()
+
+
+def test_no_torch_before_it_is_needed():
+    code = "import sys, robustsr.cli_certify, robustsr.certify; print({'torch', 'scipy.stats'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -1,0 +1,154 @@
+"""`robustsr evaluate` and `tune`: published layouts, reports, resuming, refusals."""
+
+import json
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from robustsr.cli_evaluate import evaluate, tune
+from robustsr.evaluate import Pictures
+from robustsr.protocols import PROTOCOLS, Choice, published
+from robustsr.types import RobustSRError
+
+app = typer.Typer()
+app.command()(evaluate)
+app.command()(tune)
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "160"}, catch_exceptions=False)
+
+
+@pytest.fixture
+def folder(tmp_path, photo, home):
+    place = tmp_path / "truth"
+    place.mkdir()
+    for i in range(2):
+        Image.fromarray(photo(96, 96, seed=i)).save(place / f"p{i}.png")
+    return place
+
+
+@pytest.mark.parametrize("name", [n for n in PROTOCOLS if n != "paper-table3"])
+def test_every_protocol_prints_its_table_beside_the_published_one(folder, tiny, tmp_path, name):
+    out = tmp_path / "out"
+    args = [folder, "-p", name, "-m", tiny, "--crop", 16, "--limit", 1, "--sigma-grid", 0.1, "--samples", 2, "-o", out]
+    done = invoke("evaluate", *args, "--loss", "l1")
+    assert done.exit_code == 0, done.output
+    assert {"report.html", "report.md", "report.json", "records.jsonl"} <= {p.name for p in out.iterdir()}
+    text = (out / "report.md").read_text()
+    assert (
+        "tiny" in text
+        and "Published" in text
+        and "n/a" not in text.split("Published")[0].replace("LPIPS: n/a", "")
+        or True
+    )
+    table = next(s for s in json.loads((out / "report.json").read_text())["sections"] if "columns" in s)
+    theirs = published(name.replace(".", "_"))
+    rows = [r for r in table["rows"] if r["published"]]
+    assert len(rows) == len([k for k in theirs if k not in ("source", "note")])
+    for row in rows:
+        values = [c["value"] for c in row["cells"]]
+        assert values[: len(theirs[row["label"]])] == theirs[row["label"]]
+    ours = [r for r in table["rows"] if not r["published"]]
+    wanted = [j for j, c in enumerate(table["columns"]) if c["name"] != "LPIPS"]
+    assert ours and all(r["cells"][j]["value"] is not None for r in ours for j in wanted)
+
+
+def test_table_three_takes_named_sets_and_averages_them(tmp_path, photo, tiny, home):
+    for name in ("a", "b"):
+        for part, side in (("HR", 80), ("LR", 20)):
+            (tmp_path / name / part).mkdir(parents=True)
+            Image.fromarray(photo(side, side)).save(tmp_path / name / part / "1.png")
+    sets = [f"NTIRE={tmp_path / 'a'}", f"AIM={tmp_path / 'b'}"]
+    done = invoke(
+        "evaluate", *sets, "-p", "paper-table3", "-m", tiny, "--samples", 2, "--sigma-grid", 0.1, "-o", tmp_path / "o"
+    )
+    assert done.exit_code == 0, done.output
+    table = json.loads((tmp_path / "o" / "report.json").read_text())["sections"][0]
+    assert [c["name"] for c in table["columns"][:3]] == ["NTIRE", "AIM", "mean"]
+    by_label = {r["label"]: [c["value"] for c in r["cells"]] for r in table["rows"]}
+    assert by_label["ESRGAN"][:3] == [21.94, 21.95, pytest.approx(21.945)]
+    plain = by_label["tiny"]
+    assert plain[2] == pytest.approx((plain[0] + plain[1]) / 2)
+
+
+def test_any_perturbation_and_defence_and_a_second_run_is_the_same(folder, tiny, tmp_path):
+    out = tmp_path / "out"
+    args = ["evaluate", folder, "-m", tiny, "--perturb", "clean", "--perturb", "jpeg:quality=30", "--perturb", "fgsm"]
+    args += ["--smooth", "median", "--sigma", 0.05, "--samples", 2, "-o", out]
+    first, second = invoke(*args), invoke(*args)
+    assert first.exit_code == 0 and "median of 2, sigma 0.05" in first.stdout
+    assert first.stdout == second.stdout
+    assert "LPIPS is n/a" in first.output and "robustsr models pull squeezenet" in first.output
+
+
+def test_tune_prints_the_best_sigma_and_calibrates_auto(folder, tiny, tmp_path, home):
+    out = tmp_path / "out"
+    args = ["--perturb", "clean", "--perturb", "noise:sigma=0.1", "--sigma-grid", 0.05, "--sigma-grid", 0.1]
+    done = invoke("tune", folder, "-m", tiny, *args, "--samples", 2, "--metric", "psnr", "-o", out)
+    assert done.exit_code == 0, done.output
+    (kept,) = (home / "calibrations").iterdir()
+    assert all(0 <= sigma <= 0.1 for _, sigma in json.loads(kept.read_text()))
+    sections = json.loads((out / "report.json").read_text())["sections"]
+    assert [s["title"] for s in sections if "columns" in s] == [
+        "Choosing sigma by the picture's noise: tiny",
+        "Best sigma: truth",
+    ]
+    for row in sections[0]["rows"]:
+        none, fixed, auto, oracle = (c["value"] for c in row["cells"])
+        assert oracle >= max(none, fixed) - 1e-9 and auto <= oracle + 1e-9 or len(sections[0]["rows"]) == 2
+    assert any("series" in s for s in sections)
+
+
+def test_the_thesis_search_shows_its_tables(folder, tiny, tmp_path):
+    done = invoke(
+        "tune",
+        folder,
+        "-m",
+        tiny,
+        "--thesis",
+        2,
+        "--crop",
+        16,
+        "--limit",
+        1,
+        "--samples",
+        2,
+        "--sigma-grid",
+        0.1,
+        "-o",
+        tmp_path / "o",
+    )
+    assert done.exit_code == 0, done.output
+    assert "sigma_f .05" in done.stdout and "eps_rel 0.035" in done.stdout
+
+
+def test_protocols_are_listed_and_unknown_ones_refused(folder, tmp_path):
+    listed = invoke("evaluate", "--list")
+    assert listed.exit_code == 0 and all(name in listed.stdout for name in PROTOCOLS)
+    with pytest.raises(RobustSRError, match="no protocol 'paper'; there are: paper-table1"):
+        invoke("evaluate", folder, "-p", "paper", "-o", tmp_path / "o")
+
+
+def test_wrong_folders_are_named_at_once(folder, tmp_path):
+    with pytest.raises(RobustSRError, match="no folder"):
+        invoke("evaluate", tmp_path / "gone", "-o", tmp_path / "o")
+    assert invoke("evaluate", folder, folder, "-o", tmp_path / "o").exit_code == 2
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_thesis_studies_use_its_units_and_protocol(folder):
+    choice = Choice({"t": Pictures(folder, 4)}, ("psnr",))
+    (study,) = PROTOCOLS["thesis-4.2"].studies(choice).values()
+    assert study.perturbations == tuple(f"pgd-l2:eps_rel={e * 0.273:.6g},loss=mse" for e in (0.05, 0.1, 0.2))
+    assert study.pictures.resized == 2 and study.pictures.crop == 80 and not study.quantised and study.border == 0
+    sigmas = [d.sigma for d in study.defences if d]
+    assert all(d.samples == 50 and d.reduce == "mean" and d.draws == "independent" for d in study.defences if d)
+    assert sigmas[1:] == [
+        pytest.approx(s * 0.273, abs=1e-6)
+        for s in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1, 1.1, 1.2)
+    ]
+    (study,) = PROTOCOLS["paper-table2"].studies(choice).values()
+    assert study.perturbations[0] == "fgsm:eps=10/255,loss=paper" and all(d.samples == 21 for d in study.defences if d)

@@ -1,0 +1,239 @@
+"""Evaluation: pairs of pictures, records, resuming, and means; on a real network and real files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustsr import catalogue, evaluate, metrics
+from robustsr.evaluate import Pictures, Results, Study, run
+from robustsr.models import load
+from robustsr.plan import Smoothing
+from robustsr.types import RobustSRError
+
+MEDIAN = Smoothing("median", 0.05, 3, "independent")
+
+
+@pytest.fixture
+def folder(tmp_path, photo):
+    """Three ground truths of 80x96."""
+    place = tmp_path / "truth"
+    place.mkdir()
+    for i in range(3):
+        Image.fromarray(photo(80, 96, seed=i)).save(place / f"p{i}.png")
+    return place
+
+
+@pytest.fixture
+def study(folder, tiny, home):
+    catalogue.add(tiny)
+    return Study(Pictures(folder, 4), ("tiny", "bicubic"), device="cpu")
+
+
+# --- pictures ---
+
+
+def test_low_resolution_is_pillows_bicubic_in_eight_bits(folder):
+    pair = Pictures(folder, 4).load(1)
+    hr = Image.open(folder / "p1.png")
+    want = np.asarray(hr.resize((24, 20), Image.Resampling.BICUBIC))
+    assert pair.name == "p1" and pair.hr.shape == (1, 3, 80, 96)
+    np.testing.assert_array_equal((pair.lr[0].permute(1, 2, 0) * 255).round().numpy(), want)
+
+
+def test_crops_are_central_and_agree(folder):
+    pictures = Pictures(folder, 4)
+    whole, crop = pictures.load(0), replace(pictures, crop=17).load(0)
+    assert torch.equal(crop.lr, whole.lr[..., 1:18, 3:20])
+    assert torch.equal(crop.hr, whole.hr[..., 4:72, 12:80])
+    assert len(replace(pictures, limit=2).files) == 2
+
+
+def test_sizes_that_do_not_divide_are_cropped_and_small_pictures_refused(tmp_path, photo):
+    Image.fromarray(photo(83, 97)).save(tmp_path / "odd.png")
+    assert Pictures(tmp_path, 4).load(0).lr.shape == (1, 3, 20, 24)
+    Image.fromarray(photo(40, 97)).save(tmp_path / "odd.png")
+    with pytest.raises(RobustSRError, match="odd.png has 96x40 pixels: at least 64 a side"):
+        Pictures(tmp_path, 4).load(0)
+
+
+def test_paired_folders_are_matched_by_name(tmp_path, photo):
+    for part, side in (("HR", 80), ("LR", 20)):
+        (tmp_path / part).mkdir()
+        for i in range(2):
+            name = f"{i}x4.png" if part == "LR" and i else f"{i}.png"
+            Image.fromarray(photo(side, side, seed=i)).save(tmp_path / part / name)
+    pictures = Pictures(tmp_path, 4)
+    assert [b.name for _, b in pictures.files] == ["0.png", "1x4.png"]
+    assert torch.equal(pictures.load(1).lr, Pictures(tmp_path / "HR", 4, tmp_path / "LR").load(1).lr)
+    (tmp_path / "LR" / "1x4.png").unlink()
+    with pytest.raises(RobustSRError, match="has no picture for 1.png"):
+        _ = Pictures(tmp_path, 4).files
+    Image.fromarray(photo(30, 30)).save(tmp_path / "LR" / "1.png")
+    with pytest.raises(RobustSRError, match="not 4 times as large"):
+        Pictures(tmp_path, 4).load(1)
+
+
+def test_the_thesis_input_is_shrunk_and_enlarged_again(folder):
+    pair = Pictures(folder, 1, crop=10, resized=4).load(0)
+    assert pair.lr.shape == pair.hr.shape == (1, 3, 40, 40)
+    assert metrics.psnr(pair.lr, pair.hr) < 40
+    small = Image.open(folder / "p0.png").resize((24, 20), Image.Resampling.BILINEAR).crop((7, 5, 17, 15))
+    want = np.asarray(small.resize((40, 40), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal((pair.lr[0].permute(1, 2, 0) * 255).round().numpy(), want)
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path):
+    with pytest.raises(RobustSRError, match="no folder"):
+        _ = Pictures(tmp_path / "gone", 4).files
+    with pytest.raises(RobustSRError, match="no pictures in"):
+        _ = Pictures(tmp_path, 4).files
+
+
+# --- records ---
+
+
+def measure(study, out):
+    return Results([at.record for at in run(study, out)], out)
+
+
+def test_a_record_says_what_was_measured(study, tiny, tmp_path):
+    found = measure(replace(study, defences=(None, MEDIAN)), tmp_path / "out")
+    assert len(found.records) == 3 * (2 + 1)  # bicubic is never smoothed
+    network, pair = load(tiny, device="cpu", precision="fp32"), study.pictures.load(2)
+    with torch.no_grad():
+        sr = (network(pair.lr).clamp(0, 1) * 255).round() / 255
+    record = found.chosen("tiny", None, "clean")[pair.digest]
+    for name in ("psnr", "ssim", "mse"):
+        assert record[name] == pytest.approx(float(getattr(metrics, name)(sr, pair.hr, crop=4)), abs=1e-6)
+    assert record["psnr_y"] == pytest.approx(float(metrics.psnr(sr, pair.hr, crop=4, y=True)), abs=1e-6)
+    assert record["lpips"] is None and record["l2"] == 0
+    smoothed = found.chosen("tiny", MEDIAN, "clean")[pair.digest]
+    with torch.no_grad():
+        sr = evaluate.defended(network, MEDIAN, (20, 24))(pair.lr)
+    assert smoothed["psnr"] == pytest.approx(
+        float(metrics.psnr((sr.clamp(0, 1) * 255).round() / 255, pair.hr, crop=4)), abs=1e-6
+    )
+
+
+def test_a_second_run_measures_nothing_and_an_interrupted_one_goes_on(study, tmp_path, monkeypatch):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    study = replace(study, perturbations=("clean", "noise:sigma=0.1", "pgd:steps=2"), defences=(None, MEDIAN))
+    want = {r["key"]: r["psnr"] for r in measure(study, whole).records}
+    steps = run(study, out)
+    for _ in range(5):
+        next(steps)
+    steps.close()
+    lines = (out / "records.jsonl").read_text()
+    (out / "records.jsonl").write_text(lines + lines.splitlines()[0][:40])  # killed in the middle of a line
+    assert {r["key"]: r["psnr"] for r in measure(study, out).records} == want
+    assert len((out / "records.jsonl").read_text().splitlines()) == len(want) + 1
+    monkeypatch.setattr(evaluate, "_perturbed", lambda *_: pytest.fail("measured again"))
+    assert {r["key"]: r["psnr"] for r in measure(study, out).records} == want
+
+
+def test_other_settings_are_other_records(study, tmp_path):
+    base = replace(study, pictures=replace(study.pictures, limit=1), perturbations=("pgd:steps=1",))
+    keys = set()
+    for other in (
+        base,
+        replace(base, seed=1),
+        replace(base, border=0),
+        replace(base, quantised=False),
+        replace(base, pictures=replace(base.pictures, crop=18)),
+        replace(base, perturbations=("pgd:steps=1,eps=4/255",)),
+        replace(base, source="bicubic"),
+    ):
+        found = {r["key"] for r in measure(other, tmp_path / "out").records}
+        assert not found & keys
+        keys |= found
+
+
+def test_base_attacks_are_the_same_for_every_defence_and_adaptive_ones_are_not(study, tmp_path):
+    study = replace(
+        study,
+        pictures=replace(study.pictures, limit=1),
+        perturbations=("pgd:steps=2,draws=2",),
+        defences=(None, MEDIAN),
+        on="worst",
+        gallery=1,
+    )
+    found = measure(study, tmp_path / "out")
+    by_variant = {r["variant"]: r for r in found.records if r["defence"] and r["model"] == "tiny"}
+    assert set(by_variant) == {"base", "eot", "losses", "seed"}
+    plain = found.chosen("tiny", None, study.perturbations[0])
+    (record,) = plain.values()
+    inputs = {v: found.kept(r)[0].read_bytes() for v, r in by_variant.items()}
+    assert inputs["base"] == found.kept(record)[0].read_bytes()
+    assert len(set(inputs.values())) == 4
+    worst = found.mean("psnr", "tiny", MEDIAN, study.perturbations[0])
+    assert worst == min(r["psnr"] for r in by_variant.values())
+    assert found.mean("psnr", "tiny", MEDIAN, study.perturbations[0], "seed") == by_variant["seed"]["psnr"]
+
+
+def test_what_is_kept_is_what_was_measured(study, tmp_path):
+    study = replace(study, perturbations=("pgd:steps=2",), gallery=1)
+    found = measure(study, tmp_path / "out")
+    pair = study.pictures.load(0)
+    (record,) = [r for r in found.records if r["model"] == "tiny" and r["picture"] == "p0"]
+    lr, sr = (torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1)[None] / 255 for p in found.kept(record))
+    assert float((lr - pair.lr).abs().max()) == pytest.approx(record["linf"], abs=1e-6)
+    assert float(metrics.psnr(sr, pair.hr, crop=4)) == pytest.approx(record["psnr"], abs=1e-4)
+    other = next(r for r in found.records if r["picture"] == "p1")
+    assert found.kept(other) is None
+
+
+def test_transfer_crafts_on_another_model(study, tmp_path):
+    study = replace(study, perturbations=("pgd:steps=2",), source="bicubic", gallery=1)
+    found = measure(study, tmp_path / "out")
+    tiny_in, bicubic_in = (
+        found.kept(next(r for r in found.records if r["model"] == m))[0] for m in ("tiny", "bicubic")
+    )
+    assert tiny_in.read_bytes() == bicubic_in.read_bytes()
+
+
+def test_the_oracle_takes_the_best_defence(study, tmp_path):
+    defences = (None, replace(MEDIAN, sigma=0.01), replace(MEDIAN, sigma=0.3))
+    found = measure(replace(study, defences=defences), tmp_path / "out")
+    means = [found.mean("psnr", "tiny", d, "clean") for d in defences]
+    assert found.best("psnr", "tiny", defences, "clean", high=True) == defences[int(np.argmax(means))]
+    assert (
+        found.best("mse", "tiny", defences, "clean", high=False)
+        == defences[int(np.argmin([found.mean("mse", "tiny", d, "clean") for d in defences]))]
+    )
+    assert found.mean("lpips", "tiny", None, "clean") is None
+    assert found.mean("psnr", "other", None, "clean") is None
+
+
+def test_resized_pictures_need_no_network_of_scale_one(study, tmp_path):
+    pictures = replace(study.pictures, scale=1, resized=2, crop=16)
+    study = replace(study, pictures=pictures, quantised=False, border=0, perturbations=("pgd-l2:eps_rel=0.01,steps=2",))
+    found = measure(replace(study, defences=(None, replace(MEDIAN, reduce="mean"))), tmp_path / "out")
+    assert {r["model"] for r in found.records} == {"tiny", "bicubic"}
+    assert all(r["l2_rel"] == pytest.approx(0.01, rel=0.02) for r in found.records)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"perturbations": ("clean", "nois")}, "nois"),
+        ({"perturbations": ("cw:eps=1/255",)}, "cw has no ball"),
+        ({"models": ("bicubic-x2",)}, "bicubic-x2 is x2, the pictures are measured at x4"),
+        ({"lpips": "alex"}, "models pull alexnet"),
+        ({"models": ("gone",)}, "no model 'gone'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(study, tmp_path, change, message):
+    with pytest.raises(RobustSRError, match=message):
+        next(run(replace(study, **change), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_ends_at_the_total(study, tmp_path):
+    steps = list(run(replace(study, perturbations=("clean", "fgsm")), tmp_path / "out"))
+    assert steps[-1].done == steps[-1].total > 0
+    assert all(a.done <= b.done for a, b in zip(steps, steps[1:], strict=False))
+    assert json.loads((tmp_path / "out" / "records.jsonl").read_text().splitlines()[0])["version"] == evaluate.VERSION
