@@ -317,7 +317,8 @@ def _measured(
                 sr = (up(x.to(network.device)).cpu().clamp(0, 1) * 255).round() / 255
             finished = time.perf_counter()
             if index < study.gallery:
-                for path, picture in ((shown, sr), (shown.with_suffix(".lr.png"), x)):
+                truth = shown.with_name(f"{pair.digest}.hr.png")
+                for path, picture in ((shown, sr), (shown.with_suffix(".lr.png"), x), (truth, pair.hr)):
                     save_png(picture, path)
             yield {
                 "key": key,
@@ -439,3 +440,7 @@ class Results:
         """The files of the input and the output of a record, where they were kept."""
         path = self.folder / "pictures" / f"{record['key']}.png"
         return (path.with_suffix(".lr.png"), path) if path.exists() else None
+
+    def truth(self, record: Record) -> Path:
+        """The file of a kept record's ground truth."""
+        return self.folder / "pictures" / f"{record['pixels']}.hr.png"

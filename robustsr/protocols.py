@@ -182,7 +182,7 @@ def _table(title: str, key: str, groups: Sequence[str], wanted: Sequence[Metric]
         theirs = dict(published(key)) if key else {}
         source, note = theirs.pop("source", ""), theirs.pop("note", "")
         for name, study in studies.items():
-            shown = study.perturbations
+            shown = [p for p in study.perturbations if p != "clean" or "Clean" in groups or not groups]
             heads = groups or [_label(p) for p in shown]
             columns = [replace(METRICS[m], group=g) for g in heads for m in wanted]
             rows, notes = _rows(study, results[name], shown, wanted, choice)
@@ -280,7 +280,7 @@ def _norms(choice: Choice, studies: dict[str, Study], results: dict[str, Results
                 for metric in THESIS[1:]:
                     series = [
                         (label, TUNED_EPS, _curve(results[name], metric, model, smoothing, variant))
-                        for label, variant in (("on the network (vanilla)", "base"), ("on the smoothed model", "eot"))
+                        for label, variant in ATTACKED
                     ]
                     title = f"Thesis, Figures A.1 and A.2: {model_label(model)}, sigma_g {smoothing.sigma / UNIT:.2g}"
                     label = METRICS[metric].name
@@ -288,6 +288,9 @@ def _norms(choice: Choice, studies: dict[str, Study], results: dict[str, Results
                         Plot(title, "eps_rel", f"adversarial {label}", series, [f"k = {smoothing.samples}"])
                     )
     return sections
+
+
+ATTACKED = (("on the network (vanilla)", "base"), ("on the smoothed model", "eot"), ("the worse of both", "worst"))
 
 
 def _curve(results: Results, metric: Any, model: str, smoothing: Smoothing, variant: str) -> list[float]:  # noqa: ANN401
@@ -318,6 +321,7 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
                         continue
                     title = record["picture"]
                     if not panels:
+                        panels.append(Panel("ground truth", Image.open(found.truth(record)), title))
                         made_for = f"against {model_label(model)}" if record["l2"] and record["source"] is None else ""
                         panels.append(Panel("input", Image.open(files[0]), made_for))
                     how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
@@ -428,6 +432,7 @@ def calibrated(study: Study, results: Results, model: str, metric: Metric) -> tu
 # --- the list ---
 
 ATTACKS = (
+    "clean",  # for Figure 1 only
     "fgsm:eps=10/255,loss={loss}",
     "bim:eps=10/255,loss={loss}",
     "pgd:eps=10/255,loss={loss}",
@@ -455,7 +460,12 @@ PROTOCOLS = {
             f"Thesis, Table 4.{k}",
             f"x{factor}, L2 attacks of eps_rel {', '.join(f'{e:g}' for e in eps)}, mean of 50",
             _thesis(factor, eps),
-            _table(f"Thesis, Table 4.{k}", f"thesis-4_{k}", tuple(f"eps_rel {e:g}" for e in eps), THESIS),
+            _table(
+                f"Thesis, Table 4.{k}",
+                f"thesis-4_{k}",
+                tuple("Clean" if e == 0 else f"eps_rel {e:g}" for e in eps),
+                THESIS,
+            ),
         )
         for k, (factor, eps) in enumerate(
             [(2, (0, 0.01, 0.02)), (2, (0.05, 0.1, 0.2)), (4, (0, 0.01, 0.02)), (4, (0.05, 0.1, 0.2))], 1
@@ -474,7 +484,7 @@ PROTOCOLS = {
 
 def generic(choice: Choice, study: Study, results: Results, name: str) -> list[Section]:
     """A table of any study: a group of columns per perturbation."""
-    layout = _table("Measured", "", [_label(p) if p != "clean" else "clean" for p in study.perturbations], PAPER)
+    layout = _table("Measured", "", ["Clean" if p == "clean" else _label(p) for p in study.perturbations], PAPER)
     made: list[Section] = layout(choice, {name: study}, {name: results})
     return made
 

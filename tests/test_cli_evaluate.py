@@ -151,4 +151,4 @@ def test_the_thesis_studies_use_its_units_and_protocol(folder):
         for s in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1, 1.1, 1.2)
     ]
     (study,) = PROTOCOLS["paper-table2"].studies(choice).values()
-    assert study.perturbations[0] == "fgsm:eps=10/255,loss=paper" and all(d.samples == 21 for d in study.defences if d)
+    assert study.perturbations[1] == "fgsm:eps=10/255,loss=paper" and all(d.samples == 21 for d in study.defences if d)
