@@ -166,5 +166,5 @@ class Claim:
         raise RobustSRError(
             f"{self.n} draws give no bound for eps {self.eps:g} at sigma {self.sigma:g}, alpha {self.alpha:g} over "
             f"{self.values:,} values {which} (r = {self.r:.3g}, and {self.slack:.3g} for a picture made of "
-            f"{self.shipped} draws): {instead}; a larger --sigma or --ship needs fewer"
+            f"{self.shipped} draws): {instead}; fewer draws do with a larger --sigma or --ship"
         )

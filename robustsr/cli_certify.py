@@ -225,7 +225,8 @@ def _load(model: str | None, device: str) -> Loaded:
     from . import catalogue
 
     name = model or catalogue.default_model()
-    catalogue.find(name)  # before torch comes in
+    if not name.startswith("bicubic"):
+        catalogue.find(name)  # before torch comes in
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from .models import load
 
@@ -297,6 +298,12 @@ def _show(record: dict[str, Any], target: Path, json: bool) -> None:
         console.out.print(table)
         for line in (*record["claim"], *record["not_claimed"]):
             console.out.print(f"\n{line}", markup=False, soft_wrap=True)
+    if (margin := record["derived"]["margin"]) > 0.05:
+        console.say(
+            f"note: {2 * margin * 255:.0f} levels of the width make room for a mean of only {record['shipped']} draws: "
+            f"more --ship, --scope value, or --beta 0 (a claim about the true mean alone) narrow it",
+            "yellow",
+        )
     if not record["noise"]["fresh"]:
         console.say("note: the seed was given: the claim needs that it was chosen before any result was seen", "yellow")
     console.say(f"certificate: {target}", "green")
@@ -311,8 +318,10 @@ def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None
     """Recomputes a certificate; exit code 1 if anything does not hold."""
     try:
         record = jsonlib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RobustSRError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise RobustSRError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # no text, or no JSON
+        raise RobustSRError(f"{path} is damaged: {error}") from None
     if not isinstance(record, dict):
         raise RobustSRError(f"{path} is not a certificate")
     try:

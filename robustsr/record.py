@@ -126,7 +126,7 @@ def claimed(claim: Claim, field: Field) -> list[str]:
     where = (
         f"in all {claim.values:,} values at once"
         if claim.scope == "simultaneous"
-        else f"at each of {claim.values:,} values by itself (so the rest is the share outside to be expected at most)"
+        else f"at each of {claim.values:,} values by itself (on average, a share of {claim.alpha:.6g} may be outside)"
     )
     true = f"true {claim.reduce} of the smoothed model, rounded to 8 bits,"
     sure = (

@@ -78,7 +78,7 @@ def test_fresh_entropy_unless_a_seed_is_given(net):
 def test_windows_equal_the_whole(net, reduce, monkeypatch):
     x, claim = photo(20, 26), Claim(0.1, 0.02, n=150, shipped=41, alpha=0.4, reduce=reduce)
     whole = certify(x, net, claim, seed=3)
-    monkeypatch.setattr(certificate, "COUNTS", 3 * 4 * 512 * 13**2)
+    monkeypatch.setattr(certificate, "COUNTS", 3 * 4 * 512 * 9**2)
     monkeypatch.setattr(certificate, "PASS", 600)
     tiled = certify(x, net, claim, seed=3)
     assert whole.window == (20, 26) and max(tiled.window) < 20
@@ -90,7 +90,7 @@ def test_windows_equal_the_whole(net, reduce, monkeypatch):
 def test_one_pixel_less_context_shows(net, monkeypatch):
     x, claim = photo(20, 26), Claim(0.1, 0.02, n=150, shipped=41, alpha=0.4)
     whole = certify(x, net, claim, seed=3)
-    monkeypatch.setattr(certificate, "COUNTS", 3 * 4 * 512 * 13**2)
+    monkeypatch.setattr(certificate, "COUNTS", 3 * 4 * 512 * 9**2)
     tiled = certify(x, replace(net, context=2), claim, seed=3)
     assert not torch.equal(whole.bounds.upper, tiled.bounds.upper)
 
@@ -381,6 +381,10 @@ def test_another_device_may_move_a_level_of_few_values(net, made):
     assert not verdict.problems and 0 < verdict.moved < 0.005
     upper.view(-1)[0] += 1
     assert record.verify(record.describe(near, photo(), net), photo(), net, record.pictures(near)).problems
+    many = made.bounds.upper.clone()
+    many.view(-1)[:50] -= 1  # 2% of the values
+    moved = replace(made, bounds=replace(made.bounds, upper=many))
+    assert record.verify(record.describe(moved, photo(), net), photo(), net, record.pictures(moved)).problems
 
 
 @pytest.mark.parametrize(
