@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
+from .cli_attack import attack, compare
 from .cli_certify import certify
 from .cli_corrupt import corrupt
 from .cli_evaluate import evaluate, tune
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models_app, name="models")
-for command in (corrupt, evaluate, tune, certify):
+for command in (attack, compare, corrupt, evaluate, tune, certify):
     app.command()(command)
 
 

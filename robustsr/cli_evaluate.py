@@ -80,7 +80,7 @@ def evaluate(
     out: Out = Path("evaluation"),
     seed: int = 0,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     list_: Annotated[
         bool, Option("--list", help="Print the protocols and stop.", is_eager=True, callback=lambda v: _list(v))
     ] = False,

@@ -20,7 +20,7 @@ from .report import Column, Gallery, Panel, Plot, Row, Section, Table
 from .types import RobustSRError
 
 UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
-PAPER_GRID = (0.01, 0.03, 0.05, 0.06, 0.07, 0.1)
+PAPER_GRID = (0.01, 0.03, 0.05, 0.06, 0.07)
 THESIS_GRID = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1, 1.1, 1.2)
 GRID = tuple(round(i * 0.0125, 4) for i in range(17))  # 0 to .2, as many
 TUNED_EPS = (0, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2)
@@ -51,7 +51,7 @@ class Choice:
     samples: int | None = None
     seed: int = 0
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
