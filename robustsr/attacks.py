@@ -154,19 +154,33 @@ def random_in_ball(x: Tensor, norm: Norm, eps: float, seed: int) -> Tensor:
     return eps * radius * normal / _l2(normal).view(-1, 1, 1, 1)
 
 
-def random_noise(x: Tensor, delta: Tensor, norm: Norm, seed: int = 0) -> Tensor:
-    """``x`` plus random noise as large as ``delta`` in ``norm``, in [0, 1]: the baseline of every attack.
+def random_noise(
+    x: Tensor, size: float, norm: Norm, *, mask: Tensor | None = None, seed: int = 0, bits: int | None = None
+) -> Tensor:
+    """``x (N, 3, h, w)`` plus random noise of ``size`` in ``norm``, in [0, 1]: the baseline of every attack.
 
-    Linf: random signs times the largest size; L2: Gaussian, its length restored after each clip to [0, 1].
+    Linf: random signs. L2: Gaussian, scaled so that after clipping its norm is ``size``, or the largest below. Nothing
+    changes where ``mask`` (broadcastable to x, 0 or 1) is 0. ``bits``: x is in the levels of such a file, and so is
+    the result, rounded without growing.
     """
-    size = (norms(delta)[norm]).view(-1, 1, 1, 1)
-    noise = _normal(x, seed)
+    clean = x.cpu().double()  # there is no float64 on some devices
+    chance = _normal(x.cpu(), seed).double()
+    chance = chance if mask is None else chance * mask.cpu()
     if norm == "linf":
-        return (x + size * noise.sign()).clamp(0, 1)
-    for _ in range(20):
-        noise = noise * (size / _l2(noise).view(-1, 1, 1, 1).clamp(min=1e-12))
-        noise = (x + noise).clamp(0, 1) - x
-    return (x + noise).clamp(0, 1)
+        signs = (clean + size * chance.sign()).clamp(0, 1).to(x)
+        return signs if bits is None else rounded(x, signs, bits=bits, norm=norm, eps=size)
+
+    def noisy(factor: Tensor) -> Tensor:
+        made = (clean + factor.view(-1, 1, 1, 1) * chance).clamp(0, 1)
+        return made if bits is None else (made * ((1 << bits) - 1)).round() / ((1 << bits) - 1)
+
+    low = torch.zeros(len(x), dtype=torch.float64)
+    high = low + 100  # beyond which everything is 0 or 1
+    for _ in range(50):
+        middle = (low + high) / 2
+        fits = _l2(noisy(middle) - clean) <= size * (1 + 1e-9)
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    return noisy(low).to(x)
 
 
 # --- attacks ---

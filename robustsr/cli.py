@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from . import console
-from .cli_attack import attack, compare
+from .cli_attack import attack
 from .cli_certify import certify
+from .cli_common import Option, before_torch, interruptible, typed, usage
+from .cli_compare import compare
 from .cli_corrupt import corrupt
 from .cli_evaluate import evaluate, tune
 from .cli_models import app as models_app
@@ -24,7 +22,6 @@ from .types import RobustSRError
 from .version import __version__
 
 START = time.perf_counter()
-Option = partial(typer.Option, show_envvar=False)  # every option of `upscale` has a variable: said once
 
 app = typer.Typer(
     name="robustsr",
@@ -48,15 +45,6 @@ def main() -> None:
     except KeyboardInterrupt:
         console.say("interrupted")
         sys.exit(130)
-
-
-@contextmanager
-def _usage() -> Iterator[None]:
-    """Flags that contradict each other are wrong usage, exit code 2."""
-    try:
-        yield
-    except RobustSRError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def sigma_of(text: str | None) -> float | Literal["auto"] | None:
@@ -260,12 +248,12 @@ def upscale(
 
     Every option can also be set by a variable (ROBUSTSR_SIGMA=0.03) or in a --config file.
     """
-    typed = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
-    if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "draws", "seed") if p in typed]):
+    given = typed(context)
+    if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "draws", "seed") if p in given]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
     sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
-    if typed & sizes.keys():  # a size that was typed takes the place of one that was configured
-        sizes = {k: v for k, v in sizes.items() if k in typed}
+    if given & sizes.keys():  # a size that was typed takes the place of one that was configured
+        sizes = {k: v for k, v in sizes.items() if k in given}
     if fp32 and precision not in ("auto", "fp32"):
         raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
 
@@ -278,20 +266,19 @@ def upscale(
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
     catalogue.find(name)  # before torch comes in: a wrong name is answered at once
 
-    # oneDNN keeps its code for 1,024 layer shapes; a folder of pictures of all sizes would fill that, 0.2 MB each.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    before_torch()
     from . import batch, images
     from . import plan as planning
     from .models import load
 
     imported = time.perf_counter()
-    with _usage():
+    with usage():
         target = planning.Target(**sizes)  # type: ignore[arg-type]
         images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
     output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
     asked = "fp32" if fp32 else precision
     network = load(name, device=device, precision=asked)
-    with _usage():
+    with usage():
         smoothing = None
         if smooth != "off":
             smoothing = planning.smoothing_for(network, smooth, sigma_of(sigma), samples, draws, seed)
@@ -317,12 +304,10 @@ def upscale(
             bar.window(job, job.source.name, done, total)
 
         try:
-            for result in batch.run(todo, task, overwrite=overwrite, on_window=tick):
-                bar.picture(result.job)
-                tally.add(result, bar)
-        except KeyboardInterrupt:
-            console.say("interrupted: the same command goes on from here", "yellow")
-            raise typer.Exit(130) from None
+            with interruptible("the same command goes on from here"):
+                for result in batch.run(todo, task, overwrite=overwrite, on_window=tick):
+                    bar.picture(result.job)
+                    tally.add(result, bar)
         finally:
             bar.close()
             tally.summary()

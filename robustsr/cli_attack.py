@@ -1,55 +1,53 @@
-"""The commands ``attack`` and ``compare``: what small changes of a picture do to models, and models side by side."""
+"""The command ``attack``: what small changes of a picture do to models."""
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import console
+from .cli_common import (
+    MOST_PIXELS,
+    Option,
+    before_torch,
+    command_line,
+    curve,
+    found,
+    interruptible,
+    load,
+    shipped,
+    show,
+    status,
+    usage,
+)
+from .cli_scene import (
+    FILES,
+    MODELS,
+    CropOption,
+    DeviceOption,
+    HrOption,
+    OverwriteOption,
+    PictureArgument,
+    SamplesOption,
+    SmoothOption,
+    WholeOption,
+    distinct,
+    read_scene,
+    stem_of,
+)
 from .types import RobustSRError
 
 if TYPE_CHECKING:
-    from .attack import Scene, Shown, Universal
-    from .images import Picture
     from .models import Loaded
     from .plan import Smoothing
-    from .report import Table
+    from .scene import Box, Scene, Shown
     from .threats import Threat, Variant
+    from .universal import Universal
 
-Option = partial(typer.Option, show_envvar=False)
-ATTACK, MODELS, FILES, RUNNING = "Attack", "Models", "Files", "Running"
-SAMPLE, SAMPLE_CROP = "landscape.png", "24,24,64,64"
-MOST_PIXELS = 400_000_000
-COMPARED = 256  # input pixels a side that are compared where no crop is given
-UNIVERSAL = 96  # and of a crop that shares one perturbation with others
-
-PictureArgument = Annotated[
-    Path | None, typer.Argument(help="A picture. Default: a part of a bundled photograph.", show_default=False)
-]
-HrOption = Annotated[
-    Path | None,
-    Option("--hr", help="Ground truth; without a picture the input is made from it.", rich_help_panel=FILES),
-]
-CropOption = Annotated[str | None, Option("--crop", help="x,y,width,height in input pixels.", rich_help_panel=FILES)]
-WholeOption = Annotated[
-    bool, Option("--whole", help="Also a large picture whole, instead of its centre.", rich_help_panel=FILES)
-]
-OverwriteOption = Annotated[bool, Option("--overwrite", help="Replace what is there.", rich_help_panel=FILES)]
-SmoothOption = Annotated[
-    Literal["median", "mean"] | None,
-    Option("--smooth", help="How the smoothed model is made.", rich_help_panel=MODELS),
-]
-SamplesOption = Annotated[
-    int | None, Option("--samples", min=1, help="Its noisy copies. Default: the model's.", rich_help_panel=MODELS)
-]
-DeviceOption = Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)]
+ATTACK = "Attack"
+UNIVERSAL = 96  # input pixels a side, at most, of a crop that shares one perturbation with others
 
 
 def attack(
@@ -139,15 +137,17 @@ def attack(
     Needs no ground truth: without --hr the reference is each model's own output for the clean picture. Writes the
     adversarial picture (adversarial.png), the difference, the outputs, a contact sheet and record.json.
     """
-    name = _found(model)
+    name = found(model)
     for other in compare or []:
-        _found(other)
-    _torch()
+        found(other)
+    before_torch()
     from . import attack as work
-    from . import losses, threats
+    from . import attack_files, attack_report, losses, threats
+    from .files import staged
     from .plan import smoothing_for
+    from .scene import LARGEST, box
 
-    with _usage():
+    with usage():
         threat = threats.with_options(
             threats.parse(method),
             eps=None if eps is None else threats.number(eps),
@@ -161,30 +161,30 @@ def attack(
             loss=loss,
             draws=draws,
         )
-        _idle(threat, {"--c": c, "--lr": lr, "--step-size": step_size, "--restarts": restarts, "--steps": steps})
-        place = None if crop is None else work.box(crop)
+        _idle(threat, {"--c": c, "--lr": lr, "--step-size": step_size, "--restarts": restarts})
+        place = None if crop is None else box(crop)
         if sigma == "auto":
             raise RobustSRError("--sigma auto follows each picture, and so the attack itself: give a number")
         deviation = None if sigma is None else threats.number(sigma)
     losses.loss(threat.loss)
-    folder = _folder(out, Path("attacked") / f"{_stem(picture, hr)}-{_method(threat, universal)}", overwrite)
+    folder = _folder(out, Path("attacked") / f"{stem_of(picture, hr)}-{_method(threat, universal)}", overwrite)
 
-    network = _load(name, device)
-    with _usage():
+    network = load(name, device)
+    with usage():
         smoothing = smoothing_for(network, smooth or "median", deviation, samples)
         variants = threats.variants_for(on, smoothing)
     if universal:
         _universal(context, picture, hr, mask, target, place, folder, network, threat, variants, smoothing, seed)
         return
     others = _others(network, compare, device)
-    scene = _scene(picture, hr, network.scale, place, None if whole else work.LARGEST, mask, target)
+    scene = read_scene(picture, hr, network.scale, place, None if whole else LARGEST, mask, target)
     how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}"
     if smooth is None and variants != ["base"]:
         console.say("no --smooth: the model is attacked with the smoothing of its catalogue entry")
     seconds = work.forecast(scene.size, network, threat, variants, smoothing, 1)
     _announce(scene, network, threat, f"on {on}" + (f" ({how})" if variants != ["base"] else ""), seconds)
-    with _interruptible(), _progress() as say, work.staged(folder) as part:
-        file = work.reread(part, scene.bits)
+    with interruptible("nothing was written"), status() as say, staged(folder) as part:
+        file = attack_files.reread(part, scene.bits)
         result = work.run(
             scene,
             network,
@@ -197,102 +197,14 @@ def attack(
             say=say,
         )
         say("writing")
-        work.write(result, part, _about(context, network, smoothing, variants))
-    for table in work.tables(result):
-        _show(table)
+        attack_files.write(result, part, _about(context, network, smoothing, variants))
+    for table in attack_report.tables(result):
+        show(table)
     for attempt in result.attempts:
         if attempt.curve:
-            _curve(f"{'minus ' * (target is not None)}loss ({threat.loss}), {work.HOW[attempt.name]}", attempt.curve)
+            sign = "minus " * (target is not None)
+            curve(f"{sign}loss ({threat.loss}), {attack_report.HOW[attempt.name]}", attempt.curve)
     console.say(f"-> {folder}: adversarial.png, sheet.png, record.json and more", "green")
-
-
-def compare(
-    context: typer.Context,
-    picture: PictureArgument = None,
-    model: Annotated[
-        list[str] | None,
-        Option("-m", "--model", help="Name or path, as often as needed. Default: those that ship."),
-    ] = None,
-    smooth: SmoothOption = None,
-    sigma: Annotated[
-        list[str] | None,
-        Option("--sigma", help="Of the noise, as often as needed. Default: the model's.", rich_help_panel=MODELS),
-    ] = None,
-    samples: SamplesOption = None,
-    hr: HrOption = None,
-    crop: CropOption = None,
-    whole: WholeOption = False,
-    out: Annotated[
-        Path | None,
-        Option("-o", "--out", help="A .png; the .html beside it. Default: NAME_compare.png.", rich_help_panel=FILES),
-    ] = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        Option("--precision", help="auto: the fastest that stays true to fp32.", rich_help_panel=RUNNING),
-    ] = "auto",
-) -> None:
-    """Show models and defences side by side on one crop: `robustsr compare photo.jpg -m psnr --smooth median`.
-
-    Writes a labelled grid and an HTML page whose panels zoom together, and prints times, and figures where there is
-    a ground truth.
-    """
-    from . import catalogue
-
-    if smooth is None and (sigma or samples):
-        raise typer.BadParameter("--sigma and --samples only matter with --smooth median or --smooth mean")
-    names = list(dict.fromkeys(model or [n for n in catalogue.installed() if _ships(n)]))
-    for name in names:
-        _found(name)
-    sheet = out or (picture or hr or Path(SAMPLE)).with_name(f"{_stem(picture, hr)}_compare.png")
-    if picture is None and hr is None and out is None:
-        sheet = Path(sheet.name)
-    if sheet.suffix.lower() != ".png":
-        raise RobustSRError(f"the grid is a .png, got {sheet}: JPEG would change what is compared")
-    page = sheet.with_suffix(".html")
-    if (there := [str(p) for p in (sheet, page) if p.exists()]) and not overwrite:
-        raise RobustSRError(f"{' and '.join(there)} would be replaced: add --overwrite, or choose another -o")
-    _torch()
-    from . import attack as work
-    from .files import atomic
-    from .plan import smoothing_for
-    from .report import Gallery, Report, to_html
-    from .sheet import contact_sheet
-    from .threats import number
-
-    with _usage():
-        place = None if crop is None else work.box(crop)
-        deviations: list[float | Literal["auto"] | None] = [None]
-        if sigma:
-            deviations = ["auto" if text == "auto" else number(text) for text in sigma]
-    networks = [_load(name, device, precision) for name in names if not name.startswith("bicubic")]
-    scale = max((network.scale for network in networks), default=4)
-    scene = _scene(picture, hr, scale, place, None if whole else COMPARED)
-    shown = work.bicubic(scale, device)
-    for network in networks:
-        shown.append(work.Shown(network.name, network))
-        with _usage():
-            how = [smoothing_for(network, smooth, s, samples) for s in deviations] if smooth is not None else []
-        shown += [work.smoothed(network, smoothing.settled(scene.x)) for smoothing in how]
-    shown = _distinct(shown)
-    console.say(f"{len(shown)} models on {scene.name}, {scene.place}")
-    ruler = work.Ruler.best()
-    with _interruptible(), _progress() as say:
-        found = work.compare(scene, shown, ruler, say)
-    table, rows = work.comparison_table(scene, found, ruler), work.comparison_rows(scene, found)
-    title = f"{scene.name}, {scene.place}, x{scale}"
-    gallery = Gallery("Outputs", rows, scene.place)
-    weights = {network.name: f"{network.digest[:12]}, {network.precision}" for network in networks}
-    protocol = {"input": scene.name, "bits": scene.bits, "device": shown[0].network.device, **weights}
-    report = Report(f"Comparison: {title}", "", [gallery, table], protocol, _command(context))
-    html = to_html(report)
-    _make(sheet.parent)
-    work.save_image(contact_sheet(rows, title=title, notes=table.notes), sheet)
-    with atomic(page) as part:
-        part.write_bytes(html.encode("utf-8", "replace"))
-    _show(table)
-    console.say(f"-> {sheet}, {page}", "green")
 
 
 # --- universal ---
@@ -304,7 +216,7 @@ def _universal(
     hr: Path | None,
     mask: str | None,
     target: Path | None,
-    crop: tuple[int, int, int, int] | None,
+    crop: Box | None,
     folder: Path,
     network: Loaded,
     threat: Threat,
@@ -312,8 +224,10 @@ def _universal(
     smoothing: Smoothing,
     seed: int,
 ) -> None:
-    from . import attack as work
-    from . import images
+    from . import attack_files, attack_report, images, scene
+    from . import universal as work
+    from .attack import forecast
+    from .files import staged
 
     if picture is None or not picture.is_dir():
         raise typer.BadParameter("--universal needs a folder of pictures")
@@ -333,15 +247,15 @@ def _universal(
         part = crop or ((info.width - smallest) // 2, (info.height - smallest) // 2, smallest, smallest)
         read = images.read(path, max_pixels=MOST_PIXELS)
         name = path.stem if stems else path.name
-        scenes.append(work.scene(read, None, network.scale, name=name, crop=part, target=goal))
-    for scene in scenes:
-        for note in scene.notes:
-            console.say(f"note: {scene.name}: {note}", "yellow")
-    depth, (h, w) = {scene.name: scene.bits for scene in scenes}, scenes[0].size
+        scenes.append(scene.scene(read, None, network.scale, name=name, crop=part, target=goal))
+    for one in scenes:
+        for note in one.notes:
+            console.say(f"note: {one.name}: {note}", "yellow")
+    depth, (h, w) = {one.name: one.bits for one in scenes}, scenes[0].size
     ways: list[Variant] = ["base" if variants == ["base"] else "eot"]
-    seconds = work.forecast((h, w), network, threat, ways, smoothing, len(scenes))
+    seconds = forecast((h, w), network, threat, ways, smoothing, len(scenes))
     _announce(scenes[0], network, threat, f"universal, {len(scenes)} pictures, {w}x{h} of each", seconds)
-    with _interruptible(), _progress() as say, work.staged(folder) as staging:
+    with interruptible("nothing was written"), status() as say, staged(folder) as staging:
         result: Universal = work.universal(
             scenes,
             network,
@@ -349,136 +263,40 @@ def _universal(
             smoothing=smoothing,
             adaptive=ways == ["eot"],
             seed=seed,
-            file=lambda name, x: work.reread(staging, depth[name])(f"adversarial-{name}", x),
+            file=lambda name, x: attack_files.reread(staging, depth[name])(f"adversarial-{name}", x),
             say=say,
         )
-        work.write_universal(result, staging, _about(context, network, smoothing, ways))
-    _show(work.universal_table(result))
-    _curve(f"loss ({threat.loss})", result.curve)
+        attack_files.write_universal(result, staging, _about(context, network, smoothing, ways))
+    show(attack_report.universal_table(result))
+    curve(f"loss ({threat.loss})", result.curve)
     console.say(f"-> {folder}: universal.npy, universal.png, record.json, a picture each", "green")
 
 
 # --- input ---
 
 
-def _found(model: str | None) -> str:
-    """The name of a model that is here: a wrong one is answered before torch comes in."""
-    from . import catalogue
-
-    name = model or catalogue.default_model()
-    if not name.startswith("bicubic"):
-        catalogue.find(name)
-    return name
-
-
-def _torch() -> None:
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-
-
-def _load(name: str, device: str, precision: str = "fp32") -> Loaded:
-    from .models import load
-
-    return load(name, device=device, precision=precision)
-
-
-def _ships(name: str) -> bool:
-    from . import catalogue
-
-    entry = catalogue.catalogue().get(name)
-    return entry is not None and not entry.url
-
-
 def _others(network: Loaded, names: list[str] | None, device: str) -> list[Shown]:
     """The models besides the attacked one, and bicubic."""
-    from . import attack as work
     from . import catalogue
+    from .scene import Shown, bicubic
 
     made = []
-    for name in names if names is not None else [n for n in catalogue.installed() if _ships(n)]:
+    for name in names if names is not None else shipped():
         entry = catalogue.catalogue().get(name)
-        if names is None and entry is not None and entry.scale != network.scale:
+        if name.startswith("bicubic") or (names is None and entry is not None and entry.scale != network.scale):
             continue
-        if name.startswith("bicubic"):
-            continue
-        other = _load(name, device)
+        other = load(name, device)
         if other.scale != network.scale:
             raise RobustSRError(f"--compare {name} is x{other.scale}, the attacked model x{network.scale}")
         if other.digest != network.digest:
-            made.append(work.Shown(other.name, other))
-    return [
-        s
-        for s in _distinct([work.Shown(network.name, network), *made, *work.bicubic(network.scale, device)])
-        if s.network.digest != network.digest
-    ]
-
-
-def _distinct(shown: list[Shown]) -> list[Shown]:
-    """Each once. RobustSRError: two that are different have one name."""
-    made: dict[str, Shown] = {}
-    for one in shown:
-        if made.setdefault(one.label, one).network.digest != one.network.digest:
-            raise RobustSRError(f"two different models are named {one.label!r}: rename one's file")
-    return list(made.values())
-
-
-def _stem(picture: Path | None, hr: Path | None) -> str:
-    chosen = picture or hr or Path(SAMPLE)
-    return chosen.resolve().name if chosen.is_dir() else chosen.stem
-
-
-def _scene(
-    picture: Path | None,
-    hr: Path | None,
-    scale: int,
-    crop: tuple[int, int, int, int] | None,
-    limit: int | None,
-    mask: str | None = None,
-    target: Path | None = None,
-) -> Scene:
-    """Everything that is read before the work begins, with its notes printed."""
-    from importlib import resources
-
-    from . import attack as work
-    from . import images
-
-    def read(path: Path) -> Picture:
-        return images.read(path, max_pixels=MOST_PIXELS)
-
-    if picture is not None and picture.is_dir():
-        raise RobustSRError(f"{picture} is a folder: give one picture (or, to attack, --universal)")
-    source, name = picture, (picture or hr or Path(SAMPLE)).name
-    if picture is None and hr is None:
-        source = Path(str(resources.files("robustsr_assets"))) / "samples" / SAMPLE
-        crop = crop or work.box(SAMPLE_CROP)
-    allowed: tuple[int, int, int, int] | Picture | None = None
-    if mask is not None:
-        allowed = read(Path(mask)) if Path(mask).is_file() or "," not in mask else work.box(mask)
-    made = work.scene(
-        None if source is None else read(source),
-        None if hr is None else read(hr),
-        scale,
-        name=name,
-        crop=crop,
-        limit=limit,
-        mask=allowed,
-        target=None if target is None else read(target),
-    )
-    if made.mask is not None and not bool(made.mask.any()):
-        raise RobustSRError(f"--mask {mask} leaves nothing to change in the part of the picture that is attacked")
-    for note in made.notes:
-        console.say(f"note: {note}", "yellow")
-    return made
+            made.append(Shown(other.name, other))
+    shown = distinct([Shown(network.name, network), *made, *bicubic(network.scale, device)])
+    return [one for one in shown if one.network.digest != network.digest]
 
 
 def _idle(threat: Threat, given: dict[str, object]) -> None:
     """RobustSRError: an option that this method has no use for."""
-    uses = {
-        "--c": ("cw",),
-        "--lr": ("cw",),
-        "--step-size": ("pgd",),
-        "--restarts": ("fgsm", "bim", "pgd"),
-        "--steps": ("bim", "pgd", "cw"),
-    }
+    uses = {"--c": ("cw",), "--lr": ("cw",), "--step-size": ("pgd",), "--restarts": ("fgsm", "bim", "pgd")}
     if wrong := [flag for flag, value in given.items() if value is not None and threat.method not in uses[flag]]:
         raise RobustSRError(f"{', '.join(wrong)}: --method {threat.method} has no use for it")
 
@@ -506,13 +324,6 @@ def _folder(out: Path | None, default: Path, overwrite: bool) -> Path:
     return folder
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RobustSRError(f"cannot make the folder {folder}: {error.strerror}") from error
-
-
 def _announce(scene: Scene, network: Loaded, threat: Threat, how: str, seconds: float) -> None:
     against = "the target" if scene.target is not None else "--hr" if scene.hr is not None else "the clean output"
     eps = threat.budget(scene.x)
@@ -525,68 +336,9 @@ def _announce(scene: Scene, network: Loaded, threat: Threat, how: str, seconds: 
 
 def _about(context: typer.Context, network: Loaded, smoothing: Smoothing, variants: list[Variant]) -> dict[str, Any]:
     return {
-        "command": _command(context),
+        "command": command_line(context),
         "model": {"name": network.name, "scale": network.scale, "sha256": network.digest},
         "device": str(network.device),
         "smoothing": vars(smoothing),
         "variants": variants,
     }
-
-
-def _command(context: typer.Context) -> str:
-    """The command line as it was typed, for records."""
-    words = ["robustsr", str(context.info_name)]
-    for parameter in context.command.params:
-        if getattr(context.get_parameter_source(parameter.name or ""), "name", "") != "COMMANDLINE":
-            continue
-        value = context.params[parameter.name or ""]
-        flag = max(parameter.opts, key=len) if parameter.param_type_name == "option" else ""
-        for one in value if isinstance(value, list | tuple) else [value]:
-            words += [w for w in (flag, "" if isinstance(one, bool) else str(one)) if w]
-    return shlex.join(words)
-
-
-def _show(table: Table) -> None:
-    from .report import fit, to_rich
-
-    for part in fit(table, console.out.width):
-        console.out.print(to_rich(part))
-        console.out.print()
-
-
-def _curve(what: str, values: tuple[float, ...]) -> None:
-    """A line of bars, from the clean input to the last step."""
-    bars = "▁▂▃▄▅▆▇█" if console.out.encoding.lower().startswith("utf") else ".:-=+*#@"
-    shown = [values[round(i * (len(values) - 1) / 59)] for i in range(60)] if len(values) > 60 else values
-    low, high = min(shown), max(shown)
-    line = "".join(bars[round((v - low) / ((high - low) or 1) * (len(bars) - 1))] for v in shown)
-    text = f"{line}  {values[0]:.4g} to {max(values):.4g}  {what}"
-    console.out.print(text, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _usage() -> Iterator[None]:
-    """Flags that contradict each other are wrong usage, exit code 2."""
-    try:
-        yield
-    except RobustSRError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.say("interrupted: nothing was written", "yellow")
-        raise typer.Exit(130) from None
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A line that says what is being done, on terminals."""
-    if not console.err.is_terminal:
-        yield lambda text: None
-        return
-    with console.err.status("") as status:
-        yield status.update

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import console
+from .cli_common import MOST_PIXELS, Option, found, load, typed, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
     from .models import Loaded
     from .record import Verdict
 
-Option = partial(typer.Option, show_envvar=False)
 CLAIM, FILES, RUNNING = "Claim", "Files", "Running"
 SAMPLE, SAMPLE_CROP = "landscape.png", "72,56,48,48"
-MOST_PIXELS = 400_000_000
 ENDINGS = {"shipped": "certified", "lower": "lower", "upper": "upper"}  # the pictures that verification reads
 
 
@@ -102,9 +99,9 @@ def certify(
     Writes NAME_certified.png, NAME_lower.png, NAME_upper.png, NAME_width.png and NAME_certificate.json. The budgets
     are small: far below an Linf attack of 8/255, JPEG compression or camera noise.
     """
-    typed = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+    given = typed(context)
     if verify is not None:
-        if idle := sorted(typed - {"verify", "picture", "model", "hr", "device", "json"}):
+        if idle := sorted(given - {"verify", "picture", "model", "hr", "device", "json"}):
             flags = ", ".join(f"--{name}" for name in idle)
             raise typer.BadParameter(f"{flags}: with --verify the certificate says that")
         _verify(verify, picture, model, hr, device, json)
@@ -118,12 +115,10 @@ def certify(
         )
     deviation = amount(sigma, "--sigma")
     radius = amount(eps, "--eps") if eps is not None else deviation
-    if smooth == "median" and "form" in typed:
+    if smooth == "median" and "form" in given:
         raise typer.BadParameter("--form only matters with --smooth mean")
-    try:
+    with usage():
         claim = Claim(deviation, radius, samples, ship, alpha, beta, scope, smooth, form)
-    except RobustSRError as error:
-        raise typer.BadParameter(str(error)) from None
     if picture is None:
         crop = crop or SAMPLE_CROP
     folder = out or (picture.parent if picture else Path.cwd())
@@ -135,7 +130,7 @@ def certify(
         raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
 
     x, notes = _input(picture, crop)
-    network = _load(model, device)
+    network = load(found(model), device)
     reference = _truth(hr, crop, network.scale, x)
     from .certificate import certify as run
     from .certificate import for_picture
@@ -220,19 +215,6 @@ def _truth(path: Path | None, crop: str | None, scale: int, x: Tensor) -> Tensor
     return torch.from_numpy(rgb.transpose(2, 0, 1).copy())
 
 
-def _load(model: str | None, device: str) -> Loaded:
-    """The model in float32."""
-    from . import catalogue
-
-    name = model or catalogue.default_model()
-    if not name.startswith("bicubic"):
-        catalogue.find(name)  # before torch comes in
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    from .models import load
-
-    return load(name, device=device, precision="fp32")
-
-
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
     """A bar over draws on a terminal; silent elsewhere."""
@@ -255,8 +237,6 @@ def _write(
     folder: Path, target: Path, files: dict[str, str], levels: dict[str, Tensor], width: Tensor, record: dict[str, Any]
 ) -> None:
     """The pictures, then the certificate: where there is a certificate, its pictures are whole."""
-    import numpy as np
-
     from . import heatmap, images
     from .files import atomic
 
@@ -268,8 +248,7 @@ def _write(
     shown = {key: value.permute(1, 2, 0).numpy() for key, value in levels.items()}
     shown["width"] = heatmap.width_map(width.numpy())
     for key, pixels in shown.items():
-        rgb = pixels.astype(np.float32) / np.float32(255)
-        images.write(images.Picture(rgb, None, False, 8, images.Metadata(), "png"), folder / files[key])
+        images.write_pixels(pixels, folder / files[key])
     with atomic(target) as part:
         part.write_text(jsonlib.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -332,7 +311,7 @@ def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None
         raise RobustSRError(f"{path} is damaged: {error}") from None
     source = picture or (None if named == f"sample:{SAMPLE}" else path.parent / Path(named).name)
     x, _ = _input(source, crop)
-    network = _load(model or trained, device)
+    network = load(found(model or trained), device)
     from .record import verify
 
     stored = {key: _levels(path.parent / name) for key, name in names.items()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import console
+from .cli_common import command_line, show
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ Precision = Annotated[Literal["fp32", "bf16", "fp16", "auto"], Option(help="Of t
 
 
 def evaluate(
+    context: typer.Context,
     sets: Sets,
     model: Models = None,
     protocol: Annotated[str | None, Option("--protocol", "-p", help="A published table; see --list.")] = None,
@@ -99,7 +99,7 @@ def evaluate(
         if craft_on:
             studies = {n: _with(s, source=craft_on) for n, s in studies.items()}
         results = _measure(studies, out)
-        _report(chosen.title, chosen.about, chosen.layout(choice, studies, results), studies, out)
+        _report(chosen.title, chosen.about, chosen.layout(choice, studies, results), studies, out, context)
         return
     defences: tuple[Smoothing | None, ...] = (None,)
     if smooth != "off":
@@ -125,10 +125,11 @@ def evaluate(
     }
     results = _measure(studies, out)
     sections = [s for n in studies for s in protocols.generic(choice, studies[n], results[n], n)]
-    _report("Evaluation", "Models under perturbations.", sections, studies, out)
+    _report("Evaluation", "Models under perturbations.", sections, studies, out, context)
 
 
 def tune(
+    context: typer.Context,
     sets: Sets,
     model: Models = None,
     metric: Annotated[
@@ -181,7 +182,7 @@ def tune(
                 calibration, table = protocols.calibrated(study, results[name], m, chosen)
                 sections.insert(len(kept), table)
                 kept.append(catalogue.save_calibration(load(m, device="cpu", precision="fp32").digest, calibration))
-    _report("Tuning sigma", "The best standard deviation of the smoothing noise.", sections, studies, out)
+    _report("Tuning sigma", "The best standard deviation of the smoothing noise.", sections, studies, out, context)
     for path in kept:
         console.say(f"--sigma auto uses {path}")
 
@@ -295,19 +296,18 @@ def _measure(studies: dict[str, Study], out: Path) -> dict[str, Results]:
     return results
 
 
-def _report(title: str, lead: str, sections: list[Section], studies: dict[str, Study], out: Path) -> None:
+def _report(
+    title: str, lead: str, sections: list[Section], studies: dict[str, Study], out: Path, context: typer.Context
+) -> None:
     from . import report
 
     protocol: dict[str, object] = {}
     for name, study in studies.items():
         protocol |= {f"{name}: {k}" if len(studies) > 1 else k: v for k, v in study.protocol().items()}
-    command = shlex.join(["robustsr", *sys.argv[1:]])
-    whole = report.Report(title, lead, sections, protocol, command)
+    whole = report.Report(title, lead, sections, protocol, command_line(context))
     for section in sections:
         if isinstance(section, report.Table):
-            for part in report.fit(section, console.out.width):
-                console.out.print(report.to_rich(part))
-                console.out.print()
+            show(section)
     paths = report.save(whole, out)
     html = next(p for p in paths if p.suffix == ".html")
     console.say(f"report: {html}")

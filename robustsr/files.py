@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from .types import RobustSRError
@@ -47,3 +48,22 @@ def atomic(path: StrPath, *, make_folder: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder may be no folder
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A new folder whose files move to ``folder`` at the end, or are gone. RobustSRError: the disk refuses."""
+    there = folder.parent.is_dir()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".robustsr-", dir=folder.parent) as name:
+            yield Path(name)
+            folder.mkdir(exist_ok=True)
+            for path in sorted(Path(name).iterdir()):
+                os.replace(path, folder / path.name)
+    except OSError as error:
+        raise RobustSRError(f"cannot write into {folder}: {error.strerror or error}") from error
+    finally:
+        if not there:
+            with suppress(OSError):  # it is not empty: the usual end
+                folder.parent.rmdir()

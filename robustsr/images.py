@@ -216,6 +216,17 @@ def write(
     return (*notes, *lost)
 
 
+def write_pixels(pixels: Pixels, path: StrPath) -> None:
+    """Writes integers ``(h, w, 3)``, uint8 or uint16, as a PNG of their depth, whole or not at all.
+
+    RobustSRError: another ending, for most formats change pixels; or the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise RobustSRError(f"cannot write {path}: other formats than png change pixels, and so undo an attack")
+    write(Picture(_floats(pixels), None, False, 8 * pixels.itemsize, Metadata(), "png"), path)
+
+
 def _quantised(picture: Picture, bits: int, single: bool, paper: Float | None, icc: bytes | None) -> Pixels:
     """Integers ``(h, w, channels)`` of a picture: laid on ``paper``, in one channel, in a profile's colours."""
     alpha = picture.alpha[..., None] if picture.alpha is not None else None

@@ -20,7 +20,7 @@ from .types import RobustSRError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-NAMES = "l1, mse, perceptual, perceptual:LAYER, paper, lpips-alex, lpips-vgg, lpips-squeeze"
+NAMES = "l1, mse, perceptual, perceptual:LAYER, paper, lpips, lpips-alex, lpips-vgg, lpips-squeeze"
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
 LAYERS = [  # of VGG19's features: conv1_1 is number 0, conv3_4 is 16, conv5_4 is 34
     name
@@ -48,6 +48,8 @@ def loss(name: str) -> Loss:
         return perceptual(layer or None)
     if kind == "paper" and not layer:
         return paper()
+    if name == "lpips":  # the best that is here
+        return lpips(best_lpips() or "squeeze")
     if kind.startswith("lpips-") and kind[6:] in LPIPS_BACKBONES and not layer:
         return lpips(kind[6:])
     raise RobustSRError(f"no loss {name!r}; there are: {NAMES}")

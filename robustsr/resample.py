@@ -28,7 +28,8 @@ def matrix(length: int, size: int, kernel: Kernel) -> Tensor:
     else:
         near, far = (1.5 * t - 2.5) * t * t + 1, ((2.5 - 0.5 * t) * t - 4) * t + 2
         weights = torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
-    return (weights / weights.sum(1, keepdim=True)).float()
+    with torch.inference_mode(False):  # it is kept, and what inference mode makes can carry no gradient later
+        return (weights / weights.sum(1, keepdim=True)).float()
 
 
 def resize(x: Tensor, h: int, w: int, kernel: Kernel = "bicubic") -> Tensor:

@@ -69,6 +69,8 @@ class Threat:
             raise RobustSRError(f"drop and squared belong to cw, not to {self.method}")
         if self.norm == "l2" and self.method in ("fgsm", "bim"):
             raise RobustSRError(f"{self.method} is an Linf attack: use pgd with l2")
+        if self.steps is not None and self.method in ("fgsm", "random"):
+            raise RobustSRError(f"{self.method} has no use for steps: bim, pgd and cw take them")
         if self.eps_rel is not None and (self.norm != "l2" or self.eps is not None):
             raise RobustSRError("eps_rel is an L2 budget, in place of eps")
         for name in ("eps", "eps_rel", "step_size", "c", "lr", "drop"):
@@ -215,10 +217,8 @@ def craft(
     x = x.to(network.device)
     eps = threat.budget(x)
     if threat.method == "random":
-        reached = attacks.random_in_ball(x, threat.norm, eps, seed)
-        delta = reached / attacks.norms(reached)[threat.norm].view(-1, 1, 1, 1) * eps
-        noisy = attacks.random_noise(x, delta, threat.norm, seed)
-        return Crafted("random", _filed(threat, x, noisy, bits, eps), None)
+        noisy = attacks.random_noise(x, eps, threat.norm, mask=mask, seed=seed, bits=bits)
+        return Crafted("random", noisy, None)
     size = (x.shape[-2], x.shape[-1])
     up = attackable(network, size, smoothing if variant != "base" else None, resized)
     own = reference is None

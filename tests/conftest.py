@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +99,53 @@ def tiny(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_file(net.state_dict(), path)
     return path
+
+
+@pytest.fixture
+def network(home, tiny):
+    """The tiny network, loaded."""
+    from robustsr.models import load
+
+    return load(tiny, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def picture(photo):
+    """A function that makes such a photo as a decoded picture."""
+    from robustsr.images import Metadata, Picture
+
+    def make(h: int = 16, w: int = 20, seed: int = 0, **changes: object) -> Picture:
+        rgb = photo(h, w, seed).astype(np.float32) / np.float32(255)
+        return replace(Picture(rgb, None, False, 8, Metadata(), "png"), **changes)
+
+    return make
+
+
+@pytest.fixture
+def go(home, tiny, tmp_path, monkeypatch):
+    """Runs a command of `robustsr` with the tiny model; returns exit code, standard output, and what was said."""
+    from typer.testing import CliRunner
+
+    from robustsr.cli import app
+    from robustsr.types import RobustSRError
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, model=True):
+        words = [*map(str, arguments), *(["-m", str(tiny)] if model else [])]
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)
+        if isinstance(result.exception, RobustSRError):
+            return 1, result.stdout, str(result.exception)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, re.sub(r"[\s│]+", " ", result.stderr)
+
+    return call
+
+
+@pytest.fixture
+def bird(tmp_path, photo):
+    """A small picture in the folder of the test, and hr.png, a truth of its size."""
+    Image.fromarray(photo(16, 20)).save(tmp_path / "bird.png")
+    Image.fromarray(photo(64, 80, seed=3)).save(tmp_path / "hr.png")
+    return Path("bird.png")

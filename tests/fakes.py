@@ -1,10 +1,16 @@
-"""Small true upscalers that the tests share."""
+"""Small true upscalers, a smoothing and scenes that the tests share."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 import torch
+
+from robustsr.plan import Smoothing
+from robustsr.scene import scene
+
+FEW = Smoothing("median", 0.03, 4)
 
 
 @dataclass(frozen=True)
@@ -35,3 +41,19 @@ class Plain:
     @property
     def feather(self):
         return 0 if self.exact else 16
+
+
+def here(picture, hr=None, **options):
+    """A scene for networks of scale 4."""
+    return scene(picture, hr, 4, name="bird.png", **options)
+
+
+def printed_rows(out):
+    """The figures of each row of the printed tables, by its label and the section it is in."""
+    found, section = {}, ""
+    for line in out.splitlines():
+        if cells := re.match(r"^ *(.*?)  +((?:[-\d.]+|inf|n/a)(?: +(?:[-\d.]+|inf|n/a))+) *$", line):
+            found[section, cells[1].strip()] = [float(v) if v != "n/a" else None for v in cells[2].split()]
+        elif line and not line.startswith(" "):
+            section = line.strip()
+    return found

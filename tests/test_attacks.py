@@ -284,10 +284,37 @@ def test_projection_is_idempotent_and_random_points_fill_the_ball(norm):
 def test_random_noise_is_as_large_as_the_attack(norm):
     x = picture(2, dtype=torch.float32)
     found = pgd(x, linear(x)[0], 0.1 if norm == "linf" else 2, norm=norm)
-    noisy = random_noise(x, found.adv - x, norm, seed=1)
-    torch.testing.assert_close(norms(noisy - x)[norm], norms(found.adv - x)[norm], atol=1e-3, rtol=1e-3)
-    assert noisy.min() >= 0 and noisy.max() <= 1
-    assert torch.equal(random_noise(x, x - x, "l2"), x)
+    for size in norms(found.adv - x)[norm].tolist():
+        noisy = random_noise(x, size, norm, seed=1)
+        torch.testing.assert_close(norms(noisy - x)[norm], torch.full((2,), size))
+        assert noisy.min() >= 0 and noisy.max() <= 1
+    assert torch.equal(random_noise(x, 0, "l2"), x) and torch.equal(random_noise(x, 0, "linf"), x)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", [0.2, 2.0, 8.0])
+def test_random_noise_in_levels_is_as_large_as_asked(bits, masked, size):
+    top = 2**bits - 1
+    x = (picture(2, 32, 32, dtype=torch.float32) * top).round() / top
+    mask = torch.ones(1, 1, 32, 32)
+    if masked:
+        mask = torch.zeros(1, 1, 32, 32)
+        mask[..., 4:24, 4:24] = 1
+    given = mask if masked else None
+    made = random_noise(x, size, "l2", mask=given, seed=3, bits=bits)
+    lengths = norms((made - x).double())["l2"]
+    assert bool((lengths > size * (0.93 if bits == 8 else 0.999)).all() and (lengths <= size * (1 + 1e-6)).all())
+    torch.testing.assert_close(made * top, (made * top).round(), atol=0.01, rtol=0)
+    assert made.min() >= 0 and made.max() <= 1
+    assert torch.equal(made * (1 - mask), x * (1 - mask))
+    linf = random_noise(x, 8 / 255, "linf", mask=given, seed=3, bits=bits) - x
+    torch.testing.assert_close(norms(linf)["linf"], torch.full((2,), 8 / 255), atol=1e-6, rtol=0)
+    assert float((linf * (1 - mask)).abs().max()) == 0
+    assert torch.equal(random_noise(x, 0, "l2", bits=bits), x) and torch.equal(random_noise(x, 0, "linf", bits=bits), x)
+    for norm in ("linf", "l2"):  # each sample has a seed of its own, whatever the batch
+        alone = random_noise(x[1:], size / 9, norm, mask=given, seed=4, bits=bits)
+        assert torch.equal(alone, random_noise(x, size / 9, norm, mask=given, seed=3, bits=bits)[1:])
 
 
 # --- files ---

@@ -878,3 +878,9 @@ def test_threads_do_not_disturb_each_other(tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         assert max(pool.map(trip, range(24))) == 0
+
+
+def test_only_png_holds_an_attack(tmp_path):
+    with pytest.raises(RobustSRError, match="other formats than png change pixels"):
+        images.write_pixels(np.zeros((4, 4, 3), np.uint8), tmp_path / "a.jpg")
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 """Losses: formulas, layers, and LPIPS against published values and the lpips package."""
 
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -44,17 +46,25 @@ def test_lpips_squeeze_has_the_values_that_torchmetrics_documents(weights):
     torch.testing.assert_close(found, torch.tensor([0.1024, 0.0938]), atol=5e-5, rtol=0)
 
 
-def test_lpips_equals_the_package_and_needs_no_network(weights):
+@pytest.mark.parametrize("net", ["squeeze", "alex", "vgg"])
+def test_lpips_equals_the_package_and_needs_no_network(home, tmp_path, monkeypatch, net):
+    """With weights of the right shapes; the package is given the same ones by hand."""
     import lpips
 
-    package = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
-    features = load_file(weights / "squeezenet1_1-features.safetensors")
-    named = {n: features["features." + n.split(".", 2)[2]] for n in package.state_dict() if n.startswith("net.")}
-    package.load_state_dict(named, strict=False)
-    sr, hr = pictures(3, 64)
+    from robustsr import backbones
+
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(tmp_path))
+    losses._lpips.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        package = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    features = {"features." + n.split(".", 2)[2]: t for n, t in package.state_dict().items() if n.startswith("net.")}
+    save_file(features, tmp_path / f"{backbones.BACKBONES[losses.LPIPS_BACKBONES[net]].stem}-features.safetensors")
+    sr, hr = pictures(2, 64)
     with torch.no_grad():
         want = package(sr * 2 - 1, hr * 2 - 1).view(-1)
-    torch.testing.assert_close(losses.lpips("squeeze")(sr, hr), want)
+    torch.testing.assert_close(losses.lpips(net)(sr, hr), want)
+    torch.testing.assert_close(losses.loss("lpips")(sr, hr), want)
 
 
 def test_which_lpips_can_be_measured(weights, monkeypatch):

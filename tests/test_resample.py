@@ -19,6 +19,15 @@ def test_resize_is_pillows(kernel, size):
     np.testing.assert_allclose(found.numpy(), np.asarray(want), atol=2e-6)
 
 
+def test_gradients_flow_also_after_inference():
+    x = torch.rand(1, 3, 11, 7)
+    with torch.inference_mode():
+        resize(x.clone(), 19, 23)
+    x.requires_grad_(True)
+    resize(x, 19, 23).sum().backward()
+    assert bool(x.grad.isfinite().all()) and float(x.grad.abs().sum()) > 0
+
+
 def test_bicubic_is_a_model_with_gradients():
     net = load("bicubic", device="cpu")
     x = torch.rand(1, 3, 6, 7, requires_grad=True)

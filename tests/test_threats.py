@@ -65,6 +65,8 @@ def test_specs_have_one_canonical_form(spec, canonical):
         ("pgd:eps_rel=.1", "eps_rel is an L2 budget"),
         ("pgd-l2:eps=.1,eps_rel=.1", "eps_rel is an L2 budget"),
         ("pgd:drop=3", "drop and squared belong to cw"),
+        ("fgsm:steps=3", "fgsm has no use for steps: bim, pgd and cw take them"),
+        ("random:steps=3", "random has no use for steps"),
         ("pgd:eps=-1", "eps must be at least 0"),
         ("pgd:norm=l1", "linf or l2"),
     ],
@@ -142,6 +144,11 @@ def test_random_noise_has_the_budget(network):
         threat = parse(spec)
         made = craft(threat, network, x, seed=3)
         assert float(norms(made.adv - x)[threat.norm]) == pytest.approx(threat.eps, rel=0.02)
+        mask = torch.zeros(1, 1, 30, 30)
+        mask[..., :15, :] = 1
+        made = craft(threat, network, x, mask=mask, seed=3)
+        assert float(norms(made.adv - x)[threat.norm]) == pytest.approx(threat.eps, rel=0.02)
+        assert torch.equal(made.adv[..., 15:, :], x[..., 15:, :])
 
 
 def test_large_pictures_are_attacked_in_tiles_as_small_ones_are_whole(network, monkeypatch):

@@ -1,0 +1,122 @@
+"""What the commands share: usage errors, the command line as it was typed, models by name, progress, tables."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import typer
+
+from . import catalogue, console
+from .types import RobustSRError
+
+if TYPE_CHECKING:
+    from .models import Loaded
+    from .report import Table
+
+Option = partial(typer.Option, show_envvar=False)  # every option of `upscale` has a variable: said once
+MOST_PIXELS = 400_000_000  # of a picture that is read, where no option says it
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Flags that contradict each other are wrong usage, exit code 2."""
+    try:
+        yield
+    except RobustSRError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def typed(context: typer.Context) -> set[str]:
+    """The names of the parameters that the command line itself gives."""
+    return {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+
+
+def command_line(context: typer.Context) -> str:
+    """The command line as it was typed, for records."""
+    words, given = ["robustsr", str(context.info_name)], typed(context)
+    for parameter in context.command.params:
+        if (name := parameter.name or "") not in given:
+            continue
+        value = context.params[name]
+        flag = max(parameter.opts, key=len) if parameter.param_type_name == "option" else ""
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [w for w in (flag, "" if isinstance(one, bool) else str(one)) if w]
+    return shlex.join(words)
+
+
+# --- models ---
+
+
+def found(model: str | None) -> str:
+    """The name of a model that is here: a wrong one is answered before torch comes in. None: the default."""
+    name = model or catalogue.default_model()
+    if not name.startswith("bicubic"):
+        catalogue.find(name)
+    return name
+
+
+def shipped() -> list[str]:
+    """The models that come with the package."""
+    known = catalogue.catalogue()
+    return [name for name in catalogue.installed() if name in known and not known[name].url]
+
+
+def load(name: str, device: str, precision: str = "fp32") -> Loaded:
+    """The model; torch comes in here."""
+    before_torch()
+    from .models import load
+
+    return load(name, device=device, precision=precision)
+
+
+def before_torch() -> None:
+    """To be called before torch is imported."""
+    # oneDNN keeps its code for 1,024 layer shapes; a folder of pictures of all sizes would fill that, 0.2 MB each.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
+# --- what people see ---
+
+
+@contextmanager
+def interruptible(outcome: str) -> Iterator[None]:
+    """Ctrl-C says what came of it, and is exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.say(f"interrupted: {outcome}", "yellow")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done, on terminals."""
+    if not console.err.is_terminal:
+        yield lambda text: None
+        return
+    with console.err.status("") as line:
+        yield line.update
+
+
+def show(table: Table) -> None:
+    """Prints a table, in parts where it is wider than the console."""
+    from .report import fit, to_rich
+
+    for part in fit(table, console.out.width):
+        console.out.print(to_rich(part))
+        console.out.print()
+
+
+def curve(what: str, values: tuple[float, ...]) -> None:
+    """A line of bars, from the clean input to the last step."""
+    bars = "▁▂▃▄▅▆▇█" if console.out.encoding.lower().startswith("utf") else ".:-=+*#@"
+    shown = [values[round(i * (len(values) - 1) / 59)] for i in range(60)] if len(values) > 60 else values
+    low, high = min(shown), max(shown)
+    line = "".join(bars[round((v - low) / ((high - low) or 1) * (len(bars) - 1))] for v in shown)
+    text = f"{line}  {values[0]:.4g} to {max(values):.4g}  {what}"
+    console.out.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,120 @@
+"""The command ``compare``: models and defences side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from . import console
+from .cli_common import Option, before_torch, command_line, found, interruptible, load, shipped, show, status, usage
+from .cli_scene import (
+    FILES,
+    MODELS,
+    RUNNING,
+    SAMPLE,
+    CropOption,
+    DeviceOption,
+    HrOption,
+    OverwriteOption,
+    PictureArgument,
+    SamplesOption,
+    SmoothOption,
+    WholeOption,
+    distinct,
+    read_scene,
+    stem_of,
+)
+from .types import RobustSRError
+
+COMPARED = 256  # input pixels a side that are compared where no crop is given
+
+
+def compare(
+    context: typer.Context,
+    picture: PictureArgument = None,
+    model: Annotated[
+        list[str] | None,
+        Option("-m", "--model", help="Name or path, as often as needed. Default: those that ship."),
+    ] = None,
+    smooth: SmoothOption = None,
+    sigma: Annotated[
+        list[str] | None,
+        Option("--sigma", help="Of the noise, as often as needed. Default: the model's.", rich_help_panel=MODELS),
+    ] = None,
+    samples: SamplesOption = None,
+    hr: HrOption = None,
+    crop: CropOption = None,
+    whole: WholeOption = False,
+    out: Annotated[
+        Path | None,
+        Option("-o", "--out", help="A .png; the .html beside it. Default: NAME_compare.png.", rich_help_panel=FILES),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Option("--precision", help="auto: the fastest that stays true to fp32.", rich_help_panel=RUNNING),
+    ] = "auto",
+) -> None:
+    """Show models and defences side by side on one crop: `robustsr compare photo.jpg -m psnr --smooth median`.
+
+    Writes a labelled grid and an HTML page whose panels zoom together, and prints times, and figures where there is
+    a ground truth.
+    """
+    if smooth is None and (sigma or samples):
+        raise typer.BadParameter("--sigma and --samples only matter with --smooth median or --smooth mean")
+    names = list(dict.fromkeys(model or shipped()))
+    for name in names:
+        found(name)
+    sheet = out or (picture or hr or Path(SAMPLE)).with_name(f"{stem_of(picture, hr)}_compare.png")
+    if picture is None and hr is None and out is None:
+        sheet = Path(sheet.name)
+    if sheet.suffix.lower() != ".png":
+        raise RobustSRError(f"the grid is a .png, got {sheet}: JPEG would change what is compared")
+    page = sheet.with_suffix(".html")
+    if (there := [str(p) for p in (sheet, page) if p.exists()]) and not overwrite:
+        raise RobustSRError(f"{' and '.join(there)} would be replaced: add --overwrite, or choose another -o")
+    before_torch()
+    from . import compare as work
+    from . import scene as scenes
+    from .files import atomic
+    from .plan import smoothing_for
+    from .report import Gallery, Report, to_html
+    from .ruler import Ruler
+    from .sheet import contact_sheet
+    from .threats import number
+
+    with usage():
+        place = None if crop is None else scenes.box(crop)
+        deviations: list[float | Literal["auto"] | None] = [None]
+        if sigma:
+            deviations = ["auto" if text == "auto" else number(text) for text in sigma]
+    networks = [load(name, device, precision) for name in names if not name.startswith("bicubic")]
+    scale = max((network.scale for network in networks), default=4)
+    scene = read_scene(picture, hr, scale, place, None if whole else COMPARED)
+    shown = scenes.bicubic(scale, device)
+    for network in networks:
+        shown.append(scenes.Shown(network.name, network))
+        with usage():
+            how = [smoothing_for(network, smooth, s, samples) for s in deviations] if smooth is not None else []
+        shown += [scenes.smoothed(network, smoothing.settled(scene.x)) for smoothing in how]
+    shown = distinct(shown)
+    console.say(f"{len(shown)} models on {scene.name}, {scene.place}")
+    ruler = Ruler.best()
+    with interruptible("nothing was written"), status() as say:
+        made = work.compare(scene, shown, ruler, say)
+    table, rows = work.table(scene, made, ruler), work.rows(scene, made)
+    title = f"{scene.name}, {scene.place}, x{scale}"
+    gallery = Gallery("Outputs", rows, scene.place)
+    weights = {network.name: f"{network.digest[:12]}, {network.precision}" for network in networks}
+    protocol = {"input": scene.name, "bits": scene.bits, "device": shown[0].network.device, **weights}
+    report = Report(f"Comparison: {title}", "", [gallery, table], protocol, command_line(context))
+    html = to_html(report)
+    with atomic(sheet, make_folder=True) as part:
+        contact_sheet(rows, title=title, notes=table.notes).save(part, "png")
+    with atomic(page) as part:
+        part.write_bytes(html.encode("utf-8", "replace"))
+    show(table)
+    console.say(f"-> {sheet}, {page}", "green")

@@ -1,0 +1,95 @@
+"""The work of `robustsr attack --universal`: one perturbation for many pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import attacks, losses
+from .attack import Attempt, File, Outcome, kept, watched
+from .models import Loaded
+from .plan import Smoothing
+from .ruler import Ruler, sizes
+from .scene import Say, Scene, Shown, from_pixels, smoothed
+from .threats import Threat, attackable
+from .types import RobustSRError
+
+
+@dataclass(frozen=True)
+class Universal:
+    """One perturbation ``delta (1, 3, h, w)`` for many inputs, and ``outcomes`` by input and model.
+
+    ``rows``: the name of an input, its attempt, the baseline, and their outcomes, both measured against the model's
+    own clean output.
+    """
+
+    delta: Tensor
+    curve: tuple[float, ...]
+    threat: Threat
+    size: tuple[int, int]
+    rows: tuple[tuple[Scene, Attempt, Attempt, tuple[Outcome, ...]], ...]
+    labels: tuple[str, ...]
+    ruler: Ruler
+    seed: int
+
+
+def universal(
+    scenes: Sequence[Scene],
+    network: Loaded,
+    threat: Threat,
+    *,
+    smoothing: Smoothing | None = None,
+    adaptive: bool = False,
+    seed: int = 0,
+    file: File = kept,
+    say: Say = lambda text: None,
+    batch: int = 4,
+) -> Universal:
+    """One perturbation that makes the outputs for all ``scenes``, of one size, as bad as it can.
+
+    Found by pgd against each clean output (or the scenes' common target); through fresh draws of the smoothed model
+    where ``adaptive``. Measured on the plain and, with ``smoothing``, the smoothed model. RobustSRError: another
+    method than pgd.
+    """
+    if threat.method != "pgd" or threat.restarts > 1:
+        raise RobustSRError(f"a universal attack is --method pgd or pgd-l2, without restarts; got {threat.spec}")
+    ruler = Ruler.best()
+    plain = Shown(network.name, network)
+    shown = [plain] if smoothing is None or smoothing.sigma == 0 else [plain, smoothed(network, smoothing)]
+    what = f"universal attack on {network.name}"
+    up: Any = attackable(watched(network, say, what), scenes[0].size, smoothing if adaptive else None)
+    if adaptive and smoothing is not None:
+        up = attacks.Fresh(up, threat.draws, seed)
+    loss, target = losses.loss(threat.loss), scenes[0].target
+    xs = torch.cat([s.x for s in scenes]).to(network.device)
+    batches: list[tuple[Tensor, attacks.Objective]] = []
+    for part in torch.split(xs, batch):
+        with torch.no_grad():
+            reference = up(part) if target is None else target.to(part).expand(len(part), -1, -1, -1)
+        batches.append((part, attacks.against(up, reference, loss, targeted=target is not None)))
+    eps = threat.budget(xs)
+    delta, curve = attacks.universal(
+        batches, eps, steps=threat.iterations, step_size=threat.step_size, norm=threat.norm, seed=seed
+    )
+    delta = delta.detach().cpu()
+    rows = []
+    for i, one in enumerate(scenes):
+        exact = (one.x + delta).clamp(0, 1)
+        adv = file(one.name, attacks.rounded(one.x, exact, bits=one.bits, norm=threat.norm, eps=eps))
+        found = Attempt(one.name, adv, exact, sizes(one.x, adv))
+        random = attacks.random_noise(one.x, found.sizes[threat.norm], threat.norm, seed=seed + 1 + i, bits=one.bits)
+        baseline = Attempt("random", random, random, sizes(one.x, random))
+        outcomes = []
+        for model in shown:
+            say(f"measuring {model.label} on {one.name}")
+            reference = from_pixels(model(one.x, one.bits))
+            for name, x in (("random", random), ("universal", adv)):
+                sr = model(x, one.bits)
+                outcomes.append(Outcome(model.label, name, sr, ruler(sr, reference, one.scale, one.target)))
+        rows.append((one, found, baseline, tuple(outcomes)))
+    labels = tuple(model.label for model in shown)
+    return Universal(delta, tuple(curve), threat, scenes[0].size, tuple(rows), labels, ruler, seed)

@@ -1,0 +1,29 @@
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.testing import CliRunner
+
+from robustsr.cli_common import command_line, shipped
+
+
+def test_the_command_line_is_told_as_it_was_typed():
+    app = typer.Typer()
+
+    @app.command()
+    def look(
+        context: typer.Context,
+        pictures: list[Path],
+        sigma: Annotated[list[str] | None, typer.Option("-s", "--sigma")] = None,
+        whole: Annotated[bool, typer.Option("--whole")] = False,
+        seed: int = 0,
+    ):
+        typer.echo(command_line(context))
+
+    words = ["a b.png", "c.png", "-s", ".02", "--sigma", "15/255", "--whole"]
+    said = CliRunner().invoke(app, words).stdout.strip()
+    assert said == "robustsr look 'a b.png' c.png --sigma .02 --sigma 15/255 --whole"
+
+
+def test_what_ships_is_named(home):
+    assert shipped() == ["psnr"]
