@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ def reread(folder: Path, bits: int) -> File:
 
 
 def slug(label: str) -> str:
-    """A label as a part of a file's name."""
-    kept = "".join(c if c.isalnum() or c in "._" else "-" for c in label)
-    return "-".join(filter(None, kept.split("-")))
+    """A label as a part of a file's name; labels that only differ in other characters get a mark."""
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
+    short = "-".join(filter(None, kept.split("-")))
+    plain = label.replace(", ", "-").replace(" ", "-") == short
+    return short if plain else f"{short}-{zlib.crc32(label.encode()):08x}"
 
 
 def write(result: Result, folder: Path, about: dict[str, Any]) -> None:

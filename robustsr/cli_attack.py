@@ -17,6 +17,7 @@ from .cli_common import (
     found,
     interruptible,
     load,
+    offer_weights,
     shipped,
     show,
     status,
@@ -161,11 +162,11 @@ def attack(
             loss=loss,
             draws=draws,
         )
-        _idle(threat, {"--c": c, "--lr": lr, "--step-size": step_size, "--restarts": restarts})
         place = None if crop is None else box(crop)
         if sigma == "auto":
             raise RobustSRError("--sigma auto follows each picture, and so the attack itself: give a number")
         deviation = None if sigma is None else threats.number(sigma)
+    offer_weights(threat.loss)
     losses.loss(threat.loss)
     folder = _folder(out, Path("attacked") / f"{stem_of(picture, hr)}-{_method(threat, universal)}", overwrite)
 
@@ -292,13 +293,6 @@ def _others(network: Loaded, names: list[str] | None, device: str) -> list[Shown
             made.append(Shown(other.name, other))
     shown = distinct([Shown(network.name, network), *made, *bicubic(network.scale, device)])
     return [one for one in shown if one.network.digest != network.digest]
-
-
-def _idle(threat: Threat, given: dict[str, object]) -> None:
-    """RobustSRError: an option that this method has no use for."""
-    uses = {"--c": ("cw",), "--lr": ("cw",), "--step-size": ("pgd",), "--restarts": ("fgsm", "bim", "pgd")}
-    if wrong := [flag for flag, value in given.items() if value is not None and threat.method not in uses[flag]]:
-        raise RobustSRError(f"{', '.join(wrong)}: --method {threat.method} has no use for it")
 
 
 # --- output ---

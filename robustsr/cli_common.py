@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -64,6 +65,19 @@ def shipped() -> list[str]:
     """The models that come with the package."""
     known = catalogue.catalogue()
     return [name for name in catalogue.installed() if name in known and not known[name].url]
+
+
+def offer_weights(loss: str) -> None:
+    """Asks, on a terminal, whether to download what a loss needs and this machine lacks; elsewhere `losses` refuses."""
+    from . import backbones, losses
+
+    needed = losses.backbone_of(loss)
+    if needed is None or backbones.find(needed) is not None or not (sys.stdin.isatty() and console.err.is_terminal):
+        return
+    console.say(f"the {loss} loss: {backbones.how_to_get(needed)}")
+    if typer.confirm("Download them now?", err=True):
+        with console.bytes_bar(needed) as update:
+            backbones.pull(needed, update)
 
 
 def load(name: str, device: str, precision: str = "fp32") -> Loaded:

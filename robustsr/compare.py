@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .models import BICUBIC
 from .report import Column, Panel, Row, Table
 from .resample import resize
 from .ruler import DIGITS, MEASURES, Measures, Ruler, in_words
@@ -29,17 +30,15 @@ class Compared:
         return self.shown.label if native == scale else f"{self.shown.label} (x{native}, resized by bicubic)"
 
 
-def compare(
-    scene: Scene, shown: Sequence[Shown], ruler: Ruler, say: Say = lambda text: None, repeats: int = 3
-) -> list[Compared]:
-    """Upscales the scene's input with each; times are the median of ``repeats`` runs after one that warms up."""
+def compare(scene: Scene, shown: Sequence[Shown], ruler: Ruler, say: Say = lambda text: None) -> list[Compared]:
+    """Upscales the scene's input with each; times are the median of 3 runs after one that warms up."""
     made = []
     h, w = (n * scene.scale for n in scene.size)
     for one in shown:
         say(f"upscaling with {one.label}")
         sr = one(scene.x, scene.bits)
         times = []
-        for _ in range(repeats):
+        for _ in range(3):
             start = time.perf_counter()
             one(scene.x, scene.bits)
             times.append(time.perf_counter() - start)
@@ -75,6 +74,6 @@ def rows(scene: Scene, found: Sequence[Compared], columns: int = 4) -> list[tupl
         panel = Panel(one.label(scene.scale), eight(one.sr), ", ".join(figures))
         models.setdefault(one.shown.network.name, []).append(panel)
     if any(one.shown.smoothing for one in found):
-        return [("input", first + models.pop("bicubic", [])), *models.items()]
+        return [("input", first + [p for name in BICUBIC for p in models.pop(name, [])]), *models.items()]
     panels = [*first, *(panel for row in models.values() for panel in row)]
     return [("outputs" if i else "input and outputs", panels[i : i + columns]) for i in range(0, len(panels), columns)]

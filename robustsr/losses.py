@@ -55,6 +55,14 @@ def loss(name: str) -> Loss:
     raise RobustSRError(f"no loss {name!r}; there are: {NAMES}")
 
 
+def backbone_of(name: str) -> str | None:
+    """The backbone whose weights the loss of that name needs."""
+    kind = name.partition(":")[0]
+    if kind in ("paper", "perceptual"):
+        return "vgg19"
+    return LPIPS_BACKBONES.get(kind.removeprefix("lpips-")) if kind != "lpips" or best_lpips() else "squeezenet"
+
+
 def paper(pixel: float = 1e-2, layer: str | None = None) -> Loss:
     """``pixel`` times L1 plus `perceptual`: the attack loss of CertSR, section 3.1, with ESRGAN's weights."""
     features = perceptual(layer)

@@ -180,7 +180,7 @@ def pixels(x: Tensor, bits: int) -> Pixels:
 
 def eight(made: Pixels) -> NDArray[np.uint8]:
     """The same pixels in 8 bits."""
-    return (made >> 8 if made.dtype == np.uint16 else made).astype(np.uint8)
+    return ((made.astype(np.uint32) + 128) // 257 if made.dtype == np.uint16 else made).astype(np.uint8)
 
 
 # --- what upscales it ---

@@ -31,6 +31,13 @@ VARIANTS: dict[Variant, str] = {
     "losses": "the mean of the losses of fresh draws",
     "seed": "the smoothed model with the very draws it ships with",
 }
+USES = {  # settings that only some methods have; the others refuse them
+    "norm": ("pgd", "random"),
+    "steps": ("bim", "pgd", "cw"),
+    "step_size": ("pgd",),
+    "restarts": ("fgsm", "bim", "pgd"),
+    **dict.fromkeys(("c", "lr", "squared", "drop"), ("cw",)),
+}
 TILE = 256  # LR pixels beyond which a picture is attacked in tiles, which bounds the memory
 LIGHT = 160 * 160  # LR pixels, times draws, beyond which activations are recomputed for the gradient
 
@@ -65,12 +72,10 @@ class Threat:
             raise RobustSRError(f"the norm of an attack is linf or l2, got {self.norm!r}")
         if self.method == "cw" and (self.eps is not None or self.eps_rel is not None):
             raise RobustSRError("cw has no ball, so no eps: it trades the change's L2 size against the loss; set c")
-        if self.method != "cw" and (self.drop is not None or self.squared):
-            raise RobustSRError(f"drop and squared belong to cw, not to {self.method}")
-        if self.norm == "l2" and self.method in ("fgsm", "bim"):
-            raise RobustSRError(f"{self.method} is an Linf attack: use pgd with l2")
-        if self.steps is not None and self.method in ("fgsm", "random"):
-            raise RobustSRError(f"{self.method} has no use for steps: bim, pgd and cw take them")
+        defaults = {f.name: f.default for f in fields(self)}
+        for name, methods in USES.items():
+            if getattr(self, name) != defaults[name] and self.method not in methods:
+                raise RobustSRError(f"{self.method} has no use for {name}, only {', '.join(methods)}")
         if self.eps_rel is not None and (self.norm != "l2" or self.eps is not None):
             raise RobustSRError("eps_rel is an L2 budget, in place of eps")
         for name in ("eps", "eps_rel", "step_size", "c", "lr", "drop"):
@@ -288,6 +293,7 @@ def _search(
 
 
 def _filed(threat: Threat, x: Tensor, adv: Tensor, bits: int | None, eps: float) -> Tensor:
+    x, adv = x.cpu(), adv.cpu()  # in float64, which not every device has
     if bits is None:
         return adv
     return attacks.rounded(x, adv, bits=bits, norm=None if threat.method == "cw" else threat.norm, eps=eps)

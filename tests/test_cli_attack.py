@@ -69,7 +69,7 @@ def test_cw_alone_runs_on_the_bundled_sample(go, tmp_path):
         (["--method", "no"], 2, "no attack 'no'"),
         (["--eps", "x"], 2, "'x' is no size"),
         (["--eps", "8"], 2, "did you mean 8/255?"),
-        (["--c", "1"], 2, "--c: --method pgd has no use for it"),
+        (["--c", "1"], 2, "pgd has no use for c, only cw"),
         (["--method", "fgsm", "--steps", "3"], 2, "fgsm has no use for steps"),
         (["--on", "nothing"], 2, "attack on base, smoothed, worst"),
         (["--crop", "1,2"], 2, "is no rectangle"),
