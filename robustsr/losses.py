@@ -124,6 +124,7 @@ def _vgg19(layer: str) -> tuple[nn.Module, float]:
         else:
             parts.append(nn.ReLU() if kind == "relu" else nn.MaxPool2d(2))
     net = nn.Sequential(*parts).eval().requires_grad_(False)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
         unit = float(net(_reference()).abs().mean())
     return net, unit
