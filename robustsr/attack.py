@@ -181,7 +181,13 @@ def forecast(
 
     From a fraction of a second of the network; a gradient counts as four runs.
     """
-    draws = {"base": 1, "eot": threat.draws, "losses": threat.draws, "seed": smoothing.samples}
+    draws = {
+        "base": 1,
+        "eot": 2 * threat.draws,
+        "mean": 2 * threat.draws,
+        "losses": 2 * threat.draws,
+        "seed": smoothing.samples,
+    }
     steps = threat.iterations * threat.restarts * (10 if threat.drop is not None else 1)
     crafting = 0 if threat.method == "random" else sum(draws[v] for v in variants) * (4 * steps + 3)
     looking = (2 + len(variants)) * (1 + smoothing.samples)

@@ -74,7 +74,14 @@ class Fresh:
     def draw(self) -> Smoothed:
         """The smoothed upscaler of this call."""
         self.calls += 1
-        seed = self.seed * 1_000_003 + self.calls + (1 << 40)  # far from the seeds of anything shipped
+        return self._with(self.calls)
+
+    def fixed(self) -> Smoothed:
+        """One with draws of its own, always the same: to compare iterates by, which chance must not decide."""
+        return self._with(0)
+
+    def _with(self, number: int) -> Smoothed:
+        seed = self.seed * 1_000_003 + number + (1 << 40)  # far from the seeds of anything shipped
         return replace(self.smoothed, samples=self.samples, draws="independent", seed=seed)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
@@ -193,6 +200,7 @@ class Ascent(TypedDict, total=False):
     mask: Tensor | None
     goal: float
     seed: int
+    score: Objective | None
 
 
 class CW(TypedDict, total=False):
@@ -205,6 +213,7 @@ class CW(TypedDict, total=False):
     start: float
     mask: Tensor | None
     seed: int
+    score: Objective | None
 
 
 def fgsm(x: Tensor, objective: Objective, eps: float, *, start: float = 0, **options: Unpack[Ascent]) -> Attacked:
@@ -251,18 +260,21 @@ def ascend(
     mask: Tensor | None = None,
     goal: float = math.inf,
     seed: int = 0,
+    score: Objective | None = None,
 ) -> Attacked:
     """Steps of ``step_size`` up the objective inside the ball ``eps`` around ``x (N, 3, h, w)``; the best iterate.
 
     ``start``: size of the uniform random start, as a fraction of the ball. ``restarts``: that many runs, the best per
     sample. ``mask`` (broadcastable to x, 0 or 1): only there may x change. ``goal``: a sample whose objective reaches
-    it is left alone from then on. The result is never worse than ``x`` itself.
+    it is left alone from then on. ``score``: what iterates are compared by, where the objective draws anew at every
+    call and the luckiest draw would win; the objective itself if omitted. The result is never worse than ``x`` itself.
     """
     if not eps >= 0 or steps < 1 or restarts < 1:
         raise RobustSRError(f"eps must be at least 0, steps and restarts at least 1; got {eps}, {steps}, {restarts}")
     allowed = torch.ones_like(x[:1, :1]) if mask is None else mask.to(x)
+    judge = score or objective
     with torch.no_grad():
-        best_loss = objective(x)
+        best_loss = judge(x)
     best, curve = x.clone(), [best_loss]
 
     def keep(z: Tensor, value: Tensor) -> None:
@@ -277,16 +289,18 @@ def ascend(
             z = _confined(x, random_in_ball(x * allowed, norm, eps * (start or 1), base) * allowed, norm, eps)
         for number in range(steps):
             value, gradient = _gradient(objective, z)
-            keep(z, value.detach())
+            with torch.no_grad():
+                value = judge(z) if score else value.detach()
+            keep(z, value)
             if restart == 0 and (number > 0 or start > 0):
-                curve.append(value.detach())
+                curve.append(value)
             if bool((best_loss >= goal).all()):
                 break
             step = _step(gradient * allowed, norm, base + number + 1) * allowed
             moved = _confined(x, z + step_size * step - x, norm, eps)
             z = torch.where((best_loss >= goal).view(-1, 1, 1, 1), z, moved)
         with torch.no_grad():
-            value = objective(z)
+            value = judge(z)
         keep(z, value)
         if restart == 0:
             curve.append(value)
@@ -318,20 +332,22 @@ def cw(
     start: float = 0,
     mask: Tensor | None = None,
     seed: int = 0,
+    score: Objective | None = None,
 ) -> Attacked:
     """Carlini and Wagner's attack for pictures: Adam on J = |delta|_2 - c L, delta = (tanh w + 1)/2 - x (CertSR eq. 2).
 
     L is the objective times ``values``, the number of HR values of a sample: the loss summed over pixels, for with a
     mean and c = .01 the attack does nothing. There is no ball. The iterate with the lowest J is kept, so L never falls
-    below its start. ``squared``: |delta|^2 instead. ``start``: std of the noise on w (needed where the reference is
-    the clean output: there the gradient is zero). Values at exactly 0 or 1 hardly move in this parametrisation.
+    below its start; ``score`` as in `ascend`. ``squared``: |delta|^2. ``start``: std of the noise on w, needed where
+    the reference is the clean output: there the gradient is zero. Values at exactly 0 or 1 hardly move in this
+    parametrisation.
     """
     allowed = torch.ones_like(x[:1, :1]) if mask is None else mask.to(x)
     w = torch.atanh((2 * x.detach() - 1) * 0.999999)
     w = (w + start * _normal(w, seed) if start else w).requires_grad_(True)
     adam = torch.optim.Adam([w], lr=lr)
     with torch.no_grad():
-        clean = objective(x)
+        clean = (score or objective)(x)
     best, best_loss, best_j = x.clone(), clean, -c * values * clean
     curve, js = [clean], [best_j]
     for number in range(steps + 1):
@@ -344,7 +360,10 @@ def cw(
             j = distance - c * values * value
             if number < steps:
                 (w.grad,) = torch.autograd.grad(j.sum(), w)
-        adv, value, j = adv.detach(), value.detach(), j.detach()
+        adv = adv.detach()
+        with torch.no_grad():
+            value = score(adv) if score else value.detach()
+            j = distance.detach() - c * values * value
         best = torch.where((j < best_j).view(-1, 1, 1, 1), adv.clamp(0, 1), best)
         best_loss, best_j = torch.where(j < best_j, value, best_loss), torch.minimum(j, best_j)
         curve.append(value)

@@ -52,10 +52,10 @@ class Histogram:
     def add(self, sr: Tensor) -> None:
         """Takes in draws ``(d, *shape)``; RobustSRError: they are not numbers."""
         flat = sr.flatten(1).clamp(0, 1)
-        total = flat.sum(0)
+        total = flat.sum(0, dtype=torch.float64)
         if not bool(torch.isfinite(total).all()):
             raise RobustSRError("the model gives values that are not numbers for this picture")
-        self.total += total.cpu().double()
+        self.total += total.cpu()
         # Value by value, so that the counts of one value stay in the processor's cache for all draws.
         index = to_levels(flat).t().contiguous().long().to(self.counts.device)
         self.counts.scatter_add_(1, index, self.counts.new_ones(1, 1).expand_as(index))
@@ -158,4 +158,5 @@ def certified_psnr(bounds: Bounds, hr: Tensor) -> float:
         raise ValueError(f"shapes differ: {tuple(bounds.lower.shape)} and {tuple(hr.shape)}")
     y = hr.double()
     worst = torch.maximum((bounds.upper / (LEVELS - 1) - y).square(), (bounds.lower / (LEVELS - 1) - y).square())
-    return -10 * math.log10(worst.mean().item())
+    mean = worst.mean().item()
+    return -10 * math.log10(mean) if mean > 0 else math.inf

@@ -87,7 +87,7 @@ def attack(
         str,
         Option(
             "--on",
-            help="base: the network; smoothed: the smoothed model, in three ways; worst: all four.",
+            help="base: the network; smoothed: the smoothed model, adaptively; worst: all ways.",
             rich_help_panel=ATTACK,
         ),
     ] = "base",
@@ -107,7 +107,7 @@ def attack(
         bool,
         Option("--universal", help="One perturbation for all pictures of a folder.", rich_help_panel=ATTACK),
     ] = False,
-    seed: Annotated[int, Option("--seed", min=0, help="Of all that is random.", rich_help_panel=ATTACK)] = 0,
+    seed: Annotated[int, Option("--seed", min=0, max=2**32, help="Of all that is random.", rich_help_panel=ATTACK)] = 0,
     model: Annotated[
         str | None, Option("-m", "--model", help="The attacked model: name or path.", rich_help_panel=MODELS)
     ] = None,

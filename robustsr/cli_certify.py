@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
-from .cli_common import MOST_PIXELS, Option, found, load, typed, usage
+from .cli_common import MOST_PIXELS, Option, found, interruptible, load, typed, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def certify(
         console.say(f"note: {note}", "yellow")
     claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
     _forecast(x, network, claim.n + claim.shipped)
-    with _bar() as tick:
+    with interruptible("nothing was written"), _bar() as tick:
         made = run(x, network, claim, field=field, seed=seed, on_draws=tick)
     record = describe(made, x, network, reference)
     record["input"] |= {"name": picture.name if picture else f"sample:{SAMPLE}", "crop": crop}
@@ -272,8 +272,8 @@ def _show(record: dict[str, Any], target: Path, json: bool) -> None:
         if "psnr" in result:
             certified = result.get("certified_psnr")
             whose = "" if record["beta"] else f" for the true {record['reduce']}"
-            least = f", certified at least {certified:.2f} dB{whose}" if certified is not None else ""
-            table.add_row("PSNR", f"{result['psnr']:.2f} dB{least} (RGB, 8 bits, no border cut)")
+            least = f", certified at least {float(certified):.2f} dB{whose}" if certified is not None else ""
+            table.add_row("PSNR", f"{float(result['psnr']):.2f} dB{least} (RGB, 8 bits, no border cut)")
         console.out.print(table)
         for line in (*record["claim"], *record["not_claimed"]):
             console.out.print(f"\n{line}", markup=False, soft_wrap=True)
@@ -316,7 +316,7 @@ def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None
 
     stored = {key: _levels(path.parent / name) for key, name in names.items()}
     _forecast(x, network, sum(int(record[key]) for key in ("n", "shipped") if isinstance(record.get(key), int)))
-    with _bar() as tick:
+    with interruptible("nothing was decided"), _bar() as tick:
         verdict = verify(record, x, network, stored, _truth(hr, crop, network.scale, x), tick)
     _verdict(verdict, record, path, json)
 
@@ -345,7 +345,8 @@ def _verdict(verdict: Verdict, record: dict[str, Any], path: Path, json: bool) -
     same = (
         "identical" if verdict.moved == 0 else f"{verdict.moved:.2%} of the values moved by a level, within tolerance"
     )
-    console.say(f"{path} holds: recomputed, {same}", "green")
+    but = f", except {' and '.join(verdict.unchecked)}, which only --hr can check" if verdict.unchecked else ""
+    console.say(f"{path} holds{but}: recomputed, {same}", "yellow" if but else "green")
     if not json:
         for line in record["claim"]:
             console.out.print(f"\n{line}", markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console
+from .cli_common import interruptible
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -62,27 +63,28 @@ def corrupt(
         raise RobustSRError(f"{there[0]}{more} would be replaced: add --overwrite, or choose another -o")
 
     failed = 0
-    for source, targets in todo:
-        try:
-            picture = images.read(source, max_pixels=max_pixels)
-        except RobustSRError as error:
-            console.say(f"failed: {error}", "red")
-            failed += len(targets)
-            continue
-        for note in picture.notes:
-            console.say(f"note: {source.name}: {note}", "yellow")
-        for corruption, target in zip(kinds, targets, strict=True):
+    with interruptible("what was written is whole"):
+        for source, targets in todo:
             try:
-                worse, decibel = corrupted(picture, corruption, seed_of(seed, source.name))
-                _folder(target.parent)
-                notes = images.write(worse, target)
+                picture = images.read(source, max_pixels=max_pixels)
             except RobustSRError as error:
-                console.say(f"failed: {source}, {corruption.spec}: {error}", "red")
-                failed += 1
+                console.say(f"failed: {error}", "red")
+                failed += len(targets)
                 continue
-            for note in notes:
-                console.say(f"note: {target.name}: {note}", "yellow")
-            console.out.print(f"{decibel:6.2f} dB  {target}", markup=False, soft_wrap=True)
+            for note in picture.notes:
+                console.say(f"note: {source.name}: {note}", "yellow")
+            for corruption, target in zip(kinds, targets, strict=True):
+                try:
+                    worse, decibel = corrupted(picture, corruption, seed_of(seed, source.name))
+                    _folder(target.parent)
+                    notes = images.write(worse, target)
+                except RobustSRError as error:
+                    console.say(f"failed: {source}, {corruption.spec}: {error}", "red")
+                    failed += 1
+                    continue
+                for note in notes:
+                    console.say(f"note: {target.name}: {note}", "yellow")
+                console.out.print(f"{decibel:6.2f} dB  {target}", markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 

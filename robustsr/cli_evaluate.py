@@ -69,7 +69,7 @@ def evaluate(
     smooth: Annotated[
         Literal["off", "median", "mean"], Option(help="Without --protocol: also smoothed.", rich_help_panel=DEFENCE)
     ] = "off",
-    sigma: Annotated[float, Option(help="The fixed sigma, of all rows.", rich_help_panel=DEFENCE)] = 0.03,
+    sigma: Annotated[float, Option(min=0, max=1, help="The fixed sigma, of all rows.", rich_help_panel=DEFENCE)] = 0.03,
     sigma_grid: Sigmas = None,
     samples: Samples = None,
     lr: Lr = None,
@@ -94,6 +94,8 @@ def evaluate(
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
     choice = _with(choice, on=on, loss=loss)
     if protocol is not None:
+        if perturb or smooth != "off":
+            raise typer.BadParameter("--protocol decides --perturb and --smooth: leave them out")
         chosen = protocols.protocol(protocol)
         studies = chosen.studies(choice)
         if craft_on:
@@ -142,7 +144,9 @@ def tune(
     thesis: Annotated[
         int | None, Option(help="2 or 4: the thesis' search, Tables A.2/A.3 and Figures A.3 to A.8.")
     ] = None,
-    sigma: Annotated[float, Option(help="The fixed sigma auto is compared with.", rich_help_panel=DEFENCE)] = 0.03,
+    sigma: Annotated[
+        float, Option(min=0, max=1, help="The fixed sigma auto is compared with.", rich_help_panel=DEFENCE)
+    ] = 0.03,
     sigma_grid: Sigmas = None,
     samples: Samples = None,
     lr: Lr = None,
@@ -162,6 +166,8 @@ def tune(
         raise typer.BadParameter("--thesis is 2 or 4: the factors of its tables")
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, 0, seed, device, precision)
     choice = _with(choice, models=tuple(m for m in choice.models if not m.startswith("bicubic")))
+    if not choice.models:
+        raise typer.BadParameter("bicubic is linear, smoothing does not change it: give a model with -m")
     if metric == "lpips" and choice.lpips is None:
         raise RobustSRError("LPIPS cannot be measured here: `robustsr models pull squeezenet`, or take --metric ssim")
     chosen: Any = metric if metric != "auto" else "ssim" if thesis or choice.lpips is None else "lpips"
@@ -177,11 +183,10 @@ def tune(
     sections: list[Section] = protocols.tuned(choice, studies, results, chosen, thesis)
     kept: list[Path] = []
     if not thesis:
-        for name, study in studies.items():
-            for m in choice.models:
-                calibration, table = protocols.calibrated(study, results[name], m, chosen)
-                sections.insert(len(kept), table)
-                kept.append(catalogue.save_calibration(load(m, device="cpu", precision="fp32").digest, calibration))
+        for m in choice.models:
+            calibration, table = protocols.calibrated(studies, results, m, chosen)
+            sections.insert(len(kept), table)
+            kept.append(catalogue.save_calibration(load(m, device="cpu", precision="fp32").digest, calibration))
     _report("Tuning sigma", "The best standard deviation of the smoothing noise.", sections, studies, out, context)
     for path in kept:
         console.say(f"--sigma auto uses {path}")
@@ -248,8 +253,9 @@ def _choice(
     folders = {}
     for text in sets:
         name, equals, path = text.partition("=")
-        folder = Path(path if equals else name)
-        folders[name if equals else folder.resolve().name] = Pictures(folder, scale, lr, crop, limit)
+        named = bool(equals) and not Path(text).is_dir()
+        folder = Path(path if named else text)
+        folders[name if named else folder.resolve().name] = Pictures(folder, scale, lr, crop, limit)
     if len(folders) < len(sets):
         raise typer.BadParameter("two folders have the same name: write NAME=DIR")
     for pictures in folders.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import backbones, corruptions, losses, metrics, threats
-from .attacks import norms
+from . import corruptions, losses, metrics, threats
+from .attacks import Norm, norms, random_noise
 from .calibration import estimate_noise
 from .files import atomic
 from .images import FORMATS, read
@@ -32,7 +32,8 @@ from .smoothing import Smoothed
 from .threats import Threat, Variant
 from .types import RobustSRError, Upscaler
 
-VERSION = 1  # of what a record holds and means
+SMALLEST = 24  # HR pixels a side besides two borders: SSIM and LPIPS need some
+VERSION = 2  # of what a record holds and means
 Record = dict[str, Any]
 
 
@@ -76,8 +77,10 @@ class Pictures:
     def files(self) -> list[tuple[Path, Path | None]]:
         """The pairs of files. RobustSRError: none, or one without its counterpart."""
         hr, lr = self.hr, self.lr
+        if self.resized and lr is not None:
+            raise RobustSRError("the thesis' inputs are made from the ground truth: leave out --lr")
         if lr is None and (hr / "HR").is_dir() and (hr / "LR").is_dir():
-            hr, lr = hr / "HR", hr / "LR"
+            hr, lr = hr / "HR", None if self.resized else hr / "LR"
         truths = _pictures(hr)[: self.limit]
         if lr is None:
             return [(path, None) for path in truths]
@@ -94,15 +97,14 @@ class Pictures:
         step = self.resized or self.scale
         if lr_file is None:
             hr = hr.crop((0, 0, hr.width // step * step, hr.height // step * step))
-            if min(hr.size) < 16 * step:
-                raise RobustSRError(f"{hr_file} has {hr.width}x{hr.height} pixels: at least {16 * step} a side")
             small = (hr.width // step, hr.height // step)
             kernel = Image.Resampling.BILINEAR if self.resized else Image.Resampling.BICUBIC
             lr = hr.resize(small, kernel)
         else:
             lr = _read(lr_file)
             if (lr.width * step, lr.height * step) != hr.size:
-                if min(hr.width // lr.width, hr.height // lr.height) < step:
+                extra = (hr.width - lr.width * step, hr.height - lr.height * step)
+                if min(extra) < 0 or max(extra) >= step:
                     raise RobustSRError(f"{lr_file} is {lr.size}, {hr_file} is {hr.size}: not {step} times as large")
                 hr = hr.crop((0, 0, lr.width * step, lr.height * step))
         if self.crop:
@@ -110,9 +112,14 @@ class Pictures:
             left, top = (lr.width - w) // 2, (lr.height - h) // 2
             lr = lr.crop((left, top, left + w, top + h))
             hr = hr.crop(tuple(step * v for v in (left, top, left + w, top + h)))  # type: ignore[arg-type]
+        if min(hr.size) < SMALLEST + 2 * step or (self.resized and self.crop and min(lr.size) < self.crop):
+            least = step * self.crop if self.resized and self.crop else SMALLEST + 2 * step
+            raise RobustSRError(
+                f"{hr_file} has {hr.width}x{hr.height} pixels that can be used: {least} a side are needed"
+            )
         if self.resized:
             lr = lr.resize(hr.size, Image.Resampling.BILINEAR)
-        return Pair(hr_file.stem, _tensor(lr), _tensor(hr))
+        return Pair(hr_file.name, _tensor(lr), _tensor(hr))
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -160,20 +167,27 @@ class Study:
     device: str = "auto"
     precision: str = "fp32"
 
-    def protocol(self) -> dict[str, object]:
+    def protocol(self, records: Sequence[Record] = ()) -> dict[str, object]:
         """How the numbers were measured, for the reader of a table."""
         p = self.pictures
         lr = "paired" if p.files[0][1] else "bilinear down and up again" if p.resized else "antialiased bicubic, 8 bits"
-        used_vgg = any("loss=p" in s for s in self.perturbations)
+        specs = [_parse(spec) for spec in self.perturbations]
+        attacks = [t for t in specs if isinstance(t, Threat) and t.method != "random"]
+        resolved = {losses.resolved(t.loss) for t in attacks}
+        precision = sorted({f"{r['model']} {r['precision']}" for r in records})
+        several = bool(attacks) and self.on != "base"
         return {
             "pictures": f"{len(p.files)} of {p.hr.name}" + (f", centre {p.crop} px of LR" if p.crop else ""),
+            "read as": "8-bit RGB, transparency ignored",
             "low resolution": f"{lr}, factor {p.resized or p.scale}",
-            "metrics": f"RGB in [0, 1], 8-bit output, border {self.border} px left out, mean over pictures",
-            "LPIPS": self.lpips or f"n/a: {backbones.how_to_get('squeezenet')}",
+            "PSNR, SSIM, MSE": f"RGB in [0, 1], 8-bit output, border {self.border} px left out, mean over pictures; "
+            "SSIM with a Gaussian window of 11 px, std 1.5; PSNR at most 100 dB",
+            "LPIPS": f"{self.lpips}, whole picture" if self.lpips else "not measured",
             "perturbed inputs": "rounded to 8 bits inside their ball" if self.quantised else "floats",
-            "attacked": self.on + (f", crafted on {self.source}" if self.source else ""),
-            **({"perceptual loss": f"VGG19 {losses.deepest_layer()}"} if used_vgg else {}),
-            "precision": self.precision,
+            **({"attacked": self.on + (f", crafted on {self.source}" if self.source else "")} if attacks else {}),
+            **({"of several attacks": "the worst, per picture and metric"} if several else {}),
+            **({"attacks' loss": f"{', '.join(sorted(resolved))}, float32"} if attacks else {}),
+            "precision": ", ".join(precision) or self.precision,
             "seed": self.seed,
         }
 
@@ -192,13 +206,17 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
 
     RobustSRError: a model, picture or perturbation that cannot be used, before anything is measured where possible.
     """
-    for spec in study.perturbations:
-        _parse(spec)
+    parsed = [_parse(spec) for spec in study.perturbations]
+    if any(isinstance(p, Threat) and p.method != "random" for p in parsed):
+        threats.variants_for(study.on, next((d for d in study.defences if d), None))
+    for threat in parsed:
+        if isinstance(threat, Threat):
+            losses.loss(threat.loss)  # says what is missing
     known = records(folder)
     networks = {name: load(name, device=study.device, precision=study.precision) for name in study.models}
     source = load(study.source, device=study.device) if study.source else None
     distance = losses.lpips(study.lpips) if study.lpips else None
-    for name, network in networks.items():
+    for name, network in [*networks.items(), *([(str(study.source), source)] if source else [])]:
         if not study.pictures.resized and network.scale != study.pictures.scale:
             raise RobustSRError(f"{name} is x{network.scale}, the pictures are measured at x{study.pictures.scale}")
     total = len(study.pictures.files) * sum(
@@ -218,15 +236,15 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
 
 
 def records(folder: Path) -> dict[str, Record]:
-    """The records of a folder by key; a last line that was cut short is left out."""
+    """The records of a folder by key; lines that are cut short or damaged, or of another version, are left out."""
     path = folder / "records.jsonl"
     found: dict[str, Record] = {}
-    for line in path.read_text("ascii").splitlines() if path.exists() else []:
+    for line in path.read_text("ascii", errors="replace").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if record.get("version") == VERSION:
+        if isinstance(record, dict) and record.get("version") == VERSION:
             found[record["key"]] = record
     return found
 
@@ -279,10 +297,11 @@ def _measured(
     perturbation = _parse(spec)
     inputs: dict[object, Tensor] = {}  # perturbed once for all defences
     for smoothing in _defences(study, network.name):
-        attacked = isinstance(perturbation, Threat) and perturbation.method != "random"
-        variants: list[Variant] = ["base"]
-        if attacked and study.on != "base":
-            variants = threats.variants_for("worst" if smoothing is None else study.on, smoothing)
+        variants: list[Variant | Literal["random"]] = ["base"]
+        if isinstance(perturbation, Threat) and perturbation.method != "random":
+            variants = [*threats.variants_for("base" if smoothing is None else study.on, smoothing)]
+            if smoothing is None:
+                variants.append("random")
         for variant in variants:
             settings = {
                 "version": VERSION,
@@ -297,7 +316,7 @@ def _measured(
                 "border": study.border,
                 "quantised": study.quantised,
                 "lpips": study.lpips,
-                "layer": losses.deepest_layer() if ",loss=p" in spec or ":loss=p" in spec else None,
+                "loss": losses.resolved(perturbation.loss) if isinstance(perturbation, Threat) else None,
                 "precision": network.precision,
                 "seed": study.seed,
             }
@@ -307,13 +326,17 @@ def _measured(
                 yield known[key]
                 continue
             started = time.perf_counter()
-            place = variant if variant == "base" else (variant, smoothing)
-            if place not in inputs:
-                inputs[place] = _perturbed(study, perturbation, pair, index, source, smoothing, variant)
+            if "base" not in inputs and variant in ("base", "random"):
+                inputs["base"] = _perturbed(study, perturbation, pair, source, None, "base")
+            place = variant if variant in ("base", "random") else (variant, smoothing)
+            if variant == "random":
+                inputs[place] = _as_large(study, perturbation, pair, inputs["base"])
+            elif place not in inputs:
+                inputs[place] = _perturbed(study, perturbation, pair, source, smoothing, variant)
             x = inputs[place]
             crafted = time.perf_counter()
             with torch.no_grad():
-                up = defended(network, smoothing, (x.shape[-2], x.shape[-1]), study.pictures.resized)
+                up = defended(network, smoothing, x, study.pictures.resized)
                 sr = (up(x.to(network.device)).cpu().clamp(0, 1) * 255).round() / 255
             finished = time.perf_counter()
             if index < study.gallery:
@@ -332,16 +355,27 @@ def _measured(
             }
 
 
+def _as_large(study: Study, perturbation: Any, pair: Pair, adv: Tensor) -> Tensor:  # noqa: ANN401
+    """Random noise of the attack's norm: the baseline of every attack."""
+    norm: Norm = "l2" if perturbation.method == "cw" else perturbation.norm
+    size = float(norms(adv.double() - pair.lr.double())[norm])
+    return random_noise(pair.lr, size, norm, seed=_seed(study, pair) + 1, bits=8 if study.quantised else None)
+
+
+def _seed(study: Study, pair: Pair) -> int:
+    """Of the picture and the study's seed, whatever its place in the folder."""
+    return int(hashlib.sha256(f"{study.seed} {pair.digest}".encode()).hexdigest()[:8], 16)
+
+
 def _perturbed(
     study: Study,
     perturbation: Threat | corruptions.Corruption | None,
     pair: Pair,
-    index: int,
     source: Loaded,
     smoothing: Smoothing | None,
     variant: Variant,
 ) -> Tensor:
-    seed = study.seed + index
+    seed = _seed(study, pair)
     if perturbation is None:
         return pair.lr
     if isinstance(perturbation, Threat):
@@ -361,17 +395,16 @@ def _perturbed(
     return (x * 255).round() / 255 if study.quantised else x
 
 
-def defended(
-    network: Loaded, smoothing: Smoothing | None, size: tuple[int, int], resized: int | None = None
-) -> Upscaler:
-    """The network for a picture of (h, w), smoothed or not, in tiles where that is large.
+def defended(network: Loaded, smoothing: Smoothing | None, x: Tensor, resized: int | None = None) -> Upscaler:
+    """The network for ``x (1, 3, h, w)`` as upscale runs it: smoothed or not, gray as gray, large pictures in tiles.
 
     ``resized``: the picture was shrunk by so much and enlarged again (`OnResized`), unless the network is of scale 1.
     """
+    gray = bool((x[:, 1:] == x[:, :1]).all())
     if resized is None or network.scale == 1:
-        return compose(network, smoothing, make_plan(network, smoothing), size)
+        return compose(network, smoothing, make_plan(network, smoothing), (x.shape[-2], x.shape[-1]), gray=gray)
     inner = OnResized(network, resized)
-    return Smoothed(inner, **vars(smoothing)) if smoothing else inner
+    return Smoothed(inner, **vars(smoothing), gray=gray) if smoothing else inner
 
 
 def _metrics(sr: Tensor, hr: Tensor, border: int, distance: losses.Loss | None) -> dict[str, float | None]:
@@ -396,6 +429,7 @@ def save_png(picture: Tensor, path: Path) -> None:
 
 # --- what comes out ---
 
+HIGH = ("psnr", "ssim", "psnr_y", "ssim_y")  # metrics of which more is better
 Metric = Literal["psnr", "ssim", "mse", "psnr_y", "ssim_y", "lpips", "linf", "l2", "l2_rel"]
 
 
@@ -406,27 +440,36 @@ class Results:
     records: list[Record]
     folder: Path
 
-    def chosen(
+    def found(
         self, model: str, defence: Smoothing | None, perturbation: str, variant: str = "worst"
-    ) -> dict[str, Record]:
-        """One record per picture; "worst": that of the variant with the least PSNR."""
-        found: dict[str, Record] = {}
+    ) -> dict[tuple[str, str], list[Record]]:
+        """The records per picture; "worst": of all attacks, which a mean takes the worst of."""
+        made: dict[tuple[str, str], list[Record]] = {}
         spec = getattr(_parse(perturbation), "spec", "clean")
         wanted = asdict(defence) if defence else None
         for record in self.records:
             same = (record["model"], record["defence"], record["perturbation"]) == (model, wanted, spec)
-            if same and variant in ("worst", record["variant"]):
-                before = found.setdefault(record["pixels"], record)
-                if record["psnr"] < before["psnr"]:
-                    found[record["pixels"]] = record
-        return found
+            if same and (record["variant"] == variant or (variant == "worst" and record["variant"] != "random")):
+                made.setdefault((record["picture"], record["pixels"]), []).append(record)
+        return made
+
+    def worst(self, model: str, defence: Smoothing | None, perturbation: str) -> dict[tuple[str, str], Record]:
+        """Per picture the record of the attack that left the least PSNR."""
+        groups = self.found(model, defence, perturbation)
+        return {key: min(group, key=lambda r: float(r["psnr"])) for key, group in groups.items()}
 
     def mean(
         self, metric: Metric, model: str, defence: Smoothing | None, perturbation: str, variant: str = "worst"
     ) -> float | None:
-        """The mean over pictures; None where nothing was, or could be, measured."""
-        values = [record[metric] for record in self.chosen(model, defence, perturbation, variant).values()]
-        return None if not values or None in values else sum(values) / len(values)
+        """The mean over pictures; None where nothing was, or could be, measured.
+
+        "worst": of several attacks, per picture and metric, the one that makes that metric worst.
+        """
+        groups = list(self.found(model, defence, perturbation, variant).values())
+        if not groups or any(record[metric] is None for group in groups for record in group):
+            return None
+        worst = min if metric in HIGH else max
+        return sum(worst(float(record[metric]) for record in group) for group in groups) / len(groups)
 
     def best(
         self, metric: Metric, model: str, defences: tuple[Smoothing | None, ...], perturbation: str, *, high: bool

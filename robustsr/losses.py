@@ -55,6 +55,13 @@ def loss(name: str) -> Loss:
     raise RobustSRError(f"no loss {name!r}; there are: {NAMES}")
 
 
+def resolved(name: str) -> str:
+    """The loss that a name means on this machine: paper is paper:conv3_4 where VGG19's file ends there."""
+    if name in ("paper", "perceptual"):
+        return f"{name}:{deepest_layer()}"
+    return f"lpips-{best_lpips()}" if name == "lpips" else name
+
+
 def backbone_of(name: str) -> str | None:
     """The backbone whose weights the loss of that name needs."""
     kind = name.partition(":")[0]
@@ -168,7 +175,8 @@ def lpips(net: str = "alex") -> Loss:
 
 def best_lpips() -> str | None:
     """Which LPIPS can be measured on this machine: alex if it can, else squeeze or vgg; None: none."""
-    return next((net for net in ("alex", "squeeze", "vgg") if backbones.find(LPIPS_BACKBONES[net])), None)
+    files = {net: backbones.find(LPIPS_BACKBONES[net]) for net in ("alex", "squeeze", "vgg")}
+    return next((net for net, path in files.items() if path is not None and not backbones.partial(path)), None)
 
 
 @cache

@@ -17,6 +17,7 @@ from .catalogue import ENDINGS
 from .evaluate import Metric, Pictures, Record, Results, Study
 from .plan import Smoothing
 from .report import Column, Gallery, Panel, Plot, Row, Section, Table
+from .threats import is_threat
 from .types import RobustSRError
 
 UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
@@ -142,6 +143,8 @@ def _rows(
     """Bicubic, then each model plain, with the fixed sigma and with the oracle's; and notes on the oracle's choices."""
     notes: list[str] = []
     metric, high = _oracle(choice, study)
+    named = labels(study)
+    attacks = [p if is_threat(p) and not p.startswith("random") else None for p in perturbations]
 
     def line(model: str, defences: Sequence[Smoothing | None]) -> list[float | None]:
         pairs = zip(perturbations, defences, strict=True)
@@ -149,11 +152,14 @@ def _rows(
 
     rows = []
     for model in study.models:
-        if model.startswith("bicubic"):
-            rows.append(Row.of(model, line(model, [None] * len(perturbations)), section="No network"))
-            continue
         label = model_label(model)
-        rows.append(Row.of(label, line(model, [None] * len(perturbations)), section=label))
+        section = "No network" if model.startswith("bicubic") else label
+        rows.append(Row.of(label, line(model, [None] * len(perturbations)), section=section))
+        if any(attacks):
+            noise = [results.mean(m, model, None, p, "random") if p else None for p in attacks for m in wanted]
+            rows.append(Row.of("random noise of equal norm", noise, section=section, ranked=False))
+        if model.startswith("bicubic"):
+            continue
         smooth = [d for d in study.defences if d]
         if not smooth:
             continue
@@ -162,18 +168,26 @@ def _rows(
         rows.append(Row.of(f"{how}, sigma {fixed.sigma:g}", line(model, [fixed] * len(perturbations)), section=label))
         if len(smooth) > 1:
             best = [results.best(metric, model, study.defences, p, high=high) for p in perturbations]
-            rows.append(Row.of(f"{how}, oracle sigma", line(model, best), section=label))
-            chosen = ", ".join(f"{_label(p)} {d.sigma if d else 0:g}" for p, d in zip(perturbations, best, strict=True))
-            notes.append(f"{label}, oracle sigma by {metric.upper()}: {chosen}")
+            rows.append(Row.of(f"{how}, oracle sigma", line(model, best), section=label, ranked=False))
+            chosen = ", ".join(f"{named[p]} {d.sigma if d else 0:g}" for p, d in zip(perturbations, best, strict=True))
+            notes.append(
+                f"{label}, oracle sigma by {metric.upper()}: {chosen} (0: not smoothed); chosen on these pictures with "
+                "their ground truth, as the papers do"
+            )
     return rows, notes
 
 
-def _label(spec: str) -> str:
-    name, _, rest = spec.partition(":")
-    for part in rest.split(","):
-        if part.startswith("eps_rel="):
-            return f"eps_rel {float(part[8:]) / UNIT:g}"
-    return name
+def labels(study: Study) -> dict[str, str]:
+    """What each perturbation is called: its name where that is enough, else all of it; the thesis' by their eps_rel."""
+    names = [spec.partition(":")[0] for spec in study.perturbations]
+    made = {
+        spec: spec if names.count(name) > 1 else name for spec, name in zip(study.perturbations, names, strict=True)
+    }
+    for spec in study.perturbations if study.pictures.resized else ():
+        for part in spec.partition(":")[2].split(","):
+            if part.startswith("eps_rel="):
+                made[spec] = f"eps_rel {float(part[8:]) / UNIT:.3g}"
+    return made
 
 
 def _table(title: str, key: str, groups: Sequence[str], wanted: Sequence[Metric]) -> Any:  # noqa: ANN401
@@ -183,14 +197,14 @@ def _table(title: str, key: str, groups: Sequence[str], wanted: Sequence[Metric]
         source, note = theirs.pop("source", ""), theirs.pop("note", "")
         for name, study in studies.items():
             shown = [p for p in study.perturbations if p != "clean" or "Clean" in groups or not groups]
-            heads = groups or [_label(p) for p in shown]
+            heads = groups or [labels(study)[p] for p in shown]
             columns = [replace(METRICS[m], group=g) for g in heads for m in wanted]
             rows, notes = _rows(study, results[name], shown, wanted, choice)
             extra = [None] * (len(columns) - len(next(iter(theirs.values()), [])))
             rows += [
                 Row.of(label, [*values, *extra], section=source, published=True) for label, values in theirs.items()
             ]
-            notes = [*protocol_notes(study), *notes, *([note] if note else [])]
+            notes = [*protocol_notes(study, results[name]), *notes, *([note] if note else [])]
             sections.append(Table(f"{title}: {name}", columns, rows, notes, "model"))
         sections += galleries(studies, results)
         return sections
@@ -198,9 +212,9 @@ def _table(title: str, key: str, groups: Sequence[str], wanted: Sequence[Metric]
     return layout
 
 
-def protocol_notes(study: Study) -> list[str]:
+def protocol_notes(study: Study, results: Results) -> list[str]:
     """The protocol as lines under a table."""
-    lines = [f"{k}: {v}" for k, v in study.protocol().items()]
+    lines = [f"{k}: {v}" for k, v in study.protocol(results.records).items()]
     specs = "; ".join(study.perturbations)
     units = (
         [f"sigma and eps are in [0, 1] units; the thesis' normalised ones times {UNIT}"]
@@ -248,7 +262,11 @@ def _paired(choice: Choice, studies: dict[str, Study], results: dict[str, Result
         notes.append("the published figures are for sets named NTIRE and AIM, in this order")
     first = next(iter(studies.values()))
     table = Table(
-        "CertSR, Table 3: paired real-world pictures", columns, lines, [*protocol_notes(first), *notes], "model"
+        "CertSR, Table 3: paired real-world pictures",
+        columns,
+        lines,
+        [*protocol_notes(first, results[next(iter(studies))]), *notes],
+        "model",
     )
     return [table, *galleries(studies, results)]
 
@@ -271,7 +289,7 @@ def _norms(choice: Choice, studies: dict[str, Study], results: dict[str, Results
                     model_rows.append(Row.of(f"eps_rel {eps:g}", values, section=model_label(model)))
         model_rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
         columns = [Column("eps", digits=6), Column("|e_f|", digits=6), Column("|e_g|", digits=6)]
-        notes = [*protocol_notes(study), "normalised units: [0, 1] norms divided by " + str(UNIT)]
+        notes = [*protocol_notes(study, results[name]), "normalised units: [0, 1] norms divided by " + str(UNIT)]
         sections.append(
             Table(f"Thesis, Table A.1: size of the perturbations: {name}", columns, model_rows, notes, "attack")
         )
@@ -311,25 +329,27 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
         found = results[name]
         defences = [None, *[d for d in study.defences if d][:1]]
         columns = [(m, d) for m in study.models for d in defences if d is None or not m.startswith("bicubic")]
-        for pixels in list(dict.fromkeys(r["pixels"] for r in found.records))[: study.gallery]:
-            rows, title = [], ""
+        named = labels(study)
+        for key in list(dict.fromkeys((r["picture"], r["pixels"]) for r in found.records))[: study.gallery]:
+            rows = []
             for spec in study.perturbations:
                 panels: list[Panel] = []
                 for model, smoothing in columns:
-                    record = found.chosen(model, smoothing, spec).get(pixels)
+                    record = found.worst(model, smoothing, spec).get(key)
                     if record is None or (files := found.kept(record)) is None:
                         continue
-                    title = record["picture"]
                     if not panels:
-                        panels.append(Panel("ground truth", Image.open(found.truth(record)), title))
-                        made_for = f"against {model_label(model)}" if record["l2"] and record["source"] is None else ""
+                        panels.append(Panel("ground truth", Image.open(found.truth(record))))
+                        made_for = (
+                            f"against {model_label(model)}" if is_threat(spec) and record["source"] is None else ""
+                        )
                         panels.append(Panel("input", Image.open(files[0]), made_for))
                     how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
                     panels.append(Panel(model_label(model) + how, Image.open(files[1]), _caption(record)))
                 if panels:
-                    rows.append((_label(spec), panels))
+                    rows.append((named[spec], panels))
             if rows:
-                made.append(Gallery(f"{name}: {title}", rows, "inputs enlarged without interpolation"))
+                made.append(Gallery(f"{name}: {key[0]}", rows, "inputs enlarged without interpolation"))
     return made
 
 
@@ -372,9 +392,13 @@ def tuned(
             theirs = dict(published("thesis-a2" if factor == 2 else "thesis-a3"))
             source = theirs.pop("source")
             rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
-        columns = [Column(_label(p), "best sigma", None, 3) for p in study.perturbations]
+        named = labels(study)
+        columns = [Column(named[p], "best sigma", None, 3) for p in study.perturbations]
         units = f"normalised units (times {UNIT} for [0, 1])" if factor else "[0, 1] units"
-        notes = [*protocol_notes(study), f"chosen by {METRICS[metric].name}; sigma in {units}; 0: not smoothed"]
+        notes = [
+            *protocol_notes(study, results[name]),
+            f"chosen by {METRICS[metric].name}; sigma in {units}; 0: not smoothed",
+        ]
         sections.append(Table(f"Best sigma: {name}", columns, rows, notes, "model"))
         ordered = sorted(study.defences, key=lambda d: d.sigma if d else 0)
         for model in models:
@@ -383,50 +407,60 @@ def tuned(
                 for p in study.perturbations:
                     means = [results[name].mean(shown, model, d, p) for d in ordered]
                     ys = [math.nan if v is None else v for v in means]
-                    series.append((_label(p), [d.sigma / unit if d else 0.0 for d in ordered], ys))
+                    series.append((named[p], [d.sigma / unit if d else 0.0 for d in ordered], ys))
                 head = METRICS[shown].name
                 sections.append(Plot(f"{model_label(model)}: {head} over sigma", "sigma", head, series, [units]))
     return sections
 
 
-def calibrated(study: Study, results: Results, model: str, metric: Metric) -> tuple[Calibration, Table]:
-    """The calibration for ``--sigma auto`` of a model, and what it gains over the fixed sigma, picture by picture.
+def calibrated(
+    studies: dict[str, Study], results: dict[str, Results], model: str, metric: Metric
+) -> tuple[Calibration, Table]:
+    """The calibration for ``--sigma auto`` of a model from all sets, and what it gains over the fixed sigma.
 
-    In the table each picture's sigma comes from a calibration that has not seen it, at the nearest measured sigma.
+    In the table each picture's sigma comes from a calibration that has not seen it, at the nearest measured sigma;
+    with a single picture there is no such calibration.
     """
     high = METRICS[metric].better == "high"
-    points, at = [], {}
-    for record in results.records:
-        if record["model"] == model and record[metric] is not None:
-            sigma = record["defence"]["sigma"] if record["defence"] else 0.0
-            at[record["perturbation"], record["picture"], sigma] = record
-            score = record[metric] if high else -record[metric]
-            points.append(Point(record["picture"], record["noise"], sigma, score))
+    points: list[Point] = []
+    at: dict[tuple[str, str, float], Record] = {}
+    for name in studies:
+        for record in results[name].records:
+            if record["model"] == model and record["variant"] == "base" and record[metric] is not None:
+                sigma = record["defence"]["sigma"] if record["defence"] else 0.0
+                picture = f"{name} {record['picture']} {record['pixels']}"
+                at[record["perturbation"], picture, sigma] = record
+                points.append(Point(picture, record["noise"], sigma, record[metric] if high else -record[metric]))
     sigmas = sorted({p.sigma for p in points})
-    unseen = {name: fit([p for p in points if p.picture != name] or points) for name in {p.picture for p in points}}
-    fixed = next(d.sigma for d in study.defences if d)
+    pictures = {p.picture for p in points}
+    unseen = {name: fit([p for p in points if p.picture != name]) for name in pictures} if len(pictures) > 1 else {}
+    first = next(iter(studies.values()))
+    fixed = next(d.sigma for d in first.defences if d)
     rows = []
     for spec in dict.fromkeys(key[0] for key in at):
         names = [n for s, n, sigma in at if s == spec and sigma == 0]
-        wanted = [sigma_for(unseen[n], at[spec, n, 0.0]["noise"]) for n in names]
-        auto = [min(sigmas, key=lambda s, w=w: abs(s - w)) for w in wanted]  # type: ignore[misc]
         each = {s: [float(at[spec, n, s][metric]) for n in names] for s in sigmas}
         means = {s: sum(values) / len(values) for s, values in each.items()}
-        chosen = sum(each[s][i] for i, s in enumerate(auto)) / len(names)
+        chosen = None
+        if unseen:
+            wanted = [sigma_for(unseen[n], at[spec, n, 0.0]["noise"]) for n in names]
+            auto = [min(sigmas, key=lambda s, w=w: abs(s - w)) for w in wanted]  # type: ignore[misc]
+            chosen = sum(each[s][i] for i, s in enumerate(auto)) / len(names)
         oracle = (max if high else min)(means.values())
-        rows.append(Row.of(_label(spec), [means[0.0], means[fixed], chosen, oracle]))
+        rows.append(Row.of(spec, [means[0.0], means[fixed], chosen, oracle]))
     digits, better = METRICS[metric].digits, METRICS[metric].better
     heads = ("not smoothed", f"sigma {fixed:g}", "sigma auto", "oracle per row")
-    columns = [Column(name, METRICS[metric].name, better, digits) for name in heads]
+    columns = [Column(name, METRICS[metric].name, better if i < 3 else None, digits) for i, name in enumerate(heads)]
     found = fit(points)
     shown = ", ".join(f"{noise:.3f}: {sigma:.3f}" for noise, sigma in found)
     notes = [
-        *protocol_notes(study),
-        f"calibration (noise estimate: sigma) {shown}; auto: leaving out the picture itself",
+        *protocol_notes(first, results[next(iter(studies))]),
+        f"calibration (noise estimate: sigma) {shown}",
+        "auto: fitted without the picture itself, on others under the same perturbations; the nearest measured sigma"
+        if unseen
+        else "auto: n/a, for there is no second picture to fit on",
     ]
-    return found, Table(
-        f"Choosing sigma by the picture's noise: {model_label(model)}", columns, rows, notes, "perturbation"
-    )
+    return found, Table(f"Choosing sigma by the picture's noise: {model_label(model)}", columns, rows, notes, "")
 
 
 # --- the list ---
@@ -437,7 +471,6 @@ ATTACKS = (
     "bim:eps=10/255,loss={loss}",
     "pgd:eps=10/255,loss={loss}",
     "cw:loss={loss}",
-    "random:eps=10/255",
 )
 PROTOCOLS = {
     "paper-table1": Protocol(
@@ -450,7 +483,7 @@ PROTOCOLS = {
         "CertSR, Table 2",
         "FGSM, BIM, PGD (eps 10/255) and CW (c .01, 6 steps) on the paper's loss, and Figures 1 and 4",
         _paper(ATTACKS),
-        _table("CertSR, Table 2", "paper-table2", ("FGSM", "BIM", "PGD", "CW", "random signs"), PAPER),
+        _table("CertSR, Table 2", "paper-table2", ("FGSM", "BIM", "PGD", "CW"), PAPER),
     ),
     "paper-table3": Protocol(
         "CertSR, Table 3", "paired real-world folders, NTIRE=DIR AIM=DIR, and Figure 5", _paper(("clean",)), _paired
@@ -484,7 +517,7 @@ PROTOCOLS = {
 
 def generic(choice: Choice, study: Study, results: Results, name: str) -> list[Section]:
     """A table of any study: a group of columns per perturbation."""
-    layout = _table("Measured", "", ["Clean" if p == "clean" else _label(p) for p in study.perturbations], PAPER)
+    layout = _table("Measured", "", ["Clean" if p == "clean" else labels(study)[p] for p in study.perturbations], PAPER)
     made: list[Section] = layout(choice, {name: study}, {name: results})
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 import platform
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ PICTURES = ("shipped", "lower", "upper")
 # Float32 differs by some 1e-6 between devices: a draw next to a rounding boundary then falls on the other side of it.
 MOVED_LEVELS = 1
 MOVED_SHARE = 0.005
+OTHER_KEYS = {"result", "sha256", "versions", "files"}  # of a record, besides its facts
 CLAIM_KEYS = ("sigma", "eps", "n", "shipped", "alpha", "beta", "scope", "reduce", "form")
 
 
@@ -107,10 +109,15 @@ def _result(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> di
     if hr is not None:
         shipped = levels["shipped"].double() / (LEVELS - 1)
         made["hr_sha256"] = digest(hr)
-        made["psnr"] = psnr(shipped[None], hr[None].double()).item()
+        made["psnr"] = _finite(psnr(shipped[None], hr[None].double()).item())
         if claim.scope == "simultaneous":  # per-value bounds would overstate it
-            made["certified_psnr"] = certified_psnr(Bounds(levels["lower"], levels["upper"]), hr)
+            made["certified_psnr"] = _finite(certified_psnr(Bounds(levels["lower"], levels["upper"]), hr))
     return made
+
+
+def _finite(value: float) -> float | str:
+    """JSON has no infinity: that of equal pictures is a string, which float() reads."""
+    return value if math.isfinite(value) else str(value)
 
 
 # --- in words ---
@@ -174,11 +181,12 @@ def not_claimed(claim: Claim, field: Field, budget: float = 10 / 255) -> list[st
 @dataclass(frozen=True)
 class Verdict:
     """What verification found: ``problems``, none if the certificate holds; the share of values that moved a level
-    between the two computations, within tolerance; what could not be checked."""
+    between the two computations, within tolerance; entries of the record that were ``unchecked``; notes."""
 
     problems: list[str]
     moved: float
     notes: list[str]
+    unchecked: tuple[str, ...] = ()
 
 
 def read_claim(record: Mapping[str, Any]) -> Claim:
@@ -218,17 +226,22 @@ def verify(
         claim = for_picture(claim, network, h, w)
     except RobustSRError as error:
         return Verdict([f"the certificate cannot be what it says: {error}"], 0, [])
+    size = (3, h * network.scale, w * network.scale)
+    if wrong := [name for name in PICTURES if stored[name].shape != size]:
+        return Verdict([f"{', '.join(wrong)}: not {size[2]}x{size[1]} pixels, as the certified pictures are"], 0, [])
     facts = _facts(claim, field, seed, fresh, window_size(network, claim, h, w), x, network)
     problems = [_message(name, was, now, claim) for name, was, now in _differences(record, facts)]
+    problems += [f"{key}: no certificate has such an entry" for key in record.keys() - facts.keys() - OTHER_KEYS]
     for name in PICTURES:
         if digest(stored[name]) != recorded_digests.get(name):
             problems.append(f"{name}: the picture is not the one that was certified (its sha256 differs)")
     if problems:
         return Verdict(problems, 0, [])
 
-    notes = []
+    notes = ["nobody can check that the seed was fresh, and that this was the only run"]
+    unchecked: tuple[str, ...] = ()
     if "hr_sha256" in recorded_result and hr is None:
-        notes.append("the PSNRs were not checked: give --hr")
+        unchecked = tuple(k for k in recorded_result if "psnr" in k)
         recorded_result = {k: v for k, v in recorded_result.items() if "psnr" not in k and k != "hr_sha256"}
     results = _result(claim, stored, hr if "hr_sha256" in recorded_result else None)
     problems = [_message(f"result.{k}", was, now, claim) for k, was, now in _differences(recorded_result, results)]
@@ -246,7 +259,7 @@ def verify(
             )
     if not fresh:
         notes.append("the seed was given by a person: the claim needs that it was chosen before any result was seen")
-    return Verdict(problems, moved, notes)
+    return Verdict(problems, moved, notes, unchecked)
 
 
 def _differences(recorded: Mapping[str, Any], computed: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -87,12 +87,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row; rows of one ``section`` stand together. ``published`` rows are a paper's, and are not ranked."""
+    """A row; rows of one ``section`` stand together. ``published`` rows are a paper's; they are not ``ranked``."""
 
     label: str
     cells: Sequence[Cell]
     section: str = ""
     published: bool = False
+    ranked: bool = True
 
     @staticmethod
     def of(
@@ -102,21 +103,22 @@ class Row:
         beside: Iterable[float | None] | None = None,
         section: str = "",
         published: bool = False,
+        ranked: bool = True,
     ) -> Row:
         """A row of plain values, ``beside`` which stand the published ones, as many."""
         values = tuple(values)
         asides = (None,) * len(values) if beside is None else tuple(beside)
         cells = tuple(Cell(value, published=aside) for value, aside in zip(values, asides, strict=True))
-        return Row(label, cells, section, published)
+        return Row(label, cells, section, published, ranked)
 
 
 @dataclass(frozen=True)
 class Table:
     """A table under ``title``, the protocol in ``notes`` below it; ``label`` heads the first column.
 
-    Marks the best and the second value of each column with a direction among the rows that are not published, by the
-    values as they are shown: equal digits are equal ranks. The worst value is never marked. ValueError: a row of
-    another length than ``columns``.
+    Marks the best and the second value of each column with a direction among the rows that are ranked and not
+    published, by the values as they are shown: equal digits are equal ranks. The worst value is never marked.
+    ValueError: a row of another length than ``columns``.
     """
 
     title: str
@@ -131,13 +133,11 @@ class Table:
                 raise ValueError(f"row {row.label!r} has {len(row.cells)} cells, the table {len(self.columns)} columns")
         ranked = []
         for j, column in enumerate(self.columns):
-            cells = [(row.published, _settled(row.cells[j], column)) for row in self.rows]
-            keys = {key for published, cell in cells if not published and (key := _key(cell)) is not None}
+            cells = [(row.published or not row.ranked, _settled(row.cells[j], column)) for row in self.rows]
+            keys = {key for unranked, cell in cells if not unranked and (key := _key(cell)) is not None}
             order = sorted(keys, reverse=column.better == "high")[:-1][:2] if column.better else []
             ranks: dict[float | None, int] = {key: rank for rank, key in enumerate(order, 1)}
-            ranked.append(
-                [replace(cell, best=0 if published else ranks.get(_key(cell), 0)) for published, cell in cells]
-            )
+            ranked.append([replace(cell, best=0 if unranked else ranks.get(_key(cell), 0)) for unranked, cell in cells])
         rows = (replace(row, cells=tuple(cells[i] for cells in ranked)) for i, row in enumerate(self.rows))
         object.__setattr__(self, "rows", tuple(rows))
 
@@ -168,6 +168,7 @@ class Table:
             "bold: best": 1 in marks,
             "underlined: second": 2 in marks,
             "published rows: not ranked": any(row.published for row in self.rows),
+            "rows in italics: not ranked": any(not row.ranked and not row.published for row in self.rows),
             "in brackets: published": self.compared,
         }
         used = "; ".join(text for text, holds in legend.items() if holds)
@@ -269,7 +270,7 @@ def to_rich(table: Table) -> RichTable:
         for row in rows:
             label = Padding(Text(_plain(row.label)), (0, 0, 0, 2 if section else 0))
             cells = [_stack(cell, box) for cell, box in zip(row.cells, boxes, strict=True)]
-            shown.add_row(label, *cells, style="dim" if row.published else "")
+            shown.add_row(label, *cells, style="dim" if row.published else "" if row.ranked else "italic")
     return shown
 
 
@@ -486,7 +487,7 @@ def _escape(text: str) -> str:
 
 def _harmless(value: Value) -> Value:
     """Spreadsheets run what begins like a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -1,7 +1,8 @@
 """What an adversary may do and against what: an attack's method and budget as one value, carried out on a network.
 
-A smoothed model is attacked in four ways, for none of them is always the strongest: through its base network, and
-adaptively through fresh draws (of the median or mean, or of the losses) and through the draws that it ships with.
+A smoothed model is attacked in several ways, for none of them is always the strongest: through its base network, and
+adaptively through fresh draws (of its median or mean, of the mean instead of the median, of the mean of the losses) and
+through the draws that it ships with.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from .tiling import Tiled
 from .types import RobustSRError, Upscaler
 
 Method = Literal["fgsm", "bim", "pgd", "cw", "random"]
-Variant = Literal["base", "eot", "losses", "seed"]
+Variant = Literal["base", "eot", "mean", "losses", "seed"]
 VARIANTS: dict[Variant, str] = {
     "base": "the network without its smoothing",
     "eot": "the smoothed model, fresh draws at every step",
+    "mean": "the mean of the outputs for fresh draws",
     "losses": "the mean of the losses of fresh draws",
     "seed": "the smoothed model with the very draws it ships with",
 }
@@ -143,19 +145,23 @@ def parse(spec: str) -> Threat:
     if name == "pgd-l2":
         values = {"method": "pgd", "norm": "l2"}
     kinds = {f.name: str(f.type) for f in fields(Threat)[1:]}
-    last = ""
     for part in filter(None, rest.split(",")):
         key, equals, text = part.partition("=")
+        if key in values:
+            raise RobustSRError(f"{spec!r} has {key} twice")
         if not equals or key not in kinds:
             raise RobustSRError(f"{spec!r}: {part!r} is none of its settings; there are: {', '.join(kinds)}")
         last = kinds[key]
         try:
             if last.startswith("int"):
                 values[key] = int(text)
+            elif last == "bool":
+                values[key] = {"true": True, "false": False}[text]
             else:
-                values[key] = text == "true" if last == "bool" else number(text) if "float" in last else text
-        except ValueError:
-            raise RobustSRError(f"{spec!r}: {key} must be a whole number, got {text!r}") from None
+                values[key] = number(text) if "float" in last else text
+        except (ValueError, KeyError):
+            wanted = "true or false" if last == "bool" else "a whole number"
+            raise RobustSRError(f"{spec!r}: {key} must be {wanted}, got {text!r}") from None
     return Threat(**values)
 
 
@@ -221,6 +227,8 @@ def craft(
     """
     x = x.to(network.device)
     eps = threat.budget(x)
+    if bits is not None and threat.norm == "linf" and threat.method != "cw" and 0 < eps * ((1 << bits) - 1) < 1 - 1e-6:
+        raise RobustSRError(f"eps {eps:g} is less than one level of an {bits}-bit file: nothing of it would be left")
     if threat.method == "random":
         noisy = attacks.random_noise(x, eps, threat.norm, mask=mask, seed=seed, bits=bits)
         return Crafted("random", noisy, None)
@@ -230,30 +238,38 @@ def craft(
     if reference is None:
         with torch.no_grad():
             reference = up(x)
-    objective = _objective(threat, up, variant, reference.to(x), targeted, seed)
-    found, c = _search(threat, x, objective, up, reference.to(x), own, mask, seed, eps)
+    reference = reference.to(x)
+    if reference.shape[-1] != x.shape[-1] * up.scale:
+        raise RobustSRError(f"{network.name} is x{up.scale}: it cannot craft attacks for outputs of another size")
+    objective, score = _objective(threat, up, variant, reference, targeted, seed)
+    found, c = _search(threat, x, objective, score, up, reference, own, mask, seed, eps)
     return Crafted(variant, _filed(threat, x, found.adv, bits, eps), found, c)
 
 
 def _objective(
     threat: Threat, up: Upscaler | Smoothed, variant: Variant, reference: Tensor, targeted: bool, seed: int
-) -> Objective:
+) -> tuple[Objective, Objective | None]:
+    """What is climbed, and, where that draws anew at every call, what iterates are compared by."""
     loss = loss_by_name(threat.loss)
     if variant == "base" or variant == "seed":
-        return against(up, reference, loss, targeted=targeted)
+        return against(up, reference, loss, targeted=targeted), None
     if not isinstance(up, Smoothed):
         raise RobustSRError(f"attack {variant!r} is for smoothed models: give --smooth and a --sigma above 0")
     fresh = Fresh(up, threat.draws, seed)
-    if variant == "eot":
-        return against(fresh, reference, loss, targeted=targeted)
+    score = against(fresh.fixed(), reference, loss, targeted=targeted)
+    if variant == "mean":
+        fresh = replace(fresh, smoothed=replace(up, reduce="mean"))
+    if variant != "losses":
+        return against(fresh, reference, loss, targeted=targeted), score
     objective = attacks.mean_of_losses(fresh, reference, loss)
-    return (lambda z: -objective(z)) if targeted else objective
+    return (lambda z: -objective(z)) if targeted else objective, score
 
 
 def _search(
     threat: Threat,
     x: Tensor,
     objective: Objective,
+    score: Objective | None,
     up: Upscaler,
     reference: Tensor,
     own: bool,
@@ -271,6 +287,7 @@ def _search(
             "start": small / 100,  # of w: an Adam step is .01, and noise of that size would hide what it finds
             "mask": mask,
             "seed": seed,
+            "score": score,
         }
         if threat.drop is None:
             return attacks.cw(x, objective, c=threat.c, **options), threat.c
@@ -278,13 +295,13 @@ def _search(
         with torch.no_grad():
             before = (up(x).clamp(0, 1) - reference).square().mean().clamp(min=1e-6)  # 60 dB where there is no HR
 
-        def reached(adv: Tensor) -> bool:
+        def reached(adv: Tensor) -> bool:  # ``up`` has the victim's own draws
             with torch.no_grad():
                 after = (up(adv).clamp(0, 1) - reference).square().mean()
             return bool(after >= before * 10 ** (drop / 10))
 
         return attacks.cw_search(x, objective, reached, c=threat.c, **options)
-    ascent: attacks.Ascent = {"restarts": threat.restarts, "mask": mask, "seed": seed}
+    ascent: attacks.Ascent = {"restarts": threat.restarts, "mask": mask, "seed": seed, "score": score}
     if threat.method == "fgsm":
         return attacks.fgsm(x, objective, eps, start=small, **ascent), None
     if threat.method == "bim":
@@ -300,9 +317,10 @@ def _filed(threat: Threat, x: Tensor, adv: Tensor, bits: int | None, eps: float)
 
 
 def variants_for(on: str, smoothing: Smoothing | None) -> list[Variant]:
-    """Which attacks ``--on`` stands for: base; smoothed, the three adaptive ones; worst, all; or some, with commas.
+    """Which attacks ``--on`` stands for: base; smoothed, the adaptive ones; worst, all; or some, with commas.
 
-    A model that is not smoothed has only "base". RobustSRError: no such name, or nothing smoothed to attack.
+    A model that is not smoothed has only "base", one smoothed by the mean no "mean".
+    RobustSRError: no such name, or nothing smoothed to attack.
     """
     adaptive: list[Variant] = list(VARIANTS)[1:]
     groups: dict[str, list[Variant]] = {"smoothed": adaptive, "worst": list(VARIANTS)}
@@ -314,7 +332,7 @@ def variants_for(on: str, smoothing: Smoothing | None) -> list[Variant]:
         if "base" not in wanted:
             raise RobustSRError(f"--on {on} attacks a smoothed model: add --smooth median or --smooth mean")
         return ["base"]
-    return [v for v in VARIANTS if v in wanted]
+    return [v for v in VARIANTS if v in wanted and (v != "mean" or smoothing.reduce != "mean" or wanted == {"mean"})]
 
 
 def with_options(threat: Threat, **given: Any) -> Threat:  # noqa: ANN401

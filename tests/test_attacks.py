@@ -1,7 +1,7 @@
 """Attacks: closed forms, the ball and the box, reproducibility, and agreement with foolbox."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -182,6 +182,18 @@ def test_fresh_draws_differ_between_calls_and_never_equal_the_shipped_ones():
     assert not torch.equal(a, b)
     again = attacks.Fresh(smoothed, 6, seed=0)
     assert torch.equal(again(x), a)  # and yet all is reproducible
+
+
+def test_chance_does_not_choose_the_iterate():
+    """With one draw per call the luckiest draw would win; a fixed set of others decides instead."""
+    smoothed = Smoothed(Spiky(), 0.2, samples=1, draws="independent")
+    x = picture(1, 10, 10)
+    fresh = attacks.Fresh(smoothed, 1, seed=0)
+    objective, score = against(fresh, x, mse), against(replace(fresh, samples=64).fixed(), x, mse)
+    found = pgd(x, objective, 0.05, steps=10, score=score)
+    torch.testing.assert_close(found.loss, score(found.adv))
+    assert bool((found.loss == torch.stack(found.curve).max()).all())
+    assert torch.equal(fresh.fixed()(x), fresh.fixed()(x))
 
 
 def test_the_mean_of_losses_is_what_it_says():

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import dataclass, field, replace
 
@@ -297,8 +298,27 @@ def told(net, made):
 def test_a_certificate_holds(net, told):
     written, stored, hr = told
     verdict = record.verify(written, photo(), net, stored, hr)
-    assert not verdict.problems and verdict.moved == 0 and len(verdict.notes) == 1
-    assert any("--hr" in note for note in record.verify(written, photo(), net, stored).notes)
+    assert not verdict.problems and verdict.moved == 0 and verdict.unchecked == ()
+    assert "nobody can check that the seed was fresh" in verdict.notes[0]
+    assert record.verify(written, photo(), net, stored).unchecked == ("psnr", "certified_psnr")
+
+
+def test_what_no_certificate_says_is_refused_and_so_are_pictures_of_another_size(net, told):
+    written, stored, hr = told
+    verdict = record.verify({**written, "certified_psnr": 99}, photo(), net, stored, hr)
+    assert verdict.problems == ["certified_psnr: no certificate has such an entry"]
+    smaller = {name: levels[..., :4] for name, levels in stored.items()}
+    assert "not 32x24 pixels" in record.verify(written, photo(), net, smaller, hr).problems[0]
+
+
+def test_infinite_figures_are_valid_json_and_verified(net):
+    x = torch.zeros(1, 3, 6, 6)
+    black = replace(net, convs=lambda x: -2.0)
+    made = certify(x, black, CLAIM, seed=1)
+    hr = torch.zeros(3, 12, 12)
+    written = json.loads(json.dumps(record.describe(made, x, black, hr), allow_nan=False))
+    assert written["result"]["psnr"] == written["result"]["certified_psnr"] == "inf"
+    assert not record.verify(written, x, black, record.pictures(made), hr).problems
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,10 @@ def test_the_worst_of_all_attacks_on_a_smoothed_model(go, bird):
     assert "against --hr" in said and "The truth (--hr)" in out
     record = json.loads(Path("out/record.json").read_text())
     names = [a["name"] for a in record["attempts"]]
-    assert names == ["base", "eot", "losses", "seed", "random"] and out.count(f"{record['worst']}, the worst") == 2
-    others = {f"adversarial-{n}.png" for n in names[:4] if n != record["worst"]}
+    assert (
+        names == ["base", "eot", "mean", "losses", "seed", "random"] and out.count(f"{record['worst']}, the worst") == 2
+    )
+    others = {f"adversarial-{n}.png" for n in names[:5] if n != record["worst"]}
     assert others | {"adversarial.png"} <= set(os.listdir("out"))
     assert {o["model"] for o in record["outputs"]} == {"tiny", "tiny, median of 2, sigma 0.03", "bicubic"}
     assert go("attack", bird, "--on", "smoothed", "--smooth", "mean", "--sigma", "0", "-o", "o")[0] == 2

@@ -40,7 +40,7 @@ def test_low_resolution_is_pillows_bicubic_in_eight_bits(folder):
     pair = Pictures(folder, 4).load(1)
     hr = Image.open(folder / "p1.png")
     want = np.asarray(hr.resize((24, 20), Image.Resampling.BICUBIC))
-    assert pair.name == "p1" and pair.hr.shape == (1, 3, 80, 96)
+    assert pair.name == "p1.png" and pair.hr.shape == (1, 3, 80, 96)
     np.testing.assert_array_equal((pair.lr[0].permute(1, 2, 0) * 255).round().numpy(), want)
 
 
@@ -55,8 +55,8 @@ def test_crops_are_central_and_agree(folder):
 def test_sizes_that_do_not_divide_are_cropped_and_small_pictures_refused(tmp_path, photo):
     Image.fromarray(photo(83, 97)).save(tmp_path / "odd.png")
     assert Pictures(tmp_path, 4).load(0).lr.shape == (1, 3, 20, 24)
-    Image.fromarray(photo(40, 97)).save(tmp_path / "odd.png")
-    with pytest.raises(RobustSRError, match="odd.png has 96x40 pixels: at least 64 a side"):
+    Image.fromarray(photo(30, 97)).save(tmp_path / "odd.png")
+    with pytest.raises(RobustSRError, match="odd.png has 96x28 pixels that can be used: 32 a side"):
         Pictures(tmp_path, 4).load(0)
 
 
@@ -72,6 +72,10 @@ def test_paired_folders_are_matched_by_name(tmp_path, photo):
     (tmp_path / "LR" / "1x4.png").unlink()
     with pytest.raises(RobustSRError, match="has no picture for 1.png"):
         _ = Pictures(tmp_path, 4).files
+    for side in (30, 10):
+        Image.fromarray(photo(side, side)).save(tmp_path / "LR" / "1.png")
+        with pytest.raises(RobustSRError, match="not 4 times as large"):
+            Pictures(tmp_path, 4).load(1)
     Image.fromarray(photo(30, 30)).save(tmp_path / "LR" / "1.png")
     with pytest.raises(RobustSRError, match="not 4 times as large"):
         Pictures(tmp_path, 4).load(1)
@@ -106,14 +110,14 @@ def test_a_record_says_what_was_measured(study, tiny, tmp_path):
     network, pair = load(tiny, device="cpu", precision="fp32"), study.pictures.load(2)
     with torch.no_grad():
         sr = (network(pair.lr).clamp(0, 1) * 255).round() / 255
-    record = found.chosen("tiny", None, "clean")[pair.digest]
+    record = found.worst("tiny", None, "clean")[pair.name, pair.digest]
     for name in ("psnr", "ssim", "mse"):
         assert record[name] == pytest.approx(float(getattr(metrics, name)(sr, pair.hr, crop=4)), abs=1e-6)
     assert record["psnr_y"] == pytest.approx(float(metrics.psnr(sr, pair.hr, crop=4, y=True)), abs=1e-6)
     assert record["lpips"] is None and record["l2"] == 0
-    smoothed = found.chosen("tiny", MEDIAN, "clean")[pair.digest]
+    smoothed = found.worst("tiny", MEDIAN, "clean")[pair.name, pair.digest]
     with torch.no_grad():
-        sr = evaluate.defended(network, MEDIAN, (20, 24))(pair.lr)
+        sr = evaluate.defended(network, MEDIAN, pair.lr)(pair.lr)
     assert smoothed["psnr"] == pytest.approx(
         float(metrics.psnr((sr.clamp(0, 1) * 255).round() / 255, pair.hr, crop=4)), abs=1e-6
     )
@@ -146,8 +150,11 @@ def test_other_settings_are_other_records(study, tmp_path):
         replace(base, pictures=replace(base.pictures, crop=18)),
         replace(base, perturbations=("pgd:steps=1,eps=4/255",)),
         replace(base, source="bicubic"),
+        replace(base, precision="bf16"),
+        replace(base, defences=(MEDIAN,)),
+        replace(base, defences=(replace(MEDIAN, draws="antithetic"),)),
     ):
-        found = {r["key"] for r in measure(other, tmp_path / "out").records}
+        found = {r["key"] for r in measure(other, tmp_path / "out").records if r["model"] == "tiny"}
         assert not found & keys
         keys |= found
 
@@ -156,34 +163,88 @@ def test_base_attacks_are_the_same_for_every_defence_and_adaptive_ones_are_not(s
     study = replace(
         study,
         pictures=replace(study.pictures, limit=1),
-        perturbations=("pgd:steps=2,draws=2",),
+        perturbations=("pgd:steps=2,draws=3",),
         defences=(None, MEDIAN),
         on="worst",
         gallery=1,
     )
     found = measure(study, tmp_path / "out")
     by_variant = {r["variant"]: r for r in found.records if r["defence"] and r["model"] == "tiny"}
-    assert set(by_variant) == {"base", "eot", "losses", "seed"}
-    plain = found.chosen("tiny", None, study.perturbations[0])
+    assert set(by_variant) == {"base", "eot", "mean", "losses", "seed"}
+    plain = found.worst("tiny", None, study.perturbations[0])
     (record,) = plain.values()
     inputs = {v: found.kept(r)[0].read_bytes() for v, r in by_variant.items()}
     assert inputs["base"] == found.kept(record)[0].read_bytes()
-    assert len(set(inputs.values())) == 4
+    assert len(set(inputs.values())) == 5
     worst = found.mean("psnr", "tiny", MEDIAN, study.perturbations[0])
     assert worst == min(r["psnr"] for r in by_variant.values())
     assert found.mean("psnr", "tiny", MEDIAN, study.perturbations[0], "seed") == by_variant["seed"]["psnr"]
+    assert found.mean("mse", "tiny", MEDIAN, study.perturbations[0]) == max(r["mse"] for r in by_variant.values())
+    noise = found.mean("linf", "tiny", None, study.perturbations[0], "random")
+    assert noise == pytest.approx(found.mean("linf", "tiny", None, study.perturbations[0]), abs=1e-6)
 
 
 def test_what_is_kept_is_what_was_measured(study, tmp_path):
     study = replace(study, perturbations=("pgd:steps=2",), gallery=1)
     found = measure(study, tmp_path / "out")
     pair = study.pictures.load(0)
-    (record,) = [r for r in found.records if r["model"] == "tiny" and r["picture"] == "p0"]
+    (record,) = [r for r in found.records if (r["model"], r["picture"], r["variant"]) == ("tiny", "p0.png", "base")]
     lr, sr = (torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1)[None] / 255 for p in found.kept(record))
     assert float((lr - pair.lr).abs().max()) == pytest.approx(record["linf"], abs=1e-6)
     assert float(metrics.psnr(sr, pair.hr, crop=4)) == pytest.approx(record["psnr"], abs=1e-4)
-    other = next(r for r in found.records if r["picture"] == "p1")
+    other = next(r for r in found.records if r["picture"] == "p1.png")
     assert found.kept(other) is None
+
+
+def test_records_do_not_depend_on_the_place_in_the_folder(study, folder, photo, tmp_path):
+    study = replace(study, perturbations=("noise:sigma=0.1",))
+    before = {r["picture"]: r["psnr"] for r in measure(study, tmp_path / "a").records}
+    Image.fromarray(photo(80, 96, seed=9)).save(folder / "a.png")
+    after = {
+        r["picture"]: r["psnr"] for r in measure(replace(study, pictures=Pictures(folder, 4)), tmp_path / "b").records
+    }
+    assert {k: after[k] for k in before} == before and len(after) == 4
+
+
+def test_equal_pictures_count_as_often_as_they_are_there(study, folder, tmp_path):
+    (folder / "copy.png").write_bytes((folder / "p0.png").read_bytes())
+    found = measure(replace(study, pictures=Pictures(folder, 4)), tmp_path / "out")
+    values = [r["psnr"] for r in found.records if r["model"] == "tiny"]
+    assert len(values) == 4 and found.mean("psnr", "tiny", None, "clean") == pytest.approx(np.mean(values))
+
+
+def test_gray_pictures_are_smoothed_as_they_ship(study, folder, tmp_path, photo):
+    import robustsr
+
+    gray = Image.fromarray(photo(80, 96)).convert("L")
+    for path in folder.iterdir():
+        path.unlink()
+    gray.save(folder / "gray.png")
+    found = measure(replace(study, pictures=Pictures(folder, 4), defences=(MEDIAN,), gallery=1), tmp_path / "out")
+    (record,) = [r for r in found.records if r["model"] == "tiny"]
+    lr, sr = (Image.open(p) for p in found.kept(record))
+    how = {"smooth": "median", "sigma": 0.05, "samples": 3, "draws": "independent", "precision": "fp32"}
+    shipped = robustsr.upscale(lr, "tiny", device="cpu", **how)
+    assert np.array_equal(np.asarray(sr), np.asarray(shipped)) and np.ptp(np.asarray(sr), axis=2).max() == 0
+
+
+def test_the_thesis_inputs_are_made_from_the_truth_even_where_pairs_are(tmp_path, photo):
+    for part, side in (("HR", 80), ("LR", 20)):
+        (tmp_path / part).mkdir()
+        Image.fromarray(photo(side, side)).save(tmp_path / part / "1.png")
+    pair = Pictures(tmp_path, 1, crop=20, resized=2).load(0)
+    assert metrics.psnr(pair.lr, pair.hr) > 20
+    with pytest.raises(RobustSRError, match="leave out --lr"):
+        _ = Pictures(tmp_path, 1, tmp_path / "LR", resized=2).files
+    with pytest.raises(RobustSRError, match="can be used: 160 a side are needed"):
+        Pictures(tmp_path, 1, crop=80, resized=2).load(0)
+
+
+def test_damaged_records_are_measured_again(study, tmp_path):
+    out = tmp_path / "out"
+    want = [r["psnr"] for r in measure(study, out).records]
+    (out / "records.jsonl").write_bytes(b"12\n\xff\n" + (out / "records.jsonl").read_bytes()[:-20])
+    assert [r["psnr"] for r in measure(study, out).records] == want
 
 
 def test_transfer_crafts_on_another_model(study, tmp_path):
@@ -224,6 +285,9 @@ def test_resized_pictures_need_no_network_of_scale_one(study, tmp_path):
         ({"models": ("bicubic-x2",)}, "bicubic-x2 is x2, the pictures are measured at x4"),
         ({"lpips": "alex"}, "models pull alexnet"),
         ({"models": ("gone",)}, "no model 'gone'"),
+        ({"perturbations": ("fgsm",), "source": "bicubic-x2"}, "bicubic-x2 is x2"),
+        ({"perturbations": ("fgsm",), "on": "smoothed"}, "attacks a smoothed model"),
+        ({"perturbations": ("fgsm:loss=paper",)}, "models pull vgg19"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_measured(study, tmp_path, change, message):

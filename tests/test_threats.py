@@ -69,6 +69,8 @@ def test_specs_have_one_canonical_form(spec, canonical):
         ("random:steps=3", "random has no use for steps"),
         ("pgd:eps=-1", "eps must be at least 0"),
         ("pgd:norm=l1", "linf or l2"),
+        ("cw:squared=yes", "squared must be true or false, got 'yes'"),
+        ("pgd:eps=1/255,eps=4/255", "has eps twice"),
     ],
 )
 def test_wrong_threats_are_explained(spec, message):
@@ -116,9 +118,10 @@ def test_every_variant_attacks_a_smoothed_network(network, reduce, variant):
 
 def test_which_variants_a_word_stands_for():
     smoothing = Smoothing("median", 0.1, 3)
-    assert variants_for("worst", smoothing) == ["base", "eot", "losses", "seed"]
+    assert variants_for("worst", smoothing) == ["base", "eot", "mean", "losses", "seed"]
+    assert variants_for("worst", Smoothing("mean", 0.1, 3)) == ["base", "eot", "losses", "seed"]
     assert variants_for("worst", None) == ["base"] == variants_for("base", smoothing)
-    assert variants_for("smoothed", smoothing) == ["eot", "losses", "seed"]
+    assert variants_for("smoothed", smoothing) == ["eot", "mean", "losses", "seed"]
     assert variants_for("eot,base", smoothing) == ["base", "eot"]
     with pytest.raises(RobustSRError, match="attacks a smoothed model: add --smooth"):
         variants_for("smoothed", None)
@@ -174,3 +177,9 @@ def test_onnx_models_are_refused(network):
 def test_options_replace_only_what_is_given():
     threat = threats.with_options(parse("pgd:eps=4/255"), steps=7, eps=None)
     assert threat == Threat("pgd", eps=4 / 255, steps=7)
+
+
+def test_a_budget_below_one_level_of_the_file_is_refused(network):
+    with pytest.raises(RobustSRError, match="less than one level of an 8-bit file"):
+        craft(parse("pgd:eps=0.5px"), network, picture())
+    assert craft(parse("pgd:eps=0.5px,steps=1"), network, picture(), bits=16).adv.shape == (1, 3, 12, 14)
