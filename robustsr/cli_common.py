@@ -119,7 +119,7 @@ def status() -> Iterator[Callable[[str], None]]:
 
 def show(table: Table) -> None:
     """Prints a table, in parts where it is wider than the console."""
-    from .report import fit, to_rich
+    from .render import fit, to_rich
 
     for part in fit(table, console.out.width):
         console.out.print(to_rich(part))

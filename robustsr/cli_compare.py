@@ -81,7 +81,8 @@ def compare(
     from . import scene as scenes
     from .files import atomic
     from .plan import smoothing_for
-    from .report import Gallery, Report, to_html
+    from .render import to_html
+    from .report import Gallery, Report
     from .ruler import Ruler
     from .sheet import contact_sheet
     from .threats import number

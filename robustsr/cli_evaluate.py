@@ -12,9 +12,10 @@ from .cli_common import command_line, show
 from .types import RobustSRError
 
 if TYPE_CHECKING:
-    from .evaluate import Results, Study
+    from .evaluate import Study
     from .protocols import Choice
     from .report import Section
+    from .results import Results
 
 Option = typer.Option
 PICTURES, ATTACKS, DEFENCE = "Pictures", "Perturbations", "Defences"
@@ -86,7 +87,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure models under noise, corruptions and attacks; tables, plots and an HTML report."""
-    from . import protocols
+    from . import layouts, protocols
     from .evaluate import Study
     from .plan import Smoothing
 
@@ -101,7 +102,7 @@ def evaluate(
         if craft_on:
             studies = {n: _with(s, source=craft_on) for n, s in studies.items()}
         results = _measure(studies, out)
-        _report(chosen.title, chosen.about, chosen.layout(choice, studies, results), studies, out, context)
+        _report(chosen.title, chosen.about, chosen.layout(studies, results), studies, results, out, context)
         return
     defences: tuple[Smoothing | None, ...] = (None,)
     if smooth != "off":
@@ -126,8 +127,8 @@ def evaluate(
         for n, p in choice.sets.items()
     }
     results = _measure(studies, out)
-    sections = [s for n in studies for s in protocols.generic(choice, studies[n], results[n], n)]
-    _report("Evaluation", "Models under perturbations.", sections, studies, out, context)
+    sections = [s for n in studies for s in layouts.generic(studies[n], results[n], n)]
+    _report("Evaluation", "Models under perturbations.", sections, studies, results, out, context)
 
 
 def tune(
@@ -159,7 +160,7 @@ def tune(
     precision: Precision = "auto",
 ) -> None:
     """Find the best sigma per model and perturbation, and calibrate `--sigma auto` with it."""
-    from . import catalogue, protocols
+    from . import catalogue, layouts, protocols
     from .models import load
 
     if thesis not in (None, 2, 4):
@@ -180,14 +181,16 @@ def tune(
     ]
     studies = protocols.tuning(choice, tuple(specs), thesis)
     results = _measure(studies, out)
-    sections: list[Section] = protocols.tuned(choice, studies, results, chosen, thesis)
+    sections: list[Section] = layouts.tuned(studies, results, chosen, thesis)
     kept: list[Path] = []
     if not thesis:
         for m in choice.models:
-            calibration, table = protocols.calibrated(studies, results, m, chosen)
+            calibration, table = layouts.calibrated(studies, results, m, chosen)
             sections.insert(len(kept), table)
             kept.append(catalogue.save_calibration(load(m, device="cpu", precision="fp32").digest, calibration))
-    _report("Tuning sigma", "The best standard deviation of the smoothing noise.", sections, studies, out, context)
+    _report(
+        "Tuning sigma", "The best standard deviation of the smoothing noise.", sections, studies, results, out, context
+    )
     for path in kept:
         console.say(f"--sigma auto uses {path}")
 
@@ -236,8 +239,8 @@ def _choice(
     precision: str,
 ) -> Choice:
     from . import backbones, catalogue, losses
-    from .evaluate import Pictures
     from .models import load
+    from .pairs import Pictures
     from .protocols import Choice
 
     if lr is not None and len(sets) > 1:
@@ -281,8 +284,9 @@ def _scale_of(name: str) -> int:
 
 
 def _measure(studies: dict[str, Study], out: Path) -> dict[str, Results]:
-    from .evaluate import Results, run
+    from .evaluate import run
     from .manifest import locked
+    from .results import Results
 
     results = {}
     try:
@@ -303,17 +307,24 @@ def _measure(studies: dict[str, Study], out: Path) -> dict[str, Results]:
 
 
 def _report(
-    title: str, lead: str, sections: list[Section], studies: dict[str, Study], out: Path, context: typer.Context
+    title: str,
+    lead: str,
+    sections: list[Section],
+    studies: dict[str, Study],
+    results: dict[str, Results],
+    out: Path,
+    context: typer.Context,
 ) -> None:
-    from . import report
+    from . import render, report
 
     protocol: dict[str, object] = {}
     for name, study in studies.items():
-        protocol |= {f"{name}: {k}" if len(studies) > 1 else k: v for k, v in study.protocol().items()}
-    whole = report.Report(title, lead, sections, protocol, command_line(context))
+        mark = f"{name}: " if len(studies) > 1 else ""
+        protocol |= {mark + k: v for k, v in study.protocol(results[name].records).items()}
+    whole = report.Report(title, lead[:1].upper() + lead[1:], sections, protocol, command_line(context))
     for section in sections:
         if isinstance(section, report.Table):
             show(section)
-    paths = report.save(whole, out)
+    paths = render.save(whole, out)
     html = next(p for p in paths if p.suffix == ".html")
     console.say(f"report: {html}")

@@ -11,11 +11,9 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,120 +22,16 @@ from . import corruptions, losses, metrics, threats
 from .attacks import Norm, norms, random_noise
 from .calibration import estimate_noise
 from .files import atomic
-from .images import FORMATS, read
 from .models import Loaded, load
+from .pairs import Pair, Pictures
 from .plan import Smoothing, compose, make_plan
 from .resample import OnResized
 from .smoothing import Smoothed
 from .threats import Threat, Variant
 from .types import RobustSRError, Upscaler
 
-SMALLEST = 24  # HR pixels a side besides two borders: SSIM and LPIPS need some
 VERSION = 2  # of what a record holds and means
 Record = dict[str, Any]
-
-
-# --- pictures ---
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A low-resolution picture ``lr (1, 3, h, w)`` and its ground truth ``hr (1, 3, s*h, s*w)``, in [0, 1]."""
-
-    name: str
-    lr: Tensor
-    hr: Tensor
-
-    @cached_property
-    def digest(self) -> str:
-        """Of both pictures' values: the same pixels, the same digest, whatever file they came from."""
-        mark = hashlib.sha256()
-        for t in (self.lr, self.hr):
-            mark.update(repr(tuple(t.shape)).encode() + (t * 65535).round().to(torch.int32).numpy().tobytes())
-        return mark.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A folder of ground truths, with or without the low-resolution pictures that belong to them.
-
-    Without ``lr`` (and without subfolders HR and LR), low resolution is made by Pillow's antialiased bicubic, rounded
-    to 8 bits. ``crop``: side of the central square that is used, in LR pixels; ``limit``: so many, in order of their
-    names. ``resized``: the thesis' inputs instead: bilinear shrinking by that factor and back to full size, scale 1.
-    """
-
-    hr: Path
-    scale: int
-    lr: Path | None = None
-    crop: int | None = None
-    limit: int | None = None
-    resized: int | None = None
-
-    @cached_property
-    def files(self) -> list[tuple[Path, Path | None]]:
-        """The pairs of files. RobustSRError: none, or one without its counterpart."""
-        hr, lr = self.hr, self.lr
-        if self.resized and lr is not None:
-            raise RobustSRError("the thesis' inputs are made from the ground truth: leave out --lr")
-        if lr is None and (hr / "HR").is_dir() and (hr / "LR").is_dir():
-            hr, lr = hr / "HR", None if self.resized else hr / "LR"
-        truths = _pictures(hr)[: self.limit]
-        if lr is None:
-            return [(path, None) for path in truths]
-        by_stem = {path.stem: path for path in _pictures(lr)}
-        found = [(p, by_stem.get(p.stem) or by_stem.get(f"{p.stem}x{self.scale}")) for p in truths]
-        if missing := [p.name for p, other in found if other is None]:
-            raise RobustSRError(f"{lr} has no picture for {', '.join(missing[:3])} of {hr}: names must agree")
-        return list(found)
-
-    def load(self, index: int) -> Pair:
-        """The pair number ``index``, cropped. RobustSRError: unreadable, or of sizes that do not fit."""
-        hr_file, lr_file = self.files[index]
-        hr = _read(hr_file)
-        step = self.resized or self.scale
-        if lr_file is None:
-            hr = hr.crop((0, 0, hr.width // step * step, hr.height // step * step))
-            small = (hr.width // step, hr.height // step)
-            kernel = Image.Resampling.BILINEAR if self.resized else Image.Resampling.BICUBIC
-            lr = hr.resize(small, kernel)
-        else:
-            lr = _read(lr_file)
-            if (lr.width * step, lr.height * step) != hr.size:
-                extra = (hr.width - lr.width * step, hr.height - lr.height * step)
-                if min(extra) < 0 or max(extra) >= step:
-                    raise RobustSRError(f"{lr_file} is {lr.size}, {hr_file} is {hr.size}: not {step} times as large")
-                hr = hr.crop((0, 0, lr.width * step, lr.height * step))
-        if self.crop:
-            w, h = min(self.crop, lr.width), min(self.crop, lr.height)
-            left, top = (lr.width - w) // 2, (lr.height - h) // 2
-            lr = lr.crop((left, top, left + w, top + h))
-            hr = hr.crop(tuple(step * v for v in (left, top, left + w, top + h)))  # type: ignore[arg-type]
-        if min(hr.size) < SMALLEST + 2 * step or (self.resized and self.crop and min(lr.size) < self.crop):
-            least = step * self.crop if self.resized and self.crop else SMALLEST + 2 * step
-            raise RobustSRError(
-                f"{hr_file} has {hr.width}x{hr.height} pixels that can be used: {least} a side are needed"
-            )
-        if self.resized:
-            lr = lr.resize(hr.size, Image.Resampling.BILINEAR)
-        return Pair(hr_file.name, _tensor(lr), _tensor(hr))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise RobustSRError(f"no folder {folder}")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower().lstrip(".") in FORMATS)
-    if not found:
-        raise RobustSRError(f"no pictures in {folder}")
-    return found
-
-
-def _read(path: Path) -> Image.Image:
-    pixels = read(path, max_pixels=400_000_000).rgb
-    return Image.fromarray(np.floor(pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8))
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
 # --- what is measured ---
@@ -171,7 +65,7 @@ class Study:
         """How the numbers were measured, for the reader of a table."""
         p = self.pictures
         lr = "paired" if p.files[0][1] else "bilinear down and up again" if p.resized else "antialiased bicubic, 8 bits"
-        specs = [_parse(spec) for spec in self.perturbations]
+        specs = [parse(spec) for spec in self.perturbations]
         attacks = [t for t in specs if isinstance(t, Threat) and t.method != "random"]
         resolved = {losses.resolved(t.loss) for t in attacks}
         precision = sorted({f"{r['model']} {r['precision']}" for r in records})
@@ -206,7 +100,7 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
 
     RobustSRError: a model, picture or perturbation that cannot be used, before anything is measured where possible.
     """
-    parsed = [_parse(spec) for spec in study.perturbations]
+    parsed = [parse(spec) for spec in study.perturbations]
     if any(isinstance(p, Threat) and p.method != "random" for p in parsed):
         threats.variants_for(study.on, next((d for d in study.defences if d), None))
     for threat in parsed:
@@ -260,7 +154,8 @@ def _append(folder: Path, record: Record) -> None:
         raise RobustSRError(f"cannot write {folder / 'records.jsonl'}: {error.strerror}") from error
 
 
-def _parse(spec: str) -> Threat | corruptions.Corruption | None:
+def parse(spec: str) -> Threat | corruptions.Corruption | None:
+    """A perturbation by its spec: an attack, a corruption, or None for "clean"."""
     if spec == "clean":
         return None
     return threats.parse(spec) if threats.is_threat(spec) else corruptions.parse(spec)
@@ -272,7 +167,7 @@ def _defences(study: Study, name: str) -> list[Smoothing | None]:
 
 def _cost(study: Study, name: str, spec: str) -> float:
     """Network passes over one picture, roughly."""
-    threat = _parse(spec)
+    threat = parse(spec)
     passes = float(sum(d.samples if d else 1 for d in _defences(study, name)))
     if isinstance(threat, Threat) and threat.method != "random":
         each = 3 * threat.iterations * threat.restarts * (6 if threat.loss.startswith("pa") else 1)
@@ -294,7 +189,7 @@ def _measured(
     distance: losses.Loss | None,
 ) -> Iterator[Record]:
     """The records of one picture, model and perturbation: known ones, and new ones."""
-    perturbation = _parse(spec)
+    perturbation = parse(spec)
     inputs: dict[object, Tensor] = {}  # perturbed once for all defences
     for smoothing in _defences(study, network.name):
         variants: list[Variant | Literal["random"]] = ["base"]
@@ -425,65 +320,3 @@ def save_png(picture: Tensor, path: Path) -> None:
     pixels = (picture[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     with atomic(path, make_folder=True) as part:
         Image.fromarray(pixels).save(part, "PNG")
-
-
-# --- what comes out ---
-
-HIGH = ("psnr", "ssim", "psnr_y", "ssim_y")  # metrics of which more is better
-Metric = Literal["psnr", "ssim", "mse", "psnr_y", "ssim_y", "lpips", "linf", "l2", "l2_rel"]
-
-
-@dataclass(frozen=True)
-class Results:
-    """Records of one study, and the folder that holds its pictures, to ask for means and examples."""
-
-    records: list[Record]
-    folder: Path
-
-    def found(
-        self, model: str, defence: Smoothing | None, perturbation: str, variant: str = "worst"
-    ) -> dict[tuple[str, str], list[Record]]:
-        """The records per picture; "worst": of all attacks, which a mean takes the worst of."""
-        made: dict[tuple[str, str], list[Record]] = {}
-        spec = getattr(_parse(perturbation), "spec", "clean")
-        wanted = asdict(defence) if defence else None
-        for record in self.records:
-            same = (record["model"], record["defence"], record["perturbation"]) == (model, wanted, spec)
-            if same and (record["variant"] == variant or (variant == "worst" and record["variant"] != "random")):
-                made.setdefault((record["picture"], record["pixels"]), []).append(record)
-        return made
-
-    def worst(self, model: str, defence: Smoothing | None, perturbation: str) -> dict[tuple[str, str], Record]:
-        """Per picture the record of the attack that left the least PSNR."""
-        groups = self.found(model, defence, perturbation)
-        return {key: min(group, key=lambda r: float(r["psnr"])) for key, group in groups.items()}
-
-    def mean(
-        self, metric: Metric, model: str, defence: Smoothing | None, perturbation: str, variant: str = "worst"
-    ) -> float | None:
-        """The mean over pictures; None where nothing was, or could be, measured.
-
-        "worst": of several attacks, per picture and metric, the one that makes that metric worst.
-        """
-        groups = list(self.found(model, defence, perturbation, variant).values())
-        if not groups or any(record[metric] is None for group in groups for record in group):
-            return None
-        worst = min if metric in HIGH else max
-        return sum(worst(float(record[metric]) for record in group) for group in groups) / len(groups)
-
-    def best(
-        self, metric: Metric, model: str, defences: tuple[Smoothing | None, ...], perturbation: str, *, high: bool
-    ) -> Smoothing | None:
-        """Which defence has the best mean: the choice of an oracle that knows perturbation and ground truth."""
-        found = [(self.mean(metric, model, d, perturbation), i) for i, d in enumerate(defences)]
-        rated = [(value if high else -value, -i) for value, i in found if value is not None]
-        return defences[-max(rated)[1]] if rated else None
-
-    def kept(self, record: Record) -> tuple[Path, Path] | None:
-        """The files of the input and the output of a record, where they were kept."""
-        path = self.folder / "pictures" / f"{record['key']}.png"
-        return (path.with_suffix(".lr.png"), path) if path.exists() else None
-
-    def truth(self, record: Record) -> Path:
-        """The file of a kept record's ground truth."""
-        return self.folder / "pictures" / f"{record['pixels']}.hr.png"

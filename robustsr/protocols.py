@@ -1,40 +1,22 @@
-"""The tables and figures of the two works: which study each needs, and its layout beside the published figures."""
+"""The studies behind the tables and figures of the two works: which pictures, attacks and defences each needs."""
 
 from __future__ import annotations
 
-import math
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import PurePath
 from typing import Any
 
-from PIL import Image
-
-from .calibration import Calibration, Point, fit, sigma_for
-from .catalogue import ENDINGS
-from .evaluate import Metric, Pictures, Record, Results, Study
+from . import layouts
+from .evaluate import Study
+from .pairs import Pictures
 from .plan import Smoothing
-from .report import Column, Gallery, Panel, Plot, Row, Section, Table
-from .threats import is_threat
+from .report import Section
+from .results import Results
 from .types import RobustSRError
 
-UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
 PAPER_GRID = (0.01, 0.03, 0.05, 0.06, 0.07)
 THESIS_GRID = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1, 1.1, 1.2)
 GRID = tuple(round(i * 0.0125, 4) for i in range(17))  # 0 to .2, as many
-TUNED_EPS = (0, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2)
-METRICS: dict[Metric, Column] = {
-    "psnr": Column("PSNR", "", "high", 2),
-    "ssim": Column("SSIM", "", "high", 3),
-    "mse": Column("MSE", "", "low", 4),
-    "psnr_y": Column("PSNR-Y", "", "high", 2),
-    "ssim_y": Column("SSIM-Y", "", "high", 3),
-    "lpips": Column("LPIPS", "", "low", 3),
-}
-PAPER: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
-THESIS: tuple[Metric, ...] = ("mse", "psnr", "ssim")
 
 
 @dataclass(frozen=True)
@@ -62,22 +44,7 @@ class Protocol:
     title: str
     about: str
     studies: Callable[[Choice], dict[str, Study]]
-    layout: Callable[[Choice, dict[str, Study], dict[str, Results]], list[Section]]
-
-
-def published(key: str) -> dict[str, Any]:
-    """The figures of a published table by the names of its rows, with its ``source`` and perhaps a ``note``."""
-    text = resources.files("robustsr_assets").joinpath("published.toml").read_text("utf-8")
-    table: dict[str, Any] = tomllib.loads(text)[key]
-    return table
-
-
-def model_label(name: str) -> str:
-    """What a model is called in a table: its name, or that of its file."""
-    return PurePath(name).stem if PurePath(name).suffix in ENDINGS else name
-
-
-# --- studies ---
+    layout: Callable[[dict[str, Study], dict[str, Results]], list[Section]]
 
 
 def _smoothings(choice: Choice, reduce: str, samples: int, grid: Sequence[float]) -> tuple[Smoothing | None, ...]:
@@ -111,9 +78,9 @@ def _thesis(
     """The thesis' setting: 160 px, shrunk by ``factor`` and enlarged again, L2 budgets ``eps``, in its units."""
 
     def studies(choice: Choice) -> dict[str, Study]:
-        scaled = tuple(round(s * UNIT, 6) for s in grid)
+        scaled = tuple(round(s * layouts.UNIT, 6) for s in grid)
         defences = _smoothings(choice, "mean", samples, scaled)
-        specs = tuple(thesis_attack(e) for e in eps)
+        specs = tuple(layouts.thesis_attack(e) for e in eps)
         common = {"perturbations": specs, "defences": defences, "quantised": False, "border": 0, "on": on or choice.on}
         sets = {
             n: replace(p, scale=1, resized=factor, crop=(p.crop or 160 // factor), lr=None)
@@ -124,346 +91,17 @@ def _thesis(
     return studies
 
 
-def thesis_attack(eps_rel: float) -> str:
-    """The thesis' evaluation attack: 10 steps of eps/4 on the MSE; ``eps_rel`` in its normalised units."""
-    return f"pgd-l2:eps_rel={eps_rel * UNIT:.6g},loss=mse" if eps_rel else "clean"
-
-
-# --- layouts ---
-
-
-def _oracle(choice: Choice, study: Study) -> tuple[Metric, bool]:
-    """By which metric sigma is chosen: LPIPS as the paper does, where it can be measured; else SSIM, as the thesis."""
-    return ("lpips", False) if study.lpips and not study.pictures.resized else ("ssim", True)
-
-
-def _rows(
-    study: Study, results: Results, perturbations: Sequence[str], wanted: Sequence[Metric], choice: Choice
-) -> tuple[list[Row], list[str]]:
-    """Bicubic, then each model plain, with the fixed sigma and with the oracle's; and notes on the oracle's choices."""
-    notes: list[str] = []
-    metric, high = _oracle(choice, study)
-    named = labels(study)
-    attacks = [p if is_threat(p) and not p.startswith("random") else None for p in perturbations]
-
-    def line(model: str, defences: Sequence[Smoothing | None]) -> list[float | None]:
-        pairs = zip(perturbations, defences, strict=True)
-        return [results.mean(m, model, d, p) for p, d in pairs for m in wanted]
-
-    rows = []
-    for model in study.models:
-        label = model_label(model)
-        section = "No network" if model.startswith("bicubic") else label
-        rows.append(Row.of(label, line(model, [None] * len(perturbations)), section=section))
-        if any(attacks):
-            noise = [results.mean(m, model, None, p, "random") if p else None for p in attacks for m in wanted]
-            rows.append(Row.of("random noise of equal norm", noise, section=section, ranked=False))
-        if model.startswith("bicubic"):
-            continue
-        smooth = [d for d in study.defences if d]
-        if not smooth:
-            continue
-        fixed = smooth[0]
-        how = f"{fixed.reduce} of {fixed.samples}"
-        rows.append(Row.of(f"{how}, sigma {fixed.sigma:g}", line(model, [fixed] * len(perturbations)), section=label))
-        if len(smooth) > 1:
-            best = [results.best(metric, model, study.defences, p, high=high) for p in perturbations]
-            rows.append(Row.of(f"{how}, oracle sigma", line(model, best), section=label, ranked=False))
-            chosen = ", ".join(f"{named[p]} {d.sigma if d else 0:g}" for p, d in zip(perturbations, best, strict=True))
-            notes.append(
-                f"{label}, oracle sigma by {metric.upper()}: {chosen} (0: not smoothed); chosen on these pictures with "
-                "their ground truth, as the papers do"
-            )
-    return rows, notes
-
-
-def labels(study: Study) -> dict[str, str]:
-    """What each perturbation is called: its name where that is enough, else all of it; the thesis' by their eps_rel."""
-    names = [spec.partition(":")[0] for spec in study.perturbations]
-    made = {
-        spec: spec if names.count(name) > 1 else name for spec, name in zip(study.perturbations, names, strict=True)
-    }
-    for spec in study.perturbations if study.pictures.resized else ():
-        for part in spec.partition(":")[2].split(","):
-            if part.startswith("eps_rel="):
-                made[spec] = f"eps_rel {float(part[8:]) / UNIT:.3g}"
-    return made
-
-
-def _table(title: str, key: str, groups: Sequence[str], wanted: Sequence[Metric]) -> Any:  # noqa: ANN401
-    def layout(choice: Choice, studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
-        sections: list[Section] = []
-        theirs = dict(published(key)) if key else {}
-        source, note = theirs.pop("source", ""), theirs.pop("note", "")
-        for name, study in studies.items():
-            shown = [p for p in study.perturbations if p != "clean" or "Clean" in groups or not groups]
-            heads = groups or [labels(study)[p] for p in shown]
-            columns = [replace(METRICS[m], group=g) for g in heads for m in wanted]
-            rows, notes = _rows(study, results[name], shown, wanted, choice)
-            extra = [None] * (len(columns) - len(next(iter(theirs.values()), [])))
-            rows += [
-                Row.of(label, [*values, *extra], section=source, published=True) for label, values in theirs.items()
-            ]
-            notes = [*protocol_notes(study, results[name]), *notes, *([note] if note else [])]
-            sections.append(Table(f"{title}: {name}", columns, rows, notes, "model"))
-        sections += galleries(studies, results)
-        return sections
-
-    return layout
-
-
-def protocol_notes(study: Study, results: Results) -> list[str]:
-    """The protocol as lines under a table."""
-    lines = [f"{k}: {v}" for k, v in study.protocol(results.records).items()]
-    specs = "; ".join(study.perturbations)
-    units = (
-        [f"sigma and eps are in [0, 1] units; the thesis' normalised ones times {UNIT}"]
-        if study.pictures.resized
-        else []
-    )
-    return ["; ".join(lines), f"perturbations: {specs}", *units]
-
-
-def _paired(choice: Choice, studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
-    """Table 3: metrics over sets, and their average."""
-    theirs = dict(published("paper-table3"))
-    source, note = theirs.pop("source"), theirs.pop("note")
-    names = list(studies)
-    columns = [
-        replace(METRICS[m], name=name, group=METRICS[m].name)
-        for m in PAPER
-        for name in [*names, *(["mean"] * (len(names) > 1))]
-    ]
-    rows: dict[str, list[float | None]] = {}
-    sections: dict[str, str] = {}
-    notes: list[str] = []
-    for name, study in studies.items():
-        made, more = _rows(study, results[name], ("clean",), PAPER, choice)
-        notes += [f"{name}: {line}" for line in more]
-        for row in made:
-            label = f"{row.section}\0{row.label}"
-            sections[label] = row.section
-            rows.setdefault(label, []).extend([c.value for c in row.cells])  # type: ignore[misc]
-    lines = []
-    for label, values in rows.items():
-        cells: list[float | None] = []
-        for k in range(3):
-            per_set = values[k::3]
-            complete = [v for v in per_set if v is not None]
-            mean = sum(complete) / len(complete) if len(complete) == len(names) else None
-            cells += [*per_set, *([mean] * (len(names) > 1))]
-        lines.append(Row.of(label.split("\0")[1], cells, section=sections[label]))
-    if names == ["NTIRE", "AIM"]:
-        for label, v in theirs.items():
-            filled = [x for k in range(3) for x in (v[2 * k], v[2 * k + 1], (v[2 * k] + v[2 * k + 1]) / 2)]
-            lines.append(Row.of(label, filled, section=source, published=True))
-        notes.append(note)
-    else:
-        notes.append("the published figures are for sets named NTIRE and AIM, in this order")
-    first = next(iter(studies.values()))
-    table = Table(
-        "CertSR, Table 3: paired real-world pictures",
-        columns,
-        lines,
-        [*protocol_notes(first, results[next(iter(studies))]), *notes],
-        "model",
-    )
-    return [table, *galleries(studies, results)]
-
-
-def _norms(choice: Choice, studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
-    """Table A.1 and Figures A.1 and A.2: attacks on the network against attacks on the smoothed model."""
-    sections: list[Section] = []
-    theirs = dict(published("thesis-a1"))
-    source = theirs.pop("source")
-    for name, study in studies.items():
-        model_rows: list[Row] = []
-        smooth = [d for d in study.defences if d]
-        for model in study.models:
-            for eps in (0.01, 0.05):
-                spec = thesis_attack(eps)
-                side = 160 if study.pictures.crop is None else study.pictures.crop * (study.pictures.resized or 1)
-                found = [results[name].mean("l2", model, smooth[0], spec, v) for v in ("base", "eot")]
-                values = [eps * math.sqrt(3) * side, *(v / UNIT if v is not None else None for v in found)]
-                if not model.startswith("bicubic"):
-                    model_rows.append(Row.of(f"eps_rel {eps:g}", values, section=model_label(model)))
-        model_rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
-        columns = [Column("eps", digits=6), Column("|e_f|", digits=6), Column("|e_g|", digits=6)]
-        notes = [*protocol_notes(study, results[name]), "normalised units: [0, 1] norms divided by " + str(UNIT)]
-        sections.append(
-            Table(f"Thesis, Table A.1: size of the perturbations: {name}", columns, model_rows, notes, "attack")
-        )
-        for model in (m for m in study.models if not m.startswith("bicubic")):
-            for smoothing in smooth:
-                for metric in THESIS[1:]:
-                    series = [
-                        (label, TUNED_EPS, _curve(results[name], metric, model, smoothing, variant))
-                        for label, variant in ATTACKED
-                    ]
-                    title = f"Thesis, Figures A.1 and A.2: {model_label(model)}, sigma_g {smoothing.sigma / UNIT:.2g}"
-                    label = METRICS[metric].name
-                    sections.append(
-                        Plot(title, "eps_rel", f"adversarial {label}", series, [f"k = {smoothing.samples}"])
-                    )
-    return sections
-
-
-ATTACKED = (("on the network (vanilla)", "base"), ("on the smoothed model", "eot"), ("the worse of both", "worst"))
-
-
-def _curve(results: Results, metric: Any, model: str, smoothing: Smoothing, variant: str) -> list[float]:  # noqa: ANN401
-    found = []
-    for eps in TUNED_EPS:
-        value = results.mean(metric, model, smoothing, thesis_attack(eps), variant if eps else "base")
-        found.append(math.nan if value is None else value)
-    return found
-
-
-# --- galleries ---
-
-
-def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
-    """What went in and what came out, a row per perturbation: the layout of the papers' figures."""
-    made: list[Section] = []
-    for name, study in studies.items():
-        found = results[name]
-        defences = [None, *[d for d in study.defences if d][:1]]
-        columns = [(m, d) for m in study.models for d in defences if d is None or not m.startswith("bicubic")]
-        named = labels(study)
-        for key in list(dict.fromkeys((r["picture"], r["pixels"]) for r in found.records))[: study.gallery]:
-            rows = []
-            for spec in study.perturbations:
-                panels: list[Panel] = []
-                for model, smoothing in columns:
-                    record = found.worst(model, smoothing, spec).get(key)
-                    if record is None or (files := found.kept(record)) is None:
-                        continue
-                    if not panels:
-                        panels.append(Panel("ground truth", Image.open(found.truth(record))))
-                        made_for = (
-                            f"against {model_label(model)}" if is_threat(spec) and record["source"] is None else ""
-                        )
-                        panels.append(Panel("input", Image.open(files[0]), made_for))
-                    how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
-                    panels.append(Panel(model_label(model) + how, Image.open(files[1]), _caption(record)))
-                if panels:
-                    rows.append((named[spec], panels))
-            if rows:
-                made.append(Gallery(f"{name}: {key[0]}", rows, "inputs enlarged without interpolation"))
-    return made
-
-
-def _caption(record: Record) -> str:
-    lpips = f", LPIPS {record['lpips']:.3f}" if record["lpips"] is not None else ""
-    return f"{record['psnr']:.2f} dB{lpips}"
-
-
-# --- tuning ---
-
-
 def tuning(choice: Choice, perturbations: tuple[str, ...], factor: int | None = None) -> dict[str, Study]:
     """Every sigma of the grid against every perturbation: the search of A.2, A.3 and A.3 to A.8.
 
     ``factor``: the thesis' setting (mean of 50, its attacks and grid) at x2 or x4; else the median of 21.
     """
     if factor:
-        made: dict[str, Study] = _thesis(factor, TUNED_EPS)(choice)
+        made: dict[str, Study] = _thesis(factor, layouts.TUNED_EPS)(choice)
         return made
     defences = _smoothings(choice, "median", 21, GRID)
     return {n: _study(choice, p, perturbations=perturbations, defences=defences) for n, p in choice.sets.items()}
 
-
-def tuned(
-    choice: Choice, studies: dict[str, Study], results: dict[str, Results], metric: Metric, factor: int | None
-) -> list[Section]:
-    """The best sigma per model and perturbation, and each metric over sigma."""
-    unit = UNIT if factor else 1.0
-    sections: list[Section] = []
-    for name, study in studies.items():
-        models = [m for m in study.models if not m.startswith("bicubic")]
-        rows = []
-        for model in models:
-            best = [
-                results[name].best(metric, model, study.defences, p, high=METRICS[metric].better == "high")
-                for p in study.perturbations
-            ]
-            rows.append(Row.of(model_label(model), [d.sigma / unit if d else 0.0 for d in best]))
-        if factor:
-            theirs = dict(published("thesis-a2" if factor == 2 else "thesis-a3"))
-            source = theirs.pop("source")
-            rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
-        named = labels(study)
-        columns = [Column(named[p], "best sigma", None, 3) for p in study.perturbations]
-        units = f"normalised units (times {UNIT} for [0, 1])" if factor else "[0, 1] units"
-        notes = [
-            *protocol_notes(study, results[name]),
-            f"chosen by {METRICS[metric].name}; sigma in {units}; 0: not smoothed",
-        ]
-        sections.append(Table(f"Best sigma: {name}", columns, rows, notes, "model"))
-        ordered = sorted(study.defences, key=lambda d: d.sigma if d else 0)
-        for model in models:
-            for shown in dict.fromkeys((*THESIS[1:], metric)):
-                series = []
-                for p in study.perturbations:
-                    means = [results[name].mean(shown, model, d, p) for d in ordered]
-                    ys = [math.nan if v is None else v for v in means]
-                    series.append((named[p], [d.sigma / unit if d else 0.0 for d in ordered], ys))
-                head = METRICS[shown].name
-                sections.append(Plot(f"{model_label(model)}: {head} over sigma", "sigma", head, series, [units]))
-    return sections
-
-
-def calibrated(
-    studies: dict[str, Study], results: dict[str, Results], model: str, metric: Metric
-) -> tuple[Calibration, Table]:
-    """The calibration for ``--sigma auto`` of a model from all sets, and what it gains over the fixed sigma.
-
-    In the table each picture's sigma comes from a calibration that has not seen it, at the nearest measured sigma;
-    with a single picture there is no such calibration.
-    """
-    high = METRICS[metric].better == "high"
-    points: list[Point] = []
-    at: dict[tuple[str, str, float], Record] = {}
-    for name in studies:
-        for record in results[name].records:
-            if record["model"] == model and record["variant"] == "base" and record[metric] is not None:
-                sigma = record["defence"]["sigma"] if record["defence"] else 0.0
-                picture = f"{name} {record['picture']} {record['pixels']}"
-                at[record["perturbation"], picture, sigma] = record
-                points.append(Point(picture, record["noise"], sigma, record[metric] if high else -record[metric]))
-    sigmas = sorted({p.sigma for p in points})
-    pictures = {p.picture for p in points}
-    unseen = {name: fit([p for p in points if p.picture != name]) for name in pictures} if len(pictures) > 1 else {}
-    first = next(iter(studies.values()))
-    fixed = next(d.sigma for d in first.defences if d)
-    rows = []
-    for spec in dict.fromkeys(key[0] for key in at):
-        names = [n for s, n, sigma in at if s == spec and sigma == 0]
-        each = {s: [float(at[spec, n, s][metric]) for n in names] for s in sigmas}
-        means = {s: sum(values) / len(values) for s, values in each.items()}
-        chosen = None
-        if unseen:
-            wanted = [sigma_for(unseen[n], at[spec, n, 0.0]["noise"]) for n in names]
-            auto = [min(sigmas, key=lambda s, w=w: abs(s - w)) for w in wanted]  # type: ignore[misc]
-            chosen = sum(each[s][i] for i, s in enumerate(auto)) / len(names)
-        oracle = (max if high else min)(means.values())
-        rows.append(Row.of(spec, [means[0.0], means[fixed], chosen, oracle]))
-    digits, better = METRICS[metric].digits, METRICS[metric].better
-    heads = ("not smoothed", f"sigma {fixed:g}", "sigma auto", "oracle per row")
-    columns = [Column(name, METRICS[metric].name, better if i < 3 else None, digits) for i, name in enumerate(heads)]
-    found = fit(points)
-    shown = ", ".join(f"{noise:.3f}: {sigma:.3f}" for noise, sigma in found)
-    notes = [
-        *protocol_notes(first, results[next(iter(studies))]),
-        f"calibration (noise estimate: sigma) {shown}",
-        "auto: fitted without the picture itself, on others under the same perturbations; the nearest measured sigma"
-        if unseen
-        else "auto: n/a, for there is no second picture to fit on",
-    ]
-    return found, Table(f"Choosing sigma by the picture's noise: {model_label(model)}", columns, rows, notes, "")
-
-
-# --- the list ---
 
 ATTACKS = (
     "clean",  # for Figure 1 only
@@ -472,32 +110,37 @@ ATTACKS = (
     "pgd:eps=10/255,loss={loss}",
     "cw:loss={loss}",
 )
+
+
 PROTOCOLS = {
     "paper-table1": Protocol(
         "CertSR, Table 1",
         "clean, noisy (std .03) and blurry (size 10, std .3, even) pictures, and Figure 3",
         _paper(("clean", "noise:sigma=0.03", "blur:size=10,sigma=0.3,align=even")),
-        _table("CertSR, Table 1", "paper-table1", ("Clean", "Noisy", "Blurry"), PAPER),
+        layouts.table("CertSR, Table 1", "paper-table1", ("Clean", "Noisy", "Blurry"), layouts.PAPER),
     ),
     "paper-table2": Protocol(
         "CertSR, Table 2",
         "FGSM, BIM, PGD (eps 10/255) and CW (c .01, 6 steps) on the paper's loss, and Figures 1 and 4",
         _paper(ATTACKS),
-        _table("CertSR, Table 2", "paper-table2", ("FGSM", "BIM", "PGD", "CW"), PAPER),
+        layouts.table("CertSR, Table 2", "paper-table2", ("FGSM", "BIM", "PGD", "CW"), layouts.PAPER),
     ),
     "paper-table3": Protocol(
-        "CertSR, Table 3", "paired real-world folders, NTIRE=DIR AIM=DIR, and Figure 5", _paper(("clean",)), _paired
+        "CertSR, Table 3",
+        "paired real-world folders, NTIRE=DIR AIM=DIR, and Figure 5",
+        _paper(("clean",)),
+        layouts.paired,
     ),
     **{
         f"thesis-4.{k}": Protocol(
             f"Thesis, Table 4.{k}",
             f"x{factor}, L2 attacks of eps_rel {', '.join(f'{e:g}' for e in eps)}, mean of 50",
             _thesis(factor, eps),
-            _table(
+            layouts.table(
                 f"Thesis, Table 4.{k}",
                 f"thesis-4_{k}",
                 tuple("Clean" if e == 0 else f"eps_rel {e:g}" for e in eps),
-                THESIS,
+                layouts.THESIS,
             ),
         )
         for k, (factor, eps) in enumerate(
@@ -507,19 +150,12 @@ PROTOCOLS = {
     "thesis-a1": Protocol(
         "Thesis, Table A.1 and Figures A.1 and A.2",
         "norms of the perturbations, attack on the network against attack on the smoothed model, x2, k = 10",
-        lambda choice: _thesis(2, TUNED_EPS, 10, (0.2, 0.5), on="base,eot")(
-            replace(choice, sigma=round(0.2 * UNIT, 6), sigmas=())
+        lambda choice: _thesis(2, layouts.TUNED_EPS, 10, (0.2, 0.5), on="base,eot")(
+            replace(choice, sigma=round(0.2 * layouts.UNIT, 6), sigmas=())
         ),
-        _norms,
+        layouts.norms,
     ),
 }
-
-
-def generic(choice: Choice, study: Study, results: Results, name: str) -> list[Section]:
-    """A table of any study: a group of columns per perturbation."""
-    layout = _table("Measured", "", ["Clean" if p == "clean" else labels(study)[p] for p in study.perturbations], PAPER)
-    made: list[Section] = layout(choice, {name: study}, {name: results})
-    return made
 
 
 def protocol(name: str) -> Protocol:

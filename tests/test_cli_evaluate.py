@@ -8,8 +8,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from robustsr.cli_evaluate import evaluate, tune
-from robustsr.evaluate import Pictures
-from robustsr.protocols import PROTOCOLS, Choice, published
+from robustsr.layouts import published
+from robustsr.pairs import Pictures
+from robustsr.protocols import PROTOCOLS, Choice
 from robustsr.types import RobustSRError
 
 app = typer.Typer()
@@ -99,7 +100,8 @@ def test_tune_prints_the_best_sigma_and_calibrates_auto(folder, tiny, tmp_path, 
     for row in sections[0]["rows"]:
         none, fixed, auto, oracle = (c["value"] for c in row["cells"])
         assert oracle >= max(none, fixed) - 1e-9 and auto is not None
-    assert [c["name"] for c in sections[1]["columns"]] == ["clean", "noise"]
+    assert [r["label"] for r in sections[1]["rows"]] == ["clean", "noise:sigma=0.1"]
+    assert [c["name"] for c in sections[1]["columns"]] == ["tiny"]
     assert "0.03" in sections[0]["columns"][1]["name"]
     assert any("series" in s for s in sections)
 

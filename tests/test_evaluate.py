@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from robustsr import catalogue, evaluate, metrics
-from robustsr.evaluate import Pictures, Results, Study, run
+from robustsr.evaluate import Study, run
 from robustsr.models import load
+from robustsr.pairs import Pictures
 from robustsr.plan import Smoothing
+from robustsr.results import Results
 from robustsr.types import RobustSRError
 
 MEDIAN = Smoothing("median", 0.05, 3, "independent")

@@ -19,25 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from robustsr import report as report_module
-from robustsr.report import (
-    Column,
-    Gallery,
-    Panel,
-    Plot,
-    Report,
-    Row,
-    Table,
-    fit,
-    report_to_markdown,
-    save,
-    to_csv,
-    to_html,
-    to_json,
-    to_markdown,
-    to_rich,
-    to_svg,
-)
+from robustsr import render as render_module
+from robustsr.render import fit, report_to_markdown, save, to_csv, to_html, to_json, to_markdown, to_rich, to_svg
+from robustsr.report import Column, Gallery, Panel, Plot, Report, Row, Table
 from robustsr.types import RobustSRError
 
 EVIL = "<script>alert(1)</script>\"'&|*x*"
@@ -308,7 +292,7 @@ def test_save_writes_everything(tmp_path):
 
 
 def test_save_writes_nothing_where_something_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_module, "to_html", lambda report: 1 / 0)
+    monkeypatch.setattr(render_module, "to_html", lambda report: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(sample(), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,364 @@
+"""How results are laid out: the tables, curves and galleries of the two works, beside their published figures."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import PurePath
+from typing import Any
+
+from PIL import Image
+
+from .calibration import Calibration, Point, fit, sigma_for
+from .catalogue import ENDINGS
+from .evaluate import Record, Study
+from .plan import Smoothing
+from .report import Column, Gallery, Panel, Plot, Row, Section, Table
+from .results import Metric, Results
+from .threats import is_threat
+
+UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
+TUNED_EPS = (0, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2)
+METRICS: dict[Metric, Column] = {
+    "psnr": Column("PSNR", "", "high", 2),
+    "ssim": Column("SSIM", "", "high", 3),
+    "mse": Column("MSE", "", "low", 4),
+    "psnr_y": Column("PSNR-Y", "", "high", 2),
+    "ssim_y": Column("SSIM-Y", "", "high", 3),
+    "lpips": Column("LPIPS", "", "low", 3),
+}
+PAPER: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
+THESIS: tuple[Metric, ...] = ("mse", "psnr", "ssim")
+ATTACKED = (("on the network (vanilla)", "base"), ("on the smoothed model", "eot"), ("the worse of both", "worst"))
+
+
+def published(key: str) -> dict[str, Any]:
+    """The figures of a published table by the names of its rows, with its ``source`` and perhaps a ``note``."""
+    text = resources.files("robustsr_assets").joinpath("published.toml").read_text("utf-8")
+    table: dict[str, Any] = tomllib.loads(text)[key]
+    return table
+
+
+def model_label(name: str) -> str:
+    """What a model is called in a table: its name, or that of its file."""
+    return PurePath(name).stem if PurePath(name).suffix in ENDINGS else name
+
+
+def thesis_attack(eps_rel: float) -> str:
+    """The thesis' evaluation attack: 10 steps of eps/4 on the MSE; ``eps_rel`` in its normalised units."""
+    return f"pgd-l2:eps_rel={eps_rel * UNIT:.6g},loss=mse" if eps_rel else "clean"
+
+
+def labels(study: Study) -> dict[str, str]:
+    """What each perturbation is called: its name where that is enough, else all of it; the thesis' by their eps_rel."""
+    names = [spec.partition(":")[0] for spec in study.perturbations]
+    made = {
+        spec: spec if names.count(name) > 1 else name for spec, name in zip(study.perturbations, names, strict=True)
+    }
+    for spec in study.perturbations if study.pictures.resized else ():
+        for part in spec.partition(":")[2].split(","):
+            if part.startswith("eps_rel="):
+                made[spec] = f"eps_rel {float(part[8:]) / UNIT:.3g}"
+    return made
+
+
+def protocol_notes(study: Study, results: Results) -> list[str]:
+    """The protocol as lines under a table."""
+    lines = [f"{k}: {v}" for k, v in study.protocol(results.records).items()]
+    specs = "; ".join(study.perturbations)
+    units = (
+        [f"sigma and eps are in [0, 1] units; the thesis' normalised ones times {UNIT}"]
+        if study.pictures.resized
+        else []
+    )
+    return ["; ".join(lines), f"perturbations: {specs}", *units]
+
+
+def _oracle(study: Study) -> tuple[Metric, bool]:
+    """By which metric sigma is chosen: LPIPS as the paper does, where it can be measured; else SSIM, as the thesis."""
+    return ("lpips", False) if study.lpips and not study.pictures.resized else ("ssim", True)
+
+
+def _rows(
+    study: Study, results: Results, perturbations: Sequence[str], wanted: Sequence[Metric]
+) -> tuple[list[Row], list[str]]:
+    """Bicubic, then each model plain, with the fixed sigma and with the oracle's; and notes on the oracle's choices."""
+    notes: list[str] = []
+    metric, high = _oracle(study)
+    named = labels(study)
+    attacks = [p if is_threat(p) and not p.startswith("random") else None for p in perturbations]
+
+    def line(model: str, defences: Sequence[Smoothing | None]) -> list[float | None]:
+        pairs = zip(perturbations, defences, strict=True)
+        return [results.mean(m, model, d, p) for p, d in pairs for m in wanted]
+
+    rows = []
+    for model in study.models:
+        label = model_label(model)
+        section = "No network" if model.startswith("bicubic") else label
+        rows.append(Row.of(label, line(model, [None] * len(perturbations)), section=section))
+        if any(attacks):
+            noise = [results.mean(m, model, None, p, "random") if p else None for p in attacks for m in wanted]
+            rows.append(Row.of("random noise of equal norm", noise, section=section, ranked=False))
+        if model.startswith("bicubic"):
+            continue
+        smooth = [d for d in study.defences if d]
+        if not smooth:
+            continue
+        fixed = smooth[0]
+        how = f"{fixed.reduce} of {fixed.samples}"
+        rows.append(Row.of(f"{how}, sigma {fixed.sigma:g}", line(model, [fixed] * len(perturbations)), section=label))
+        if len(smooth) > 1:
+            best = [results.best(metric, model, study.defences, p, high=high) for p in perturbations]
+            rows.append(Row.of(f"{how}, oracle sigma", line(model, best), section=label, ranked=False))
+            chosen = ", ".join(f"{named[p]} {d.sigma if d else 0:g}" for p, d in zip(perturbations, best, strict=True))
+            notes.append(
+                f"{label}, oracle sigma by {metric.upper()}: {chosen} (0: not smoothed); chosen on these pictures with "
+                "their ground truth, as the papers do"
+            )
+    return rows, notes
+
+
+def table(title: str, key: str, groups: Sequence[str], wanted: Sequence[Metric]) -> Any:  # noqa: ANN401
+    def layout(studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
+        sections: list[Section] = []
+        theirs = dict(published(key)) if key else {}
+        source, note = theirs.pop("source", ""), theirs.pop("note", "")
+        for name, study in studies.items():
+            shown = [p for p in study.perturbations if p != "clean" or "Clean" in groups or not groups]
+            heads = groups or [labels(study)[p] for p in shown]
+            columns = [replace(METRICS[m], group=g) for g in heads for m in wanted]
+            rows, notes = _rows(study, results[name], shown, wanted)
+            extra = [None] * (len(columns) - len(next(iter(theirs.values()), [])))
+            rows += [
+                Row.of(label, [*values, *extra], section=source, published=True) for label, values in theirs.items()
+            ]
+            notes = [*protocol_notes(study, results[name]), *notes, *([note] if note else [])]
+            sections.append(Table(f"{title}: {name}", columns, rows, notes, "model"))
+        sections += galleries(studies, results)
+        return sections
+
+    return layout
+
+
+def paired(studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
+    """Table 3: metrics over sets, and their average."""
+    theirs = dict(published("paper-table3"))
+    source, note = theirs.pop("source"), theirs.pop("note")
+    names = list(studies)
+    columns = [
+        replace(METRICS[m], name=name, group=METRICS[m].name)
+        for m in PAPER
+        for name in [*names, *(["mean"] * (len(names) > 1))]
+    ]
+    rows: dict[str, list[float | None]] = {}
+    sections: dict[str, str] = {}
+    notes: list[str] = []
+    for name, study in studies.items():
+        made, more = _rows(study, results[name], ("clean",), PAPER)
+        notes += [f"{name}: {line}" for line in more]
+        for row in made:
+            label = f"{row.section}\0{row.label}"
+            sections[label] = row.section
+            rows.setdefault(label, []).extend([c.value for c in row.cells])  # type: ignore[misc]
+    lines = []
+    for label, values in rows.items():
+        cells: list[float | None] = []
+        for k in range(3):
+            per_set = values[k::3]
+            complete = [v for v in per_set if v is not None]
+            mean = sum(complete) / len(complete) if len(complete) == len(names) else None
+            cells += [*per_set, *([mean] * (len(names) > 1))]
+        lines.append(Row.of(label.split("\0")[1], cells, section=sections[label]))
+    if names == ["NTIRE", "AIM"]:
+        for label, v in theirs.items():
+            filled = [x for k in range(3) for x in (v[2 * k], v[2 * k + 1], (v[2 * k] + v[2 * k + 1]) / 2)]
+            lines.append(Row.of(label, filled, section=source, published=True))
+        notes.append(note)
+    else:
+        notes.append("the published figures are for sets named NTIRE and AIM, in this order")
+    first = next(iter(studies.values()))
+    table = Table(
+        "CertSR, Table 3: paired real-world pictures",
+        columns,
+        lines,
+        [*protocol_notes(first, results[next(iter(studies))]), *notes],
+        "model",
+    )
+    return [table, *galleries(studies, results)]
+
+
+def norms(studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
+    """Table A.1 and Figures A.1 and A.2: attacks on the network against attacks on the smoothed model."""
+    sections: list[Section] = []
+    theirs = dict(published("thesis-a1"))
+    source = theirs.pop("source")
+    for name, study in studies.items():
+        model_rows: list[Row] = []
+        smooth = [d for d in study.defences if d]
+        for model in study.models:
+            for eps in (0.01, 0.05):
+                spec = thesis_attack(eps)
+                side = 160 if study.pictures.crop is None else study.pictures.crop * (study.pictures.resized or 1)
+                found = [results[name].mean("l2", model, smooth[0], spec, v) for v in ("base", "eot")]
+                values = [eps * math.sqrt(3) * side, *(v / UNIT if v is not None else None for v in found)]
+                if not model.startswith("bicubic"):
+                    model_rows.append(Row.of(f"eps_rel {eps:g}", values, section=model_label(model)))
+        model_rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
+        columns = [Column("eps", digits=6), Column("|e_f|", digits=6), Column("|e_g|", digits=6)]
+        notes = [*protocol_notes(study, results[name]), "normalised units: [0, 1] norms divided by " + str(UNIT)]
+        sections.append(
+            Table(f"Thesis, Table A.1: size of the perturbations: {name}", columns, model_rows, notes, "attack")
+        )
+        for model in (m for m in study.models if not m.startswith("bicubic")):
+            for smoothing in smooth:
+                for metric in THESIS[1:]:
+                    series = [
+                        (label, TUNED_EPS, _curve(results[name], metric, model, smoothing, variant))
+                        for label, variant in ATTACKED
+                    ]
+                    title = f"Thesis, Figures A.1 and A.2: {model_label(model)}, sigma_g {smoothing.sigma / UNIT:.2g}"
+                    label = METRICS[metric].name
+                    sections.append(
+                        Plot(title, "eps_rel", f"adversarial {label}", series, [f"k = {smoothing.samples}"])
+                    )
+    return sections
+
+
+def _curve(results: Results, metric: Any, model: str, smoothing: Smoothing, variant: str) -> list[float]:  # noqa: ANN401
+    found = []
+    for eps in TUNED_EPS:
+        value = results.mean(metric, model, smoothing, thesis_attack(eps), variant if eps else "base")
+        found.append(math.nan if value is None else value)
+    return found
+
+
+def generic(study: Study, results: Results, name: str) -> list[Section]:
+    """A table of any study: a group of columns per perturbation."""
+    layout = table("Measured", "", ["Clean" if p == "clean" else labels(study)[p] for p in study.perturbations], PAPER)
+    made: list[Section] = layout({name: study}, {name: results})
+    return made
+
+
+def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Section]:
+    """What went in and what came out, a row per perturbation: the layout of the papers' figures."""
+    made: list[Section] = []
+    for name, study in studies.items():
+        found = results[name]
+        defences = [None, *[d for d in study.defences if d][:1]]
+        columns = [(m, d) for m in study.models for d in defences if d is None or not m.startswith("bicubic")]
+        named = labels(study)
+        for key in list(dict.fromkeys((r["picture"], r["pixels"]) for r in found.records))[: study.gallery]:
+            rows = []
+            for spec in study.perturbations:
+                panels: list[Panel] = []
+                for model, smoothing in columns:
+                    record = found.worst(model, smoothing, spec).get(key)
+                    if record is None or (files := found.kept(record)) is None:
+                        continue
+                    if not panels:
+                        panels.append(Panel("ground truth", Image.open(found.truth(record))))
+                        made_for = (
+                            f"against {model_label(model)}" if is_threat(spec) and record["source"] is None else ""
+                        )
+                        panels.append(Panel("input", Image.open(files[0]), made_for))
+                    how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
+                    panels.append(Panel(model_label(model) + how, Image.open(files[1]), _caption(record)))
+                if panels:
+                    rows.append((named[spec], panels))
+            if rows:
+                made.append(Gallery(f"{name}: {key[0]}", rows, "inputs enlarged without interpolation"))
+    return made
+
+
+def _caption(record: Record) -> str:
+    lpips = f", LPIPS {record['lpips']:.3f}" if record["lpips"] is not None else ""
+    return f"{record['psnr']:.2f} dB{lpips}"
+
+
+def tuned(studies: dict[str, Study], results: dict[str, Results], metric: Metric, factor: int | None) -> list[Section]:
+    """The best sigma per model and perturbation, and each metric over sigma."""
+    unit = UNIT if factor else 1.0
+    sections: list[Section] = []
+    for name, study in studies.items():
+        models = [m for m in study.models if not m.startswith("bicubic")]
+        high, named = METRICS[metric].better == "high", labels(study)
+        best = {m: [results[name].best(metric, m, study.defences, p, high=high) for p in named] for m in models}
+        sigmas = {model_label(m): [d.sigma / unit if d else 0.0 for d in found] for m, found in best.items()}
+        units = f"normalised units (times {UNIT} for [0, 1])" if factor else "[0, 1] units"
+        notes = [f"chosen by {METRICS[metric].name}; sigma in {units}; 0: not smoothed"]
+        if factor:  # as Tables A.2 and A.3
+            theirs = dict(published("thesis-a2" if factor == 2 else "thesis-a3"))
+            source = theirs.pop("source")
+            rows = [Row.of(k, v) for k, v in sigmas.items()]
+            rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
+            columns = [Column(label, "", None, 3) for label in named.values()]
+        else:
+            rows = [Row.of(p, [found[i] for found in sigmas.values()]) for i, p in enumerate(named)]
+            columns = [Column(label, "", None, 3) for label in sigmas]
+        notes = [*protocol_notes(study, results[name]), *notes]
+        sections.append(Table(f"Best sigma: {name}", columns, rows, notes, "model" if factor else "perturbation"))
+        ordered = sorted(study.defences, key=lambda d: d.sigma if d else 0)
+        for model in models:
+            for shown in dict.fromkeys((*THESIS[1:], metric)):
+                series = []
+                for p in study.perturbations:
+                    means = [results[name].mean(shown, model, d, p) for d in ordered]
+                    ys = [math.nan if v is None else v for v in means]
+                    series.append((named[p], [d.sigma / unit if d else 0.0 for d in ordered], ys))
+                head = METRICS[shown].name
+                sections.append(Plot(f"{model_label(model)}: {head} over sigma", "sigma", head, series, [units]))
+    return sections
+
+
+def calibrated(
+    studies: dict[str, Study], results: dict[str, Results], model: str, metric: Metric
+) -> tuple[Calibration, Table]:
+    """The calibration for ``--sigma auto`` of a model from all sets, and what it gains over the fixed sigma.
+
+    In the table each picture's sigma comes from a calibration that has not seen it, at the nearest measured sigma;
+    with a single picture there is no such calibration.
+    """
+    high = METRICS[metric].better == "high"
+    points: list[Point] = []
+    at: dict[tuple[str, str, float], Record] = {}
+    for name in studies:
+        for record in results[name].records:
+            if record["model"] == model and record["variant"] == "base" and record[metric] is not None:
+                sigma = record["defence"]["sigma"] if record["defence"] else 0.0
+                picture = f"{name} {record['picture']} {record['pixels']}"
+                at[record["perturbation"], picture, sigma] = record
+                points.append(Point(picture, record["noise"], sigma, record[metric] if high else -record[metric]))
+    sigmas = sorted({p.sigma for p in points})
+    pictures = {p.picture for p in points}
+    unseen = {name: fit([p for p in points if p.picture != name]) for name in pictures} if len(pictures) > 1 else {}
+    first = next(iter(studies.values()))
+    fixed = next(d.sigma for d in first.defences if d)
+    rows = []
+    for spec in dict.fromkeys(key[0] for key in at):
+        names = [n for s, n, sigma in at if s == spec and sigma == 0]
+        each = {s: [float(at[spec, n, s][metric]) for n in names] for s in sigmas}
+        means = {s: sum(values) / len(values) for s, values in each.items()}
+        chosen = None
+        if unseen:
+            wanted = [sigma_for(unseen[n], at[spec, n, 0.0]["noise"]) for n in names]
+            auto = [min(sigmas, key=lambda s, w=w: abs(s - w)) for w in wanted]  # type: ignore[misc]
+            chosen = sum(each[s][i] for i, s in enumerate(auto)) / len(names)
+        oracle = (max if high else min)(means.values())
+        rows.append(Row.of(spec, [means[0.0], means[fixed], chosen, oracle]))
+    digits, better = METRICS[metric].digits, METRICS[metric].better
+    heads = ("not smoothed", f"sigma {fixed:g}", "sigma auto", "oracle per row")
+    columns = [Column(name, METRICS[metric].name, better if i < 3 else None, digits) for i, name in enumerate(heads)]
+    found = fit(points)
+    shown = ", ".join(f"{noise:.3f}: {sigma:.3f}" for noise, sigma in found)
+    notes = [
+        *protocol_notes(first, results[next(iter(studies))]),
+        f"calibration (noise estimate: sigma) {shown}",
+        "auto: fitted without the picture itself, on others under the same perturbations; the nearest measured sigma"
+        if unseen
+        else "auto: n/a, for there is no second picture to fit on",
+    ]
+    return found, Table(f"Choosing sigma by the picture's noise: {model_label(model)}", columns, rows, notes, "")

@@ -1,0 +1,118 @@
+"""Folders of ground truths as pairs of low and high resolution: what evaluations measure on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .images import FORMATS, read
+from .types import RobustSRError
+
+SMALLEST = 24  # HR pixels a side besides two borders: SSIM and LPIPS need some
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A low-resolution picture ``lr (1, 3, h, w)`` and its ground truth ``hr (1, 3, s*h, s*w)``, in [0, 1]."""
+
+    name: str
+    lr: Tensor
+    hr: Tensor
+
+    @cached_property
+    def digest(self) -> str:
+        """Of both pictures' values: the same pixels, the same digest, whatever file they came from."""
+        mark = hashlib.sha256()
+        for t in (self.lr, self.hr):
+            mark.update(repr(tuple(t.shape)).encode() + (t * 65535).round().to(torch.int32).numpy().tobytes())
+        return mark.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A folder of ground truths, with or without the low-resolution pictures that belong to them.
+
+    Without ``lr`` (and without subfolders HR and LR), low resolution is made by Pillow's antialiased bicubic, rounded
+    to 8 bits. ``crop``: side of the central square that is used, in LR pixels; ``limit``: so many, in order of their
+    names. ``resized``: the thesis' inputs instead: bilinear shrinking by that factor and back to full size, scale 1.
+    """
+
+    hr: Path
+    scale: int
+    lr: Path | None = None
+    crop: int | None = None
+    limit: int | None = None
+    resized: int | None = None
+
+    @cached_property
+    def files(self) -> list[tuple[Path, Path | None]]:
+        """The pairs of files. RobustSRError: none, or one without its counterpart."""
+        hr, lr = self.hr, self.lr
+        if self.resized and lr is not None:
+            raise RobustSRError("the thesis' inputs are made from the ground truth: leave out --lr")
+        if lr is None and (hr / "HR").is_dir() and (hr / "LR").is_dir():
+            hr, lr = hr / "HR", None if self.resized else hr / "LR"
+        truths = _pictures(hr)[: self.limit]
+        if lr is None:
+            return [(path, None) for path in truths]
+        by_stem = {path.stem: path for path in _pictures(lr)}
+        found = [(p, by_stem.get(p.stem) or by_stem.get(f"{p.stem}x{self.scale}")) for p in truths]
+        if missing := [p.name for p, other in found if other is None]:
+            raise RobustSRError(f"{lr} has no picture for {', '.join(missing[:3])} of {hr}: names must agree")
+        return list(found)
+
+    def load(self, index: int) -> Pair:
+        """The pair number ``index``, cropped. RobustSRError: unreadable, or of sizes that do not fit."""
+        hr_file, lr_file = self.files[index]
+        hr = _read(hr_file)
+        step = self.resized or self.scale
+        if lr_file is None:
+            hr = hr.crop((0, 0, hr.width // step * step, hr.height // step * step))
+            small = (hr.width // step, hr.height // step)
+            kernel = Image.Resampling.BILINEAR if self.resized else Image.Resampling.BICUBIC
+            lr = hr.resize(small, kernel)
+        else:
+            lr = _read(lr_file)
+            if (lr.width * step, lr.height * step) != hr.size:
+                extra = (hr.width - lr.width * step, hr.height - lr.height * step)
+                if min(extra) < 0 or max(extra) >= step:
+                    raise RobustSRError(f"{lr_file} is {lr.size}, {hr_file} is {hr.size}: not {step} times as large")
+                hr = hr.crop((0, 0, lr.width * step, lr.height * step))
+        if self.crop:
+            w, h = min(self.crop, lr.width), min(self.crop, lr.height)
+            left, top = (lr.width - w) // 2, (lr.height - h) // 2
+            lr = lr.crop((left, top, left + w, top + h))
+            hr = hr.crop(tuple(step * v for v in (left, top, left + w, top + h)))  # type: ignore[arg-type]
+        if min(hr.size) < SMALLEST + 2 * step or (self.resized and self.crop and min(lr.size) < self.crop):
+            least = step * self.crop if self.resized and self.crop else SMALLEST + 2 * step
+            raise RobustSRError(
+                f"{hr_file} has {hr.width}x{hr.height} pixels that can be used: {least} a side are needed"
+            )
+        if self.resized:
+            lr = lr.resize(hr.size, Image.Resampling.BILINEAR)
+        return Pair(hr_file.name, _tensor(lr), _tensor(hr))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise RobustSRError(f"no folder {folder}")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower().lstrip(".") in FORMATS)
+    if not found:
+        raise RobustSRError(f"no pictures in {folder}")
+    return found
+
+
+def _read(path: Path) -> Image.Image:
+    pixels = read(path, max_pixels=400_000_000).rgb
+    return Image.fromarray(np.floor(pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
