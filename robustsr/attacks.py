@@ -7,9 +7,10 @@ deterministic in ``seed`` (sample i uses ``seed + i``, whatever the batch), and 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict, Unpack
 
 import torch
@@ -47,34 +48,21 @@ def against(upscaler: Upscaler, reference: Tensor, loss: Loss, *, targeted: bool
     return lambda x: sign * loss(upscaler(x), reference)
 
 
-@dataclass
-class Fresh:
+@dataclass(frozen=True)
+class Fresh(Wrapper):
     """A smoothed upscaler with new independent draws at every call: expectation over transformation (EOT).
 
     Athalye et al. 2018, for the randomness of `Smoothed`. ``samples``: draws per call.
     """
 
-    smoothed: Smoothed
+    inner: Smoothed
     samples: int
     seed: int
-    calls: int = 0
-
-    @property
-    def scale(self) -> int:
-        return self.smoothed.scale
-
-    @property
-    def context(self) -> int:
-        return self.smoothed.context
-
-    @property
-    def exact(self) -> bool:
-        return self.smoothed.exact
+    calls: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def draw(self) -> Smoothed:
         """The smoothed upscaler of this call."""
-        self.calls += 1
-        return self._with(self.calls)
+        return self._with(next(self.calls))
 
     def fixed(self) -> Smoothed:
         """One with draws of its own, always the same: to compare iterates by, which chance must not decide."""
@@ -82,7 +70,7 @@ class Fresh:
 
     def _with(self, number: int) -> Smoothed:
         seed = self.seed * 1_000_003 + number + (1 << 40)  # far from the seeds of anything shipped
-        return replace(self.smoothed, samples=self.samples, draws="independent", seed=seed)
+        return replace(self.inner, samples=self.samples, draws="independent", seed=seed)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         return self.draw()(x, origin=origin)

@@ -258,7 +258,7 @@ def _objective(
     fresh = Fresh(up, threat.draws, seed)
     score = against(fresh.fixed(), reference, loss, targeted=targeted)
     if variant == "mean":
-        fresh = replace(fresh, smoothed=replace(up, reduce="mean"))
+        fresh = replace(fresh, inner=replace(up, reduce="mean"))
     if variant != "losses":
         return against(fresh, reference, loss, targeted=targeted), score
     objective = attacks.mean_of_losses(fresh, reference, loss)
