@@ -105,3 +105,30 @@ def test_more_draws_come_closer_to_the_true_median(convs):
 def test_nonsense_is_refused(nearest, change, message):
     with pytest.raises(RobustSRError, match=message):
         Smoothed(nearest, **({"sigma": 0.1} | change))
+
+
+def test_the_mean_minimises_the_expected_squared_error(convs):
+    """Lemma A.1.1 of the thesis, over the draws that were taken; the median does so for the absolute error."""
+    x = torch.rand(1, 3, 6, 6, dtype=torch.float64)
+    for reduce, power in (("mean", 2), ("median", 1)):
+        smoothed = Smoothed(convs, 0.3, samples=9, draws="independent", reduce=reduce)
+        outputs, best = torch.cat(list(smoothed.outputs(x))), smoothed(x)
+
+        def error(y, outputs=outputs, power=power):
+            return (outputs - y).abs().pow(power).mean()
+
+        for seed in range(5):
+            other = best + 0.01 * torch.randn(best.shape, generator=torch.Generator().manual_seed(seed)).double()
+            assert error(best) < error(other)
+
+
+def test_a_linear_upscaler_gains_nothing_from_smoothing():
+    """Lemma A.1.2: the mean is f(x) itself, exactly for antithetic pairs, and up to chance for independent draws."""
+    from robustsr.models import load
+
+    bicubic = load("bicubic", device="cpu")
+    x = torch.rand(1, 3, 8, 8)
+    pairs = Smoothed(bicubic, 0.1, samples=4, reduce="mean")
+    torch.testing.assert_close(pairs(x), bicubic(x), atol=1e-6, rtol=0)
+    many = Smoothed(bicubic, 0.1, samples=2000, reduce="mean", draws="independent")
+    assert float((many(x) - bicubic(x)).square().mean().sqrt()) < 1.2 * 0.1 / 2000**0.5

@@ -183,3 +183,23 @@ def test_a_budget_below_one_level_of_the_file_is_refused(network):
     with pytest.raises(RobustSRError, match="less than one level of an 8-bit file"):
         craft(parse("pgd:eps=0.5px"), network, picture())
     assert craft(parse("pgd:eps=0.5px,steps=1"), network, picture(), bits=16).adv.shape == (1, 3, 12, 14)
+
+
+def test_cw_lowers_the_psnr_of_the_bundled_model_below_its_start():
+    import numpy as np
+    from PIL import Image
+
+    from robustsr.catalogue import package_weights
+    from robustsr.metrics import psnr
+
+    network = load("psnr", device="cpu", precision="fp32")
+    with Image.open(package_weights().parent / "samples" / "landscape.png") as file:
+        hr = file.convert("RGB").crop((20, 20, 148, 116))
+    x, y = (
+        torch.from_numpy(np.array(i)).permute(2, 0, 1)[None].float() / 255
+        for i in (hr.resize((32, 24), Image.Resampling.BICUBIC), hr)
+    )
+    made = craft(parse("cw"), network, x, y)
+    with torch.no_grad():
+        start, end = (float(psnr(network(z).clamp(0, 1), y)) for z in (x, made.adv))
+    assert end < start - 0.5
