@@ -235,7 +235,7 @@ def _write(
     )
     manifest.wrote(job.source, source.stat, source.digest, job.target, name)
     sizes = [(p.rgb.shape[1], p.rgb.shape[0]) for p in (source.picture, picture)]
-    return Result(job, "done", seconds, sizes[0], sizes[1], (*source.picture.notes, *notes))
+    return Result(job, "done", seconds, sizes[0], sizes[1], (*picture.notes, *notes))
 
 
 Value = TypeVar("Value")

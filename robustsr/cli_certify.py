@@ -79,7 +79,7 @@ def certify(
         str | None, Option("--crop", help="x,y,width,height in input pixels.", rich_help_panel=FILES)
     ] = None,
     out: Annotated[
-        Path | None, Option("-o", "--out", help="Folder. Default: the picture's.", rich_help_panel=FILES)
+        Path | None, Option("-o", "--out", help="Folder. Default: certified.", rich_help_panel=FILES)
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace what is there.", rich_help_panel=FILES)] = False,
     seed: Annotated[
@@ -121,7 +121,7 @@ def certify(
         claim = Claim(deviation, radius, samples, ship, alpha, beta, scope, smooth, form)
     if picture is None:
         crop = crop or SAMPLE_CROP
-    folder = out or (picture.parent if picture else Path.cwd())
+    folder = out or Path("certified")
     stem = (picture or Path(SAMPLE)).stem
     files = {key: f"{stem}_{name}.png" for key, name in {**ENDINGS, "width": "width"}.items()}
     target = folder / f"{stem}_certificate.json"
@@ -309,7 +309,12 @@ def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None
         names = {key: Path(record["files"][key]).name for key in ENDINGS}
     except (KeyError, TypeError) as error:
         raise RobustSRError(f"{path} is damaged: {error}") from None
-    source = picture or (None if named == f"sample:{SAMPLE}" else path.parent / Path(named).name)
+    source = picture
+    if source is None and named != f"sample:{SAMPLE}":
+        near = [folder / Path(named).name for folder in (path.parent, path.parent.parent, Path.cwd())]
+        source = next((p for p in near if p.is_file()), None)
+        if source is None:
+            raise RobustSRError(f"{named} is not near the certificate: give the picture after it")
     x, _ = _input(source, crop)
     network = load(found(model or trained), device)
     from .record import verify

@@ -122,8 +122,11 @@ def show(table: Table) -> None:
     from .render import fit, to_rich
 
     for part in fit(table, console.out.width):
-        console.out.print(to_rich(part))
+        console.out.print(to_rich(part, notes=False))
         console.out.print()
+    for note in table.footnotes:
+        console.out.print(note, style="dim", markup=False)
+    console.out.print()
 
 
 def curve(what: str, values: tuple[float, ...]) -> None:

@@ -13,7 +13,6 @@ from .cli_scene import (
     FILES,
     MODELS,
     RUNNING,
-    SAMPLE,
     CropOption,
     DeviceOption,
     HrOption,
@@ -49,7 +48,7 @@ def compare(
     whole: WholeOption = False,
     out: Annotated[
         Path | None,
-        Option("-o", "--out", help="A .png; the .html beside it. Default: NAME_compare.png.", rich_help_panel=FILES),
+        Option("-o", "--out", help="A .png; the .html beside it. Default: compared/NAME.png.", rich_help_panel=FILES),
     ] = None,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
@@ -68,9 +67,9 @@ def compare(
     names = list(dict.fromkeys(model or shipped()))
     for name in names:
         found(name)
-    sheet = out or (picture or hr or Path(SAMPLE)).with_name(f"{stem_of(picture, hr)}_compare.png")
-    if picture is None and hr is None and out is None:
-        sheet = Path(sheet.name)
+    sheet = out or Path("compared") / f"{stem_of(picture, hr)}.png"
+    if sheet.is_dir() or not sheet.suffix:
+        sheet = sheet / f"{stem_of(picture, hr)}.png"
     if sheet.suffix.lower() != ".png":
         raise RobustSRError(f"the grid is a .png, got {sheet}: JPEG would change what is compared")
     page = sheet.with_suffix(".html")

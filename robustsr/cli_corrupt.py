@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console
-from .cli_common import interruptible
+from .cli_common import interruptible, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def corrupt(
         raise typer.BadParameter("give at least one --kind; --list shows all")
     if out.suffix.lower().lstrip(".") in images.FORMATS:
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
-    kinds = list(dict.fromkeys(parse(spec) for spec in kind))
+    with usage():
+        kinds = list(dict.fromkeys(parse(spec) for spec in kind))
     names = inputs or [str(resources.files("robustsr_assets").joinpath(SAMPLE))]
     suffixes = ["_" + re.sub(r"[^a-z0-9.]+", "-", k.spec) for k in kinds]
     plans = [jobs.plan_jobs(names, str(out), recursive=recursive, suffix=s, format="png") for s in suffixes]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import console
-from .cli_common import command_line, show
+from .cli_common import command_line, show, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -88,16 +89,19 @@ def evaluate(
 ) -> None:
     """Measure models under noise, corruptions and attacks; tables, plots and an HTML report."""
     from . import layouts, protocols
-    from .evaluate import Study
+    from .evaluate import Study, parse
     from .plan import Smoothing
 
+    with usage():
+        chosen = protocols.protocol(protocol) if protocol is not None else None
+        for spec in perturb or []:
+            parse(spec)
     loss = loss or _default_loss(protocol)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
     choice = _with(choice, on=on, loss=loss)
-    if protocol is not None:
+    if chosen is not None:
         if perturb or smooth != "off":
             raise typer.BadParameter("--protocol decides --perturb and --smooth: leave them out")
-        chosen = protocols.protocol(protocol)
         studies = chosen.studies(choice)
         if craft_on:
             studies = {n: _with(s, source=craft_on) for n, s in studies.items()}
@@ -154,6 +158,7 @@ def tune(
     limit: Limit = None,
     crop: Crop = None,
     lpips: Lpips = "auto",
+    save: Annotated[bool, Option(help="Calibrate --sigma auto with what is found.")] = True,
     out: Out = Path("tuning"),
     seed: int = 0,
     device: Device = "auto",
@@ -187,12 +192,16 @@ def tune(
         for m in choice.models:
             calibration, table = layouts.calibrated(studies, results, m, chosen)
             sections.insert(len(kept), table)
-            kept.append(catalogue.save_calibration(load(m, device="cpu", precision="fp32").digest, calibration))
+            enough = min(len(calibration), sum(len(s.pictures.files) for s in studies.values()), len(specs)) >= 4
+            if enough and save:
+                kept.append(catalogue.save_calibration(load(m, device="cpu", precision="fp32").digest, calibration))
+            elif save:
+                console.say(f"note: {m} is not calibrated: that takes 4 pictures and 4 perturbations or more", "yellow")
     _report(
         "Tuning sigma", "The best standard deviation of the smoothing noise.", sections, studies, results, out, context
     )
     for path in kept:
-        console.say(f"--sigma auto uses {path}")
+        console.say(f"--sigma auto uses {path}; delete it to go back to what ships")
 
 
 def _list(wanted: bool) -> None:
@@ -243,6 +252,10 @@ def _choice(
     from .pairs import Pictures
     from .protocols import Choice
 
+    for text in sets:
+        place = Path(text) if Path(text).exists() else Path(text.partition("=")[2] or text)
+        if not place.is_dir():
+            raise RobustSRError(f"{place} is a file: give its folder" if place.is_file() else f"no folder {place}")
     if lr is not None and len(sets) > 1:
         raise typer.BadParameter("--lr belongs to one folder: for several, put HR/ and LR/ into each")
     shipped = [n for n, e in catalogue.catalogue().items() if not e.url and n in catalogue.installed()]
@@ -325,6 +338,9 @@ def _report(
     for section in sections:
         if isinstance(section, report.Table):
             show(section)
+    before = out / "report.json"
+    if before.exists() and json.dumps(whole.command) not in before.read_text("utf-8", "replace"):
+        console.say(f"note: the report in {out} was another command's and is replaced; its records stay", "yellow")
     paths = render.save(whole, out)
     html = next(p for p in paths if p.suffix == ".html")
     console.say(f"report: {html}")

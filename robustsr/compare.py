@@ -59,7 +59,7 @@ def table(scene: Scene, found: Sequence[Compared], ruler: Ruler) -> Table:
     ]
     device = next(one.shown.network.device for one in found)
     notes = [f"Time: median of 3 runs on {device}, after one that warms up."]
-    notes += ruler.notes(scene.scale) if scene.hr is not None else ["No --hr, so nothing is measured against it."]
+    notes += ruler.notes(scene.scale) if scene.hr is not None else ["There is no ground truth (hr) to measure against."]
     return Table(f"{scene.name}, {scene.place}", [Column("s", "time", "low", 2), *columns], rows, notes, "model")
 
 

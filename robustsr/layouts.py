@@ -16,7 +16,7 @@ from .calibration import Calibration, Point, fit, sigma_for
 from .catalogue import ENDINGS
 from .evaluate import Record, Study
 from .plan import Smoothing
-from .report import Column, Gallery, Panel, Plot, Row, Section, Table
+from .report import ARROWS, Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results
 from .threats import is_threat
 
@@ -53,11 +53,8 @@ def thesis_attack(eps_rel: float) -> str:
 
 
 def labels(study: Study) -> dict[str, str]:
-    """What each perturbation is called: its name where that is enough, else all of it; the thesis' by their eps_rel."""
-    names = [spec.partition(":")[0] for spec in study.perturbations]
-    made = {
-        spec: spec if names.count(name) > 1 else name for spec, name in zip(study.perturbations, names, strict=True)
-    }
+    """What each perturbation is called: all of it; the thesis' by their eps_rel."""
+    made = {spec: spec for spec in study.perturbations}
     for spec in study.perturbations if study.pictures.resized else ():
         for part in spec.partition(":")[2].split(","):
             if part.startswith("eps_rel="):
@@ -262,7 +259,9 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
                     if not panels:
                         panels.append(Panel("ground truth", Image.open(found.truth(record))))
                         made_for = (
-                            f"against {model_label(model)}" if is_threat(spec) and record["source"] is None else ""
+                            f"against {model_label(model)}; each model has its own"
+                            if is_threat(spec) and record["source"] is None
+                            else ""
                         )
                         panels.append(Panel("input", Image.open(files[0]), made_for))
                     how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
@@ -351,7 +350,7 @@ def calibrated(
         rows.append(Row.of(spec, [means[0.0], means[fixed], chosen, oracle]))
     digits, better = METRICS[metric].digits, METRICS[metric].better
     heads = ("not smoothed", f"sigma {fixed:g}", "sigma auto", "oracle per row")
-    columns = [Column(name, METRICS[metric].name, better if i < 3 else None, digits) for i, name in enumerate(heads)]
+    columns = [Column(name, f"{METRICS[metric].name}{ARROWS[better]}", None, digits) for name in heads]
     found = fit(points)
     shown = ", ".join(f"{noise:.3f}: {sigma:.3f}" for noise, sigma in found)
     notes = [

@@ -71,8 +71,12 @@ def _upscale(
     if picture.alpha is not None:
         jobs.append(np.repeat(picture.alpha[..., None], 3, axis=2))
     passes = target.passes(w, h, network.scale)
+    notes = picture.notes
     if smoothing is not None:
+        asked = smoothing
         smoothing = smoothing.settled(torch.from_numpy(jobs[0].transpose(2, 0, 1)[None].clip(0, 1)))
+        if smoothing is not asked:
+            notes += (f"sigma auto: {smoothing.sigma:g}" + ("" if smoothing.sigma else ", not smoothed"),)
     total = count_windows(network, smoothing, plan, (h, w), passes)
     if picture.alpha is not None:
         total += count_windows(network, None, plan, (h, w), passes)
@@ -95,7 +99,7 @@ def _upscale(
         plane = resize(x[0].permute(1, 2, 0).numpy(), width, height)
         planes.append(np.clip(plane, low, high, out=plane))
     rgb = np.repeat(planes[0], 3, axis=2) if picture.gray else planes[0]
-    return replace(picture, rgb=rgb, alpha=planes[1][..., 0] if len(planes) > 1 else None)
+    return replace(picture, rgb=rgb, alpha=planes[1][..., 0] if len(planes) > 1 else None, notes=notes)
 
 
 @dataclass

@@ -36,12 +36,15 @@ PICTURE_BUDGET = 32 * 2**20  # bytes; browsers open a page of this size at once
 _LABEL = 16  # columns of a terminal that a row's label has at least
 _INK = "#010203"  # stands for the colour of the page's text
 _SERIES = ("#0072b2", "#d55e00", "#00805f", "#a8477f", "#a87300", "#2f93cf", "#6b6b6b")  # after Okabe and Ito
-_MARKERS = "osD^vPX"
+_MARKERS = "osD^vPX*<"
 _LINE = 0.075  # of a plot's height: a line of text
 
 
-def to_rich(table: Table) -> RichTable:
-    """A table for the terminal. Numbers keep their width and labels fold; ``fit`` makes tables narrow enough."""
+def to_rich(table: Table, *, notes: bool = True) -> RichTable:
+    """A table for the terminal, with or without its ``notes``. Numbers keep their width and labels fold.
+
+    ``fit`` makes tables narrow enough.
+    """
     boxes = _boxes(table)
     # Rich has no cells that span columns: a line of all groups is cut at the columns' edges, which touch.
     line = "".join(
@@ -52,7 +55,7 @@ def to_rich(table: Table) -> RichTable:
     shown = RichTable(
         title=Text(_plain(table.title), style="bold"),
         title_justify="left",
-        caption=Text("\n".join(map(_plain, table.footnotes)), style="dim"),
+        caption=Text("\n".join(map(_plain, table.footnotes)), style="dim") if notes else None,
         caption_justify="left",
         box=None,
         padding=0,

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ FEW = ["--samples", "400", "--ship", "41", "--device", "cpu"]
 
 
 @pytest.fixture
-def run(home, tiny):
+def run(home, tiny, tmp_path, monkeypatch):
     """Runs `certify` with the tiny model; returns exit code, standard output, and the error's words."""
+
+    monkeypatch.chdir(tmp_path)
 
     def call(*arguments, model=True):
         result = CliRunner().invoke(app, [*map(str, arguments), *(["-m", str(tiny)] if model else [])])
@@ -79,9 +82,13 @@ def test_it_verifies(run, certified, picture):
     assert code == 0 and json.loads(stdout)["holds"]
 
 
-def test_verification_finds_the_picture_beside_the_certificate(run, picture):
-    assert run(picture, *FEW)[0] == 0  # without -o: beside the picture
-    assert run("--verify", picture.with_name("bird_certificate.json"))[0] == 0
+def test_verification_finds_the_picture_near_the_certificate(run, picture):
+    certificate = picture.with_name("bird_certificate.json")
+    assert run(picture, *FEW)[0] == 0 and Path("certified/bird_certified.png").is_file()
+    assert run(picture, *FEW, "-o", picture.parent)[0] == 0 and run("--verify", certificate)[0] == 0
+    picture.rename("elsewhere.png")
+    code, _, words = run("--verify", certificate)
+    assert code == 1 and "bird.png is not near the certificate: give the picture after it" in words
 
 
 @pytest.mark.parametrize("key, value", [("eps", 0.08), ("alpha", 0.01), ("n", 500)])

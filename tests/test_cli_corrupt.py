@@ -112,7 +112,7 @@ def test_list_shows_every_kind_and_writes_nothing(pictures):
     ("args", "code", "message"),
     [
         (["in"], 2, "at least one --kind"),
-        (["in", "-k", "fogg"], 1, "did you mean 'fog'?"),
+        (["in", "-k", "fogg"], 2, "did you mean 'fog'?"),
         (["in", "-k", "fog", "-o", "x.png"], 1, "x.png names one file"),
         (["nowhere", "-k", "fog"], 1, "no file or folder 'nowhere'"),
         (["in", "-k", "fog", "-o", "in/a.png/x"], 1, "failed: "),

@@ -85,10 +85,17 @@ def test_any_perturbation_and_defence_and_a_second_run_is_the_same(folder, tiny,
     assert "LPIPS is n/a" in first.output and "robustsr models pull squeezenet" in first.output
 
 
-def test_tune_prints_the_best_sigma_and_calibrates_auto(folder, tiny, tmp_path, home):
+def test_tune_prints_the_best_sigma_and_calibrates_auto(folder, tiny, tmp_path, home, photo):
     out = tmp_path / "out"
-    args = ["--perturb", "clean", "--perturb", "noise:sigma=0.1", "--sigma-grid", 0.05, "--sigma-grid", 0.1]
-    done = invoke("tune", folder, "-m", tiny, *args, "--samples", 2, "--metric", "psnr", "-o", out)
+    for i in (2, 3):
+        Image.fromarray(photo(96, 96, seed=i)).save(folder / f"p{i}.png")
+    specs = ["clean", "noise:sigma=0.02", "noise:sigma=0.05", "noise:sigma=0.1"]
+    args = [a for s in specs for a in ("--perturb", s)] + ["--sigma-grid", 0.05, "--sigma-grid", 0.1]
+    args += ["--samples", 2, "--metric", "psnr", "-o", out]
+    assert (
+        invoke("tune", folder, "-m", tiny, *args, "--no-save").exit_code == 0 and not (home / "calibrations").exists()
+    )
+    done = invoke("tune", folder, "-m", tiny, *args)
     assert done.exit_code == 0, done.output
     (kept,) = (home / "calibrations").iterdir()
     assert all(0 <= sigma <= 0.1 for _, sigma in json.loads(kept.read_text()))
@@ -100,16 +107,17 @@ def test_tune_prints_the_best_sigma_and_calibrates_auto(folder, tiny, tmp_path, 
     for row in sections[0]["rows"]:
         none, fixed, auto, oracle = (c["value"] for c in row["cells"])
         assert oracle >= max(none, fixed) - 1e-9 and auto is not None
-    assert [r["label"] for r in sections[1]["rows"]] == ["clean", "noise:sigma=0.1"]
+    assert [r["label"] for r in sections[1]["rows"]] == specs
     assert [c["name"] for c in sections[1]["columns"]] == ["tiny"]
     assert "0.03" in sections[0]["columns"][1]["name"]
     assert any("series" in s for s in sections)
 
 
-def test_one_picture_leaves_nothing_to_calibrate_with_in_the_table(folder, tiny, tmp_path):
+def test_one_picture_leaves_nothing_to_calibrate_with(folder, tiny, tmp_path, home):
     args = ["--limit", 1, "--perturb", "clean", "--sigma-grid", 0.1, "--samples", 2, "--metric", "psnr"]
     done = invoke("tune", folder, "-m", tiny, *args, "-o", tmp_path / "o")
     assert done.exit_code == 0 and "n/a" in done.stdout and "no second picture" in done.stdout
+    assert "is not calibrated: that takes 4 pictures" in done.output and not (home / "calibrations").exists()
     assert invoke("tune", folder, "-m", "bicubic", "-o", tmp_path / "o").exit_code == 2
 
 
@@ -119,7 +127,7 @@ def test_labels_tell_perturbations_apart_and_the_oracle_is_not_ranked(folder, ti
     assert invoke("evaluate", folder, "-m", tiny, *args).exit_code == 0
     table = json.loads((tmp_path / "o" / "report.json").read_text())["sections"][0]
     heads = list(dict.fromkeys(c["group"] for c in table["columns"]))
-    assert heads == ["noise:sigma=0.01", "noise:sigma=0.1", "pgd-l2"]
+    assert heads == ["noise:sigma=0.01", "noise:sigma=0.1", "pgd-l2:eps_rel=0.05,steps=1"]
     oracle = next(r for r in table["rows"] if "oracle" in r["label"])
     assert all(c["best"] == 0 for c in oracle["cells"])
     noise = next(r for r in table["rows"] if r["label"] == "random noise of equal norm" and r["section"] == "tiny")
@@ -157,8 +165,8 @@ def test_the_thesis_search_shows_its_tables(folder, tiny, tmp_path):
 def test_protocols_are_listed_and_unknown_ones_refused(folder, tmp_path):
     listed = invoke("evaluate", "--list")
     assert listed.exit_code == 0 and all(name in listed.stdout for name in PROTOCOLS)
-    with pytest.raises(RobustSRError, match="no protocol 'paper'; there are: paper-table1"):
-        invoke("evaluate", folder, "-p", "paper", "-o", tmp_path / "o")
+    for flags in (["-p", "paper"], ["--perturb", "jepg"]):
+        assert invoke("evaluate", folder, *flags, "-o", tmp_path / "o").exit_code == 2
 
 
 def test_wrong_folders_are_named_at_once(folder, tmp_path):
