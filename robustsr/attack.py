@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from . import attacks
+from . import perturbations
 from .models import Loaded, Network
 from .plan import Smoothing, pixels_per_second
 from .ruler import Measures, Ruler, sizes
@@ -123,8 +123,10 @@ def run(
     results = [next(o for o in outcomes if (o.label, o.input) == (victim.label, a.name)).measures for a in attempts]
     strength = [-(m["psnr"] or 0) if scene.target is None else m["target"] or 0 for m in results]
     worst = attempts[strength.index(max(strength))]
-    norm: attacks.Norm = "l2" if threat.method == "cw" else threat.norm
-    random = attacks.random_noise(scene.x, worst.sizes[norm], norm, mask=scene.mask, seed=seed + 1, bits=scene.bits)
+    norm: perturbations.Norm = "l2" if threat.method == "cw" else threat.norm
+    random = perturbations.random_noise(
+        scene.x, worst.sizes[norm], norm, mask=scene.mask, seed=seed + 1, bits=scene.bits
+    )
     stored = file("random", random)
     baseline = Attempt("random", stored, random, sizes(scene.x, stored))
     for i, one in enumerate(measured):

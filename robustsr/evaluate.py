@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from . import corruptions, losses, metrics, threats
-from .attacks import Norm, norms, random_noise
 from .calibration import estimate_noise
 from .files import atomic
 from .models import Loaded, load
 from .pairs import Pair, Pictures
+from .perturbations import Norm, norms, random_noise
 from .plan import Smoothing, compose, make_plan
 from .resample import OnResized
 from .smoothing import Smoothed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import attacks, losses, metrics
+from . import losses, metrics, perturbations
 from .backbones import how_to_get
 from .losses import Loss
 from .scene import Pixels, from_pixels
@@ -71,6 +71,6 @@ def in_words(measures: Measures) -> str:
 
 
 def sizes(x: Tensor, adv: Tensor) -> dict[str, float]:
-    """How much an input was changed: linf, l2 and l2_rel (RMS) as in `attacks.norms`, levels (linf in 1/255), psnr."""
-    norms = {key: float(value) for key, value in attacks.norms(adv.double() - x.double()).items()}
+    """How much an input was changed: `perturbations.norms` (linf, l2, l2_rel), levels (linf in 1/255), psnr."""
+    norms = {key: float(value) for key, value in perturbations.norms(adv.double() - x.double()).items()}
     return {**norms, "levels": norms["linf"] * 255, "psnr": float(metrics.psnr(adv.double(), x.double()))}

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from . import attacks
-from .attacks import Attacked, Checkpointed, Fresh, Norm, Objective, against
+from .attacks import Attacked, Checkpointed, Fresh, Objective, against
 from .losses import loss as loss_by_name
 from .models import Loaded, Network
+from .perturbations import Norm, random_noise, rounded
 from .plan import Smoothing
 from .resample import OnResized
 from .smoothing import Smoothed
@@ -230,7 +231,7 @@ def craft(
     if bits is not None and threat.norm == "linf" and threat.method != "cw" and 0 < eps * ((1 << bits) - 1) < 1 - 1e-6:
         raise RobustSRError(f"eps {eps:g} is less than one level of an {bits}-bit file: nothing of it would be left")
     if threat.method == "random":
-        noisy = attacks.random_noise(x, eps, threat.norm, mask=mask, seed=seed, bits=bits)
+        noisy = random_noise(x, eps, threat.norm, mask=mask, seed=seed, bits=bits)
         return Crafted("random", noisy, None)
     size = (x.shape[-2], x.shape[-1])
     up = attackable(network, size, smoothing if variant != "base" else None, resized)
@@ -313,7 +314,7 @@ def _filed(threat: Threat, x: Tensor, adv: Tensor, bits: int | None, eps: float)
     x, adv = x.cpu(), adv.cpu()  # in float64, which not every device has
     if bits is None:
         return adv
-    return attacks.rounded(x, adv, bits=bits, norm=None if threat.method == "cw" else threat.norm, eps=eps)
+    return rounded(x, adv, bits=bits, norm=None if threat.method == "cw" else threat.norm, eps=eps)
 
 
 def variants_for(on: str, smoothing: Smoothing | None) -> list[Variant]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import attacks, losses
+from . import attacks, losses, perturbations
 from .attack import Attempt, File, Outcome, kept, watched
 from .models import Loaded
 from .plan import Smoothing
@@ -79,9 +79,11 @@ def universal(
     rows = []
     for i, one in enumerate(scenes):
         exact = (one.x + delta).clamp(0, 1)
-        adv = file(one.name, attacks.rounded(one.x, exact, bits=one.bits, norm=threat.norm, eps=eps))
+        adv = file(one.name, perturbations.rounded(one.x, exact, bits=one.bits, norm=threat.norm, eps=eps))
         found = Attempt(one.name, adv, exact, sizes(one.x, adv))
-        random = attacks.random_noise(one.x, found.sizes[threat.norm], threat.norm, seed=seed + 1 + i, bits=one.bits)
+        random = perturbations.random_noise(
+            one.x, found.sizes[threat.norm], threat.norm, seed=seed + 1 + i, bits=one.bits
+        )
         baseline = Attempt("random", random, random, sizes(one.x, random))
         outcomes = []
         for model in shown:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from robustsr import threats
-from robustsr.attacks import norms
+from robustsr.attacks import Fresh
 from robustsr.losses import l1
 from robustsr.models import load
+from robustsr.perturbations import norms
 from robustsr.plan import Smoothing
 from robustsr.threats import VARIANTS, Threat, attackable, craft, parse, variants_for
 from robustsr.types import RobustSRError
@@ -114,6 +115,10 @@ def test_every_variant_attacks_a_smoothed_network(network, reduce, variant):
     made = craft(parse("pgd:steps=2,draws=2"), network, x, hr, smoothing=smoothing, variant=variant)
     assert made.variant == variant and made.found is not None and len(made.found.curve) == 4
     assert not torch.equal(made.adv, x)
+    victim = attackable(network, (12, 14), None if variant == "base" else smoothing)
+    if variant in ("eot", "mean", "losses"):  # compared by draws of their own, the same for every iterate
+        victim = Fresh(victim, 2, 0).fixed()
+    torch.testing.assert_close(made.found.loss, l1(victim(made.found.adv), hr))
 
 
 def test_which_variants_a_word_stands_for():
