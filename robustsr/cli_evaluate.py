@@ -335,12 +335,12 @@ def _report(
         mark = f"{name}: " if len(studies) > 1 else ""
         protocol |= {mark + k: v for k, v in study.protocol(results[name].records).items()}
     whole = report.Report(title, lead[:1].upper() + lead[1:], sections, protocol, command_line(context))
-    for section in sections:
-        if isinstance(section, report.Table):
-            show(section)
     before = out / "report.json"
     if before.exists() and json.dumps(whole.command) not in before.read_text("utf-8", "replace"):
         console.say(f"note: the report in {out} was another command's and is replaced; its records stay", "yellow")
     paths = render.save(whole, out)
+    for section in sections:
+        if isinstance(section, report.Table):
+            show(section)
     html = next(p for p in paths if p.suffix == ".html")
     console.say(f"report: {html}")
