@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import console
-from .cli_common import command_line, show, usage
+from .cli_common import command_line, interruptible, shipped, show, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -98,13 +99,13 @@ def evaluate(
             parse(spec)
     loss = loss or _default_loss(protocol)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
-    choice = _with(choice, on=on, loss=loss)
+    choice = replace(choice, on=on, loss=loss)
     if chosen is not None:
         if perturb or smooth != "off":
             raise typer.BadParameter("--protocol decides --perturb and --smooth: leave them out")
         studies = chosen.studies(choice)
         if craft_on:
-            studies = {n: _with(s, source=craft_on) for n, s in studies.items()}
+            studies = {n: replace(s, source=craft_on) for n, s in studies.items()}
         results = _measure(studies, out)
         _report(chosen.title, chosen.about, chosen.layout(studies, results), studies, results, out, context)
         return
@@ -171,7 +172,7 @@ def tune(
     if thesis not in (None, 2, 4):
         raise typer.BadParameter("--thesis is 2 or 4: the factors of its tables")
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, 0, seed, device, precision)
-    choice = _with(choice, models=tuple(m for m in choice.models if not m.startswith("bicubic")))
+    choice = replace(choice, models=tuple(m for m in choice.models if not m.startswith("bicubic")))
     if not choice.models:
         raise typer.BadParameter("bicubic is linear, smoothing does not change it: give a model with -m")
     if metric == "lpips" and choice.lpips is None:
@@ -215,12 +216,6 @@ def _list(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _with(value: Any, **changes: Any) -> Any:  # noqa: ANN401
-    from dataclasses import replace
-
-    return replace(value, **changes)
-
-
 def _default_loss(protocol: str | None) -> str:
     """The paper's loss where its network is here."""
     from . import backbones
@@ -247,8 +242,8 @@ def _choice(
     device: str,
     precision: str,
 ) -> Choice:
-    from . import backbones, catalogue, losses
-    from .models import load
+    from . import backbones, losses
+    from .models import BICUBIC, load
     from .pairs import Pictures
     from .protocols import Choice
 
@@ -258,10 +253,9 @@ def _choice(
             raise RobustSRError(f"{place} is a file: give its folder" if place.is_file() else f"no folder {place}")
     if lr is not None and len(sets) > 1:
         raise typer.BadParameter("--lr belongs to one folder: for several, put HR/ and LR/ into each")
-    shipped = [n for n, e in catalogue.catalogue().items() if not e.url and n in catalogue.installed()]
-    names = model or shipped
+    names = model or shipped()
     scale = load(names[0], device="cpu", precision="fp32").scale
-    bicubic = next((n for n in ("bicubic", "bicubic-x2", "bicubic-x3") if _scale_of(n) == scale), None)
+    bicubic = next((n for n, factor in BICUBIC.items() if factor == scale), None)
     models = dict.fromkeys([*([bicubic] if bicubic else []), *names])
     net = losses.best_lpips() if lpips == "auto" else None if lpips == "off" else lpips
     if lpips == "auto" and net is None:
@@ -290,32 +284,20 @@ def _choice(
     )
 
 
-def _scale_of(name: str) -> int:
-    from .models import BICUBIC
-
-    return BICUBIC[name]
-
-
 def _measure(studies: dict[str, Study], out: Path) -> dict[str, Results]:
     from .evaluate import run
     from .manifest import locked
     from .results import Results
 
     results = {}
-    try:
-        with locked(out), console.work_bar() as update:
-            for name, study in studies.items():
-                found = []
-                for at in run(study, out):
-                    r = at.record
-                    found.append(r)
-                    update(
-                        at.done, at.total, f"{name}  {r['picture']}  {r['model']}  {r['perturbation'].split(':')[0]}"
-                    )
-                results[name] = Results(found, out)
-    except KeyboardInterrupt:
-        console.say("interrupted: the same command goes on from here", "yellow")
-        raise typer.Exit(130) from None
+    with interruptible("the same command goes on from here"), locked(out), console.work_bar() as update:
+        for name, study in studies.items():
+            found = []
+            for at in run(study, out):
+                r = at.record
+                found.append(r)
+                update(at.done, at.total, f"{name}  {r['picture']}  {r['model']}  {r['perturbation'].split(':')[0]}")
+            results[name] = Results(found, out)
     return results
 
 

@@ -3,17 +3,16 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
 from PIL import Image
-from typer.testing import CliRunner
 
 from robustsr.certify import Claim
 from robustsr.cli_certify import SAMPLE_CROP, amount, certify
-from robustsr.types import RobustSRError
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(certify)
@@ -21,20 +20,9 @@ FEW = ["--samples", "400", "--ship", "41", "--device", "cpu"]
 
 
 @pytest.fixture
-def run(home, tiny, tmp_path, monkeypatch):
+def run(go):
     """Runs `certify` with the tiny model; returns exit code, standard output, and the error's words."""
-
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, model=True):
-        result = CliRunner().invoke(app, [*map(str, arguments), *(["-m", str(tiny)] if model else [])])
-        if isinstance(result.exception, RobustSRError):
-            return 1, result.stdout, str(result.exception)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.stdout, re.sub(r"[\s│]+", " ", result.stderr)
-
-    return call
+    return partial(go, "certify")
 
 
 @pytest.fixture
