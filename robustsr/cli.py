@@ -356,12 +356,13 @@ def train(
     before = signal.signal(signal.SIGINT, lambda number, _frame: stopping.append(number))
     try:
         for at in run(chosen, folder, resume=resume, device=str(resolve_device(device)), stop=lambda: bool(stopping)):
-            measured = "".join(f"  {k} {v:.2f} dB" for k, v in at.psnr.items())
             if at.message:
                 console.say(at.message)
-            elif at.step % 250 == 0 or measured or at.step == at.steps:
-                left = console.duration(at.seconds_left)
-                console.say(f"{at.step}/{at.steps}  loss {at.loss:.5f}  {at.rate:.1f} it/s  {left} left{measured}")
+                continue
+            parts = "  ".join(f"{name} {value:.4f}" for name, value in at.losses.items())
+            console.say(f"{at.step}/{at.steps}  {parts}  {at.rate:.1f} it/s  {console.duration(at.seconds_left)} left")
+            for place, row in at.measured.items():
+                console.say(f"  {place}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
     finally:
         signal.signal(signal.SIGINT, before)
     if stopping:

@@ -1,21 +1,35 @@
-"""Training pictures: a folder decoded once into HR/LR arrays, and batches that are a function of (seed, step)."""
+"""Training pictures: a folder decoded once into one file of pixels, and batches that are a function of (seed, step)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from robustsr import images
+from robustsr.catalogue import home
+from robustsr.degradation import degrade
+from robustsr.files import staged
 from robustsr.types import RobustSRError
 
+from .recipe import Data
+
 MAX_PIXELS = 400_000_000
-Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # LR (h, w, 3), HR (s*h, s*w, 3)
+VERSION = 1  # of the cache
+KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+Pixels = NDArray[np.uint8]  # (h, w, 3)
 
 
 def pictures(folder: str | Path) -> list[Path]:
@@ -39,59 +53,136 @@ def read(path: Path) -> Image.Image:
     return Image.fromarray((rgb.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
-def downscale(hr: Image.Image, scale: int) -> Image.Image:
-    """Antialiased bicubic (PIL, a = -0.5), which agrees closely with MATLAB's imresize; 8-bit in, 8-bit out."""
-    return hr.resize((hr.width // scale, hr.height // scale), Image.Resampling.BICUBIC)
+def downscale(hr: Image.Image, scale: int, kernel: str = "bicubic") -> Image.Image:
+    """Pillow's antialiased bicubic (a = -0.5) or bilinear, 8-bit in and out; bicubic is close to MATLAB's imresize."""
+    return hr.resize((hr.width // scale, hr.height // scale), KERNELS[kernel])
 
 
-def load_pairs(folder: str | Path, scale: int, patch: int, skipped: Callable[[str], None]) -> list[Pair]:
-    """Decodes every picture large enough for a patch; says of each other one, through ``skipped``, why not."""
-    pairs: list[Pair] = []
-    for path in pictures(folder):
-        try:
-            hr = read(path)
-        except RobustSRError as error:
-            skipped(str(error))
-            continue
-        hr = hr.crop((0, 0, hr.width // scale * scale, hr.height // scale * scale))
-        if min(hr.size) < patch * scale:
-            skipped(f"{path}: {hr.width}x{hr.height} is smaller than a patch of {patch * scale}")
-            continue
-        pairs.append((np.asarray(downscale(hr, scale)), np.asarray(hr)))
-    if not pairs:
-        raise RobustSRError(f"no usable picture under {str(folder)!r}")
-    return pairs
+@dataclass(frozen=True)
+class Pairs:
+    """Decoded pictures, LR beside HR, in one memory-mapped file; ``skipped`` says why others were left out."""
+
+    pixels: NDArray[np.uint8]  # (bytes,)
+    table: list[dict[str, Any]]  # per picture: name, at, lr (h, w), hr (H, W)
+    skipped: list[str]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, Pixels]:
+        """LR ``(h, w, 3)`` and HR ``(s*h, s*w, 3)``; nothing is read from the disk before it is used."""
+        row = self.table[index]
+        (h, w), (tall, wide) = row["lr"], row["hr"]
+        middle, end = row["at"] + h * w * 3, row["at"] + (h * w + tall * wide) * 3
+        return self.pixels[row["at"] : middle].reshape(h, w, 3), self.pixels[middle:end].reshape(tall, wide, 3)
 
 
-def batches(
-    pairs: list[Pair], scale: int, patch: int, batch: int, seed: int, start: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields, from step ``start`` on, uint8 LR ``(N, 3, p, p)`` and HR ``(N, 3, s*p, s*p)``.
+def load_pairs(data: Data, scale: int, *, resized: bool = False) -> Pairs:
+    """Every picture under ``data.hr`` that is large enough for a patch, from the cache or decoded into it.
 
-    Pictures are drawn in proportion to their area; each patch is one of the eight flips and rotations.
-    What step t yields depends on the seed and t alone, so a resumed run sees the batches it would have seen.
+    The cache lies in ``ROBUSTSR_HOME``/training and belongs to the files' names, sizes and dates. ``resized``: the
+    input is as large as HR, made of each patch (the thesis), so that no LR is kept.
+    RobustSRError: no usable picture, or an HR picture without its LR.
     """
-    areas = np.array([lr.shape[0] * lr.shape[1] for lr, _ in pairs], dtype=np.float64)
-    share = areas / areas.sum()
-    step = start
-    while True:
-        rng = np.random.default_rng((seed, step))
-        lrs, hrs = [], []
-        for index in rng.choice(len(pairs), size=batch, p=share):
-            lr, hr = pairs[index]
-            y = int(rng.integers(lr.shape[0] - patch + 1))
-            x = int(rng.integers(lr.shape[1] - patch + 1))
-            turn, flip = int(rng.integers(4)), bool(rng.integers(2))
-            lr = lr[y : y + patch, x : x + patch]
-            hr = hr[y * scale : (y + patch) * scale, x * scale : (x + patch) * scale]
-            lr, hr = np.rot90(lr, turn), np.rot90(hr, turn)
-            if flip:
-                lr, hr = lr[:, ::-1], hr[:, ::-1]
-            lrs.append(lr)
-            hrs.append(hr)
-        yield _stack(lrs), _stack(hrs)
-        step += 1
+    files = _files(data)
+    marks = [(str(p), s.st_size, s.st_mtime_ns) for pair in files for p in pair if p for s in [p.stat()]]
+    settings = [VERSION, scale, data.downscale, data.patch, resized, marks]
+    folder = home() / "training" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    if not (folder / "table.json").exists():
+        _decode(files, data, scale, resized, folder)
+    table = json.loads((folder / "table.json").read_text("utf-8"))
+    return Pairs(np.memmap(folder / "pixels.bin", np.uint8, "r"), **table)
 
 
-def _stack(patches: list[NDArray[np.uint8]]) -> Tensor:
+def _files(data: Data) -> list[tuple[Path, Path | None]]:
+    hr = pictures(data.hr)
+    if not data.lr:
+        return [(path, None) for path in hr]
+    by_stem = {path.stem: path for path in pictures(data.lr)}
+    if missing := [path.name for path in hr if path.stem not in by_stem]:
+        raise RobustSRError(f"{data.lr} has no picture for {', '.join(missing[:3])} of {data.hr}: names must agree")
+    return [(path, by_stem[path.stem]) for path in hr]
+
+
+def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resized: bool, folder: Path) -> None:
+    def one(pair: tuple[Path, Path | None]) -> tuple[str, Pixels, Pixels] | str:
+        path, lr_path = pair
+        try:
+            hr, lr = read(path), read(lr_path) if lr_path else None
+        except RobustSRError as error:
+            return str(error)
+        step = 1 if resized else scale
+        hr = hr.crop((0, 0, hr.width // step * step, hr.height // step * step))
+        if min(hr.size) < data.patch * step:
+            return f"{path}: {hr.width}x{hr.height} is smaller than a patch of {data.patch * step}"
+        if lr is None:
+            small = np.zeros((0, 0, 3), np.uint8) if resized else np.asarray(downscale(hr, scale, data.downscale))
+        elif lr.size != (hr.width // scale, hr.height // scale):
+            return f"{lr_path}: {lr.width}x{lr.height} is not a {scale}th of {path}, {hr.width}x{hr.height}"
+        else:
+            small = np.asarray(lr)
+        return path.name, small, np.asarray(hr)
+
+    table, skipped, at = [], [], 0
+    with staged(folder) as part, ThreadPoolExecutor(os.cpu_count()) as pool, open(part / "pixels.bin", "wb") as out:
+        for start in range(0, len(files), 32):  # not all at once in memory
+            for found in pool.map(one, files[start : start + 32]):
+                if isinstance(found, str):
+                    skipped.append(found)
+                    continue
+                name, lr, hr = found
+                table.append({"name": name, "at": at, "lr": lr.shape[:2], "hr": hr.shape[:2]})
+                at += out.write(lr.tobytes()) + out.write(hr.tobytes())
+        if not table:
+            raise RobustSRError(f"no usable picture under {data.hr!r}: {skipped[0]}")
+        (part / "table.json").write_text(json.dumps({"table": table, "skipped": skipped}), "utf-8")
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Number t is the batch of step t, a function of (seed, t) alone, so a resumed run sees what it would have seen.
+
+    uint8 LR ``(N, 3, p, p)`` and HR ``(N, 3, s*p, s*p)``; pictures are drawn in proportion to their area, and each
+    patch is one of the eight flips and rotations. ``resized``: LR is HR shrunk ``scale`` times and enlarged again.
+    """
+
+    pairs: Pairs
+    data: Data
+    scale: int
+    seed: int
+    resized: bool = False
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((self.seed, step))
+        areas = np.array([row["hr"][0] * row["hr"][1] for row in self.pairs.table], dtype=np.float64)
+        chosen = rng.choice(len(areas), size=self.data.batch, p=areas / areas.sum())
+        lrs, hrs = zip(*(self._patch(int(i), rng) for i in chosen), strict=True)
+        return _stack(lrs), _stack(hrs)
+
+    def _patch(self, index: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+        lr, hr = self.pairs[index]
+        p, s = self.data.patch, 1 if self.resized else self.scale
+        y, x = (int(rng.integers(n // s - p + 1)) for n in hr.shape[:2])
+        hr = hr[y * s : (y + p) * s, x * s : (x + p) * s]
+        degraded = self.data.degraded and rng.random() < self.data.degraded
+        if degraded:
+            x = torch.from_numpy(hr.copy()).permute(2, 0, 1) / 255
+            x = degrade(x, s, int(rng.integers(1 << 62)))
+            lr = (x.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        elif self.resized:
+            picture = Image.fromarray(hr)
+            small = downscale(picture, self.scale, self.data.downscale)
+            lr = np.asarray(small.resize(picture.size, KERNELS[self.data.downscale]))
+        else:
+            lr = lr[y : y + p, x : x + p]
+        turn, flip = int(rng.integers(4)), bool(rng.integers(2))
+        lr, hr = np.rot90(lr, turn), np.rot90(hr, turn)
+        return (lr[:, ::-1], hr[:, ::-1]) if flip else (lr, hr)
+
+    def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of steps ``start`` to ``stop``, prepared ahead by ``data.workers`` processes."""
+        return iter(DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=self.data.workers))
+
+
+def _stack(patches: tuple[Pixels, ...]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.stack(patches).transpose(0, 3, 1, 2)))

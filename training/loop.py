@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from robustsr.files import atomic
-from robustsr.metrics import psnr
+from robustsr.models import Network, load
 from robustsr.types import RobustSRError
 
-from .data import batches, load_pairs, pictures, read
-from .networks import build, export
+from .checkpoint import State
+from .data import Batches, load_pairs
+from .networks import export
+from .objectives import Forward, Terms, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
 from .recipe import Optimiser, Recipe
+from .validation import Measured, sheet, validate
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after ``step`` steps; ``psnr`` (dB, by set) only where it was measured."""
+    """Where a run stands after ``step`` steps; ``measured`` (see validation.py) only where it was."""
 
     step: int
     steps: int
-    loss: float  # mean since the last report
+    losses: dict[str, float]  # means since the last report, weighted as in their sum
     rate: float  # steps per second since the last report
-    psnr: dict[str, float]
+    measured: Measured = field(default_factory=dict)
     message: str = ""
 
     @property
@@ -40,12 +43,14 @@ class Progress:
         return (self.steps - self.step) / self.rate if self.rate else math.inf
 
 
-def learning_rate(config: Optimiser, step: int) -> float:
-    """The rate of step ``step`` (from 0): linear warm-up, then a half cosine down to 0."""
+def learning_rate(config: Optimiser, peak: float, step: int) -> float:
+    """The rate of step ``step`` (from 0): linear warm-up to ``peak``, then constant or a half cosine down to 0."""
     if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
+        return peak * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return peak
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return peak * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def train(
@@ -59,130 +64,167 @@ def train(
 ) -> Iterator[Progress]:
     """Runs a recipe and yields where it stands every ``every`` steps and after each validation.
 
-    Writes ``out/checkpoint.pt`` and ``out/log.jsonl`` as it goes, and at the end ``out/NAME.safetensors``, the
-    averaged weights in float16.
+    Writes ``out/checkpoint.pt``, ``out/log.jsonl`` and TensorBoard's events as it goes, at each validation and at the
+    end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``.
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
     it as if it had never stopped. A loss that is not finite ends the run with the last good checkpoint kept.
+    Under `accelerate launch` or `torchrun` every process takes its share of each batch, and the first one reports.
     """
-    checkpoint = out / "checkpoint.pt"
+    crew = Accelerator(cpu=device == "cpu")
+    where = torch.device(device) if crew.num_processes == 1 else crew.device
+    checkpoint, weights = out / "checkpoint.pt", out / f"{recipe.name}.safetensors"
     if resume and not checkpoint.exists():
         raise RobustSRError(f"nothing to resume: there is no {checkpoint}")
     if checkpoint.exists() and not resume:
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
-    config, scale = recipe.optimiser, recipe.generator.scale
-    messages: list[str] = []
-    pairs = load_pairs(recipe.data.hr, scale, recipe.data.patch, messages.append)
-    net = build(recipe.generator, recipe.seed).to(device)
-    ema = copy.deepcopy(net).requires_grad_(False)
-    optimiser = torch.optim.Adam(net.parameters(), lr=config.lr, betas=config.betas)
-    step = _restore(checkpoint, recipe, net, ema, optimiser, device, len(pairs)) if resume else 0
-    forward = torch.compile(net) if recipe.compile else net
-    stream = batches(pairs, scale, recipe.data.patch, recipe.data.batch, recipe.seed, step)
-    losses: list[Tensor] = []
-    since = time.perf_counter()
-    yield Progress(step, config.steps, math.nan, 0, {}, "\n".join([*messages, f"{len(pairs)} pictures"]))
+    if recipe.data.batch % crew.num_processes:
+        raise RobustSRError(f"data.batch {recipe.data.batch} cannot be shared by {crew.num_processes} processes evenly")
 
-    while step < config.steps:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(config, step)
-        lr, hr = (_unit(t, device) for t in next(stream))
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.precision == "bf16"):
-            sr = forward(lr)
-        loss = recipe.loss.l1 * F.l1_loss(sr.float(), hr)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        with torch.no_grad():  # a young average forgets faster, so that it does not carry the initial weights
-            decay = min(config.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
-        losses.append(loss.detach())
-        step += 1
+    config = recipe.optimiser
+    with crew.main_process_first():
+        pairs = load_pairs(recipe.data, recipe.generator.scale)
+    state = State.fresh(recipe, where)
+    if resume:
+        state.restore(checkpoint, recipe, len(pairs))
+    step_ = Step(recipe, state, where, crew)
+    board = _board(out) if crew.is_main_process else None
+    stream = Batches(pairs, recipe.data, recipe.generator.scale, recipe.seed).stream(state.step, config.steps)
+    since, kept = time.perf_counter(), list[dict[str, Tensor]]()
+    yield Progress(state.step, config.steps, {}, 0, message="\n".join([*pairs.skipped, f"{len(pairs)} pictures"]))
 
-        done, stopped = step == config.steps, stop()
-        save = done or stopped or step % recipe.checkpoint_every == 0
-        if save or step % every == 0:
-            mean = float(torch.stack(losses).mean())
-            with torch.no_grad():  # a state is only good if the next step can start from it
-                healthy = not save or bool(net(lr).isfinite().all())
-            if not (math.isfinite(mean) and healthy):
-                kept = f"the last good state is {checkpoint}" if checkpoint.exists() else "no state was kept"
-                raise RobustSRError(f"the run diverged by step {step} (loss {mean:g}): lower optimiser.lr; {kept}")
-            if save:
-                _save(checkpoint, recipe, net, ema, optimiser, step, len(pairs))
-            measured: dict[str, float] = {}
-            if step % recipe.validation.every == 0 or done:
-                measured = {Path(s).name: validate(ema, Path(s), scale, device) for s in recipe.validation.sets}
-            progress = Progress(step, config.steps, mean, len(losses) / (time.perf_counter() - since), measured)
-            out.mkdir(parents=True, exist_ok=True)
-            with open(out / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(asdict(progress)) + "\n")
-            yield progress
-            losses, since = [], time.perf_counter()
+    for lr, hr in stream:
+        kept.append(step_(lr, hr))
+        state.step += 1
+        done, stopped = state.step == config.steps, stop()
+        save = done or stopped or state.step % recipe.checkpoint_every == 0
+        check = done or state.step % recipe.validation.every == 0
+        if save or check or state.step % every == 0:
+            means = {k: float(crew.reduce(torch.stack([row[k] for row in kept]).mean(), "mean")) for k in kept[0]}
+            rate = len(kept) / (time.perf_counter() - since)
+            if not step_.healthy(lr if save else None, means):
+                last = f"the last good state is {checkpoint}" if checkpoint.exists() else "no state was kept"
+                raise RobustSRError(f"the run diverged by step {state.step} ({means}): lower optimiser.lr; {last}")
+            measured: Measured = {}
+            if crew.is_main_process:
+                if save:
+                    state.save(checkpoint, recipe, len(pairs))
+                if check:
+                    export(state.ema, weights, {"recipe": recipe.name, "steps": str(state.step)})
+                    measured, samples = validate(recipe, weights, out / "validation", str(where))
+                    grid = sheet(samples, out / "validation", out / "samples" / f"{state.step:07d}.png")
+                    if board and grid:
+                        board.add_image("samples", np.asarray(grid), state.step, dataformats="HWC")
+                progress = Progress(state.step, config.steps, means, rate, measured)
+                _log(progress, out, board)
+                yield progress
+            kept, since = [], time.perf_counter()
         if stopped:
             return
-    export(ema, out / f"{recipe.name}.safetensors", {"recipe": recipe.name, "steps": str(step)})
 
 
-def validate(net: nn.Module, folder: Path, scale: int, device: str) -> float:
-    """Mean Y-PSNR in dB over a folder with HR/ and LR/, float32, rounded to 8 bits, border crop ``scale``."""
-    values = []
-    for path in pictures(folder / "HR"):
-        hr, lr = (_open(folder / part / path.name, device) for part in ("HR", "LR"))
-        with torch.inference_mode():
-            sr = (net(lr).clamp(0, 1) * 255).round() / 255
-        hr = hr[..., : sr.shape[-2], : sr.shape[-1]]
-        values.append(float(psnr(sr[..., : hr.shape[-2], : hr.shape[-1]], hr, crop=scale, y=True)))
-    return sum(values) / len(values)
+class Step:
+    """One step of a recipe on a state: inputs, outputs, losses, both optimisers, the moving average."""
+
+    def __init__(self, recipe: Recipe, state: State, device: torch.device, crew: Accelerator) -> None:
+        self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
+        self.terms = Terms(recipe.loss)
+        self.net: Forward = torch.compile(state.net) if recipe.compile else state.net
+        judge = state.discriminator
+        self.judge: nn.Module | None = torch.compile(judge) if recipe.compile and judge is not None else judge  # type: ignore[assignment]
+        self.behind: Network | None = None  # what a denoiser is trained for
+        if recipe.denoiser.objective in ("stability", "task"):
+            behind = load(recipe.denoiser.model, device=str(device), precision="fp32")
+            if not isinstance(behind, Network):
+                raise RobustSRError(f"denoiser.model {recipe.denoiser.model!r} gives no gradients: name a checkpoint")
+            self.behind = behind
+
+    def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """Takes uint8 ``lr (N, 3, p, p)`` and ``hr (N, 3, s*p, s*p)``; the losses, weighted, detached."""
+        recipe, state = self.recipe, self.state
+        for optimiser, peak in ((state.optimiser, recipe.optimiser.lr), (state.d_optimiser, recipe.discriminator.lr)):
+            for group in optimiser.param_groups if optimiser else []:
+                group["lr"] = learning_rate(recipe.optimiser, peak, state.step)
+        seed = int(np.random.default_rng((recipe.seed, state.step, 1)).integers(1 << 62))
+        noises = noisy(lr, recipe.inputs, torch.Generator().manual_seed(seed))  # of the whole batch: one for all
+        lr, hr = self._unit(lr), self._unit(hr)
+        noises = [self._share(noise, 1) for noise in noises]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            state.net.requires_grad_(False)  # an attack needs no gradient of the weights
+            x = attacked(self._forward, lr, hr, noises, recipe.inputs, state.step, seed % (1 << 31))
+            state.net.requires_grad_(True)
+            target = self._target(lr, hr)
+            outputs = smoothed_outputs(self._forward, x, noises)
+            terms: dict[str, Tensor] = {}
+            for sr in outputs:
+                for name, value in self.terms(sr, target).items():
+                    terms[name] = terms.get(name, 0) + value / len(outputs)
+            if self.judge is not None and state.discriminator is not None:
+                state.discriminator.requires_grad_(False)
+                terms["gan"] = recipe.loss.gan * generator_gan(self.judge, outputs, target)
+                state.discriminator.requires_grad_(True)
+        self._descend(sum(terms.values(), target.new_zeros(())), state.optimiser)
+        if self.judge is not None and state.d_optimiser is not None:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                terms["discriminator"] = discriminator_gan(self.judge, outputs, target)
+            self._descend(terms["discriminator"], state.d_optimiser)
+        with torch.no_grad():  # a young average forgets faster, so that it does not carry the initial weights
+            decay = min(recipe.optimiser.ema, (1 + state.step) / (10 + state.step))
+            torch._foreach_lerp_(list(state.ema.parameters()), list(state.net.parameters()), 1 - decay)
+            for mine, new in zip(state.ema.buffers(), state.net.buffers(), strict=True):
+                mine.copy_(new)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def healthy(self, lr: Tensor | None, means: dict[str, float]) -> bool:
+        """Whether the losses are finite and, where ``lr`` is given, so is the output: the next step can start."""
+        with torch.no_grad():
+            good = lr is None or bool(self.state.net(self._unit(lr)).isfinite().all())
+        return good and all(math.isfinite(value) for value in means.values())
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """What is trained, for attacks and losses alike: the network, or a denoiser before a fixed one."""
+        y: Tensor = self.net(x)
+        return self.behind(y.float()) if self.behind else y
+
+    def _target(self, lr: Tensor, hr: Tensor) -> Tensor:
+        objective = self.recipe.denoiser.objective
+        if objective == "mse":
+            return lr
+        if objective == "stability" and self.behind:
+            with torch.no_grad():
+                return self.behind(lr)
+        return hr
+
+    def _descend(self, loss: Tensor, optimiser: torch.optim.Adam) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.crew.num_processes > 1:
+            grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+            vector_to_parameters(self.crew.reduce(parameters_to_vector(grads), "mean"), grads)
+        optimiser.step()
+
+    def _unit(self, x: Tensor) -> Tensor:
+        return self._share(x, 0).to(torch.float32, memory_format=torch.channels_last) / 255
+
+    def _share(self, x: Tensor, dim: int) -> Tensor:
+        return x.chunk(self.crew.num_processes, dim)[self.crew.process_index].to(self.device)
 
 
-def _open(path: Path, device: str) -> Tensor:
-    return _unit(torch.from_numpy(np.array(read(path)).transpose(2, 0, 1)[None].copy()), device)
+def _log(progress: Progress, out: Path, board: Any) -> None:  # noqa: ANN401
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write(json.dumps(asdict(progress)) + "\n")
+    if board:
+        for name, value in progress.losses.items():
+            board.add_scalar(f"loss/{name}", value, progress.step)
+        board.add_scalar("rate", progress.rate, progress.step)
+        for place, row in progress.measured.items():
+            for name, value in row.items():
+                board.add_scalar(f"{name}/{place}", value, progress.step)
 
 
-def _unit(x: Tensor, device: str) -> Tensor:
-    return x.to(device, torch.float32, memory_format=torch.channels_last) / 255
-
-
-def _save(
-    path: Path,
-    recipe: Recipe,
-    net: nn.Module,
-    ema: nn.Module,
-    optimiser: torch.optim.Adam,
-    step: int,
-    count: int,
-) -> None:
-    state = {
-        "step": step,
-        "pictures": count,
-        "recipe": asdict(recipe),
-        "net": net.state_dict(),
-        "ema": ema.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    with atomic(path, make_folder=True) as part:
-        torch.save(state, part)
-
-
-def _restore(
-    path: Path,
-    recipe: Recipe,
-    net: nn.Module,
-    ema: nn.Module,
-    optimiser: torch.optim.Adam,
-    device: str,
-    count: int,
-) -> int:
-    state = torch.load(path, map_location=device, weights_only=True)
-    before, now = state["recipe"], asdict(recipe)
-    for key in ("generator", "data", "loss", "optimiser", "seed"):
-        if before[key] != now[key]:
-            raise RobustSRError(
-                f"{path} was made with another {key} ({before[key]}): resume with the recipe it began with"
-            )
-    if state["pictures"] != count:
-        raise RobustSRError(f"{path} was made with {state['pictures']} pictures, there are {count} now")
-    net.load_state_dict(state["net"])
-    ema.load_state_dict(state["ema"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+def _board(out: Path) -> Any:  # noqa: ANN401 - tensorboard is optional and not typed
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]

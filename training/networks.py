@@ -9,6 +9,7 @@ from safetensors.torch import save
 from torch import nn
 
 from robustsr.files import atomic
+from robustsr.models import Network, load
 from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
 
@@ -16,32 +17,41 @@ from .recipe import Generator
 
 import_torchvision()
 from spandrel.architectures.Compact import Compact  # noqa: E402
+from spandrel.architectures.ESRGAN import ESRGAN  # noqa: E402
 
 
 def build(config: Generator, seed: int) -> nn.Module:
-    """The generator, float32, channels-last: from ``config.init`` or freshly initialised from ``seed``.
+    """The generator, float32, channels-last: from ``config.init``, whatever architecture that has, or fresh.
 
-    Fresh: Kaiming-normal for PReLU's slope of .25, zero biases, the last convolution scaled by .1. PyTorch's own
-    initialisation lets the gradient vanish through 16 PReLU layers (1e-8 at the first).
+    Fresh ones are a function of ``seed``: Kaiming-normal with zero biases, for PReLU's slope of .25 and, in the
+    dense blocks of RRDB, times .1 (ESRGAN, section 3.1); the last convolution times .1. PyTorch's own lets the
+    gradient vanish through 16 PReLU layers (1e-8 at the first).
     """
-    net = Compact(num_feat=config.features, num_conv=config.convs, upscale=config.scale)
     if config.init:
-        from robustsr.models import Network, load
-
-        start = load(config.init, device="cpu", precision="fp32")
-        if not isinstance(start, Network):
-            raise RobustSRError(f"generator.init {config.init!r} is an ONNX model: training starts from a checkpoint")
-        net.load_state_dict(start.module.state_dict())
+        return _start(config)
+    if config.architecture == "compact":
+        net: nn.Module = Compact(num_feat=config.features, num_conv=config.convs, upscale=config.scale)
     else:
-        generator = torch.Generator().manual_seed(seed)
-        convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-        with torch.no_grad():
-            for conv in convs:
-                nn.init.kaiming_normal_(conv.weight, a=0.25, generator=generator)
-                assert conv.bias is not None
-                conv.bias.zero_()
-            convs[-1].weight.mul_(0.1)
-    return net.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+        net = ESRGAN(num_filters=config.features, num_blocks=config.blocks, scale=config.scale)
+    generator = torch.Generator().manual_seed(seed)
+    convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+    with torch.no_grad():
+        for name, conv in convs.items():
+            nn.init.kaiming_normal_(conv.weight, a=0.25, generator=generator)
+            assert conv.bias is not None
+            conv.bias.zero_()
+            if "RDB" in name or conv is [*convs.values()][-1]:
+                conv.weight.mul_(0.1)
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _start(config: Generator) -> nn.Module:
+    start = load(config.init, device="cpu", precision="fp32")
+    if not isinstance(start, Network) or not any(True for _ in start.module.parameters()):
+        raise RobustSRError(f"generator.init {config.init!r} has no weights that train: name a checkpoint")
+    if start.scale != config.scale:
+        raise RobustSRError(f"generator.init {config.init!r} is x{start.scale}, generator.scale is {config.scale}")
+    return start.module.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:

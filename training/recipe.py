@@ -19,28 +19,70 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class Generator:
-    """The network that is trained: SRVGGNetCompact ("Compact"), as in Real-ESRGAN."""
+    """The network that is trained: SRVGGNetCompact (Real-ESRGAN), RRDB (ESRGAN) or the thesis' U-Net."""
 
+    architecture: str = "compact"  # compact | rrdb | unet
     features: int = 64
-    convs: int = 16
-    scale: int = 4
-    init: str = ""  # a robustsr model name or checkpoint to start from; empty: Kaiming initialisation
+    convs: int = 16  # compact
+    blocks: int = 23  # rrdb
+    scale: int = 4  # unet: the factor by which its input was shrunk and enlarged again; its own scale is 1
+    init: str = ""  # a robustsr model name or any checkpoint to start from, which brings its own architecture
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where patches come from: a folder of HR pictures; LR by PIL's antialiased bicubic, rounded to 8 bits."""
+    """Where patches come from: a folder of HR pictures, and how LR comes from them."""
 
     hr: str = ""  # folder of HR pictures, any depth
-    batch: int = 16
-    patch: int = 40  # LR pixels
+    lr: str = ""  # folder of LR pictures with the same names; empty: made from HR, rounded to 8 bits
+    downscale: str = "bicubic"  # bicubic | bilinear: Pillow's, antialiased
+    degraded: float = 0.0  # the share of patches whose LR is made by Real-ESRGAN's second-order degradation instead
+    batch: int = 16  # over all processes
+    patch: int = 40  # pixels of the network's input
+    workers: int = 0  # processes that prepare batches
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the network sees of a patch; the loss is the mean over sigmas.
+
+    For each of ``sigmas``, the median of the outputs under ``draws`` noises (MRS fine-tuning, CertSR 4.2); one sigma
+    with one draw is training with noise, sigma 0 the plain picture. ``attack``: an attack's spec, carried out anew at
+    every step on the same draws (adversarial training; with noise: SmoothAdv).
+    """
+
+    sigmas: tuple[float, ...] = (0.0,)
+    draws: tuple[int, ...] = (1,)
+    attack: str = ""  # robustsr.threats.parse
+    attack_warmup: int = 0  # steps over which the attack's budget grows from 0
+    uniform: bool = False  # draw each sigma uniformly from 0 to the given one, per patch
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights of the terms that are summed."""
+    """Weights of the terms that are summed; 0 leaves a term out."""
 
     l1: float = 1.0
+    mse: float = 0.0
+    perceptual: float = 0.0  # robustsr.losses.perceptual: VGG19 features before activation
+    layer: str = ""  # of VGG19; empty: the deepest in the weights file
+    gan: float = 0.0  # relativistic average GAN
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """ESRGAN's VGG-128, used where loss.gan is not 0; trained by Adam at its own rate, on the same schedule."""
+
+    features: int = 64
+    lr: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """Trains a denoiser D for f(D(x + G)) instead (Salman et al. 2020); the generator then has scale 1."""
+
+    objective: str = ""  # mse: D against x | stability: f(D) against f(x) | task: f(D) against HR; empty: none
+    model: str = "psnr"  # f, frozen
 
 
 @dataclass(frozen=True)
@@ -49,6 +91,7 @@ class Optimiser:
 
     steps: int = 4000
     lr: float = 1e-3
+    schedule: str = "cosine"  # cosine | constant
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 100
     ema: float = 0.999  # decay of the averaged weights, which are the ones validated and exported
@@ -56,10 +99,17 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Validation:
-    """Y-PSNR with a border crop of ``scale`` on paired folders, each holding HR/ and LR/ with the same names."""
+    """Mean PSNR, SSIM and LPIPS over pictures of each set, on clean, noisy and attacked inputs.
+
+    ``sets``: folders as for `robustsr evaluate`: with HR/ and LR/ of the same names, or of HR pictures alone.
+    """
 
     every: int = 1000
     sets: tuple[str, ...] = ()
+    perturbations: tuple[str, ...] = ("clean",)  # robustsr.evaluate.Study.perturbations
+    limit: int = 8  # pictures of each set
+    crop: int = 64  # LR pixels, central; 0: whole pictures
+    samples: int = 2  # pictures of each set that are kept as files, input, output and truth side by side
 
 
 @dataclass(frozen=True)
@@ -73,7 +123,10 @@ class Recipe:
     checkpoint_every: int = 500
     generator: Generator = field(default_factory=Generator)
     data: Data = field(default_factory=Data)
+    inputs: Inputs = field(default_factory=Inputs)
+    denoiser: Denoiser = field(default_factory=Denoiser)
     loss: Loss = field(default_factory=Loss)
+    discriminator: Discriminator = field(default_factory=Discriminator)
     optimiser: Optimiser = field(default_factory=Optimiser)
     validation: Validation = field(default_factory=Validation)
 
@@ -87,12 +140,28 @@ class Recipe:
         ):
             if value < 1:
                 raise RobustSRError(f"recipe: {key} must be at least 1, got {value}")
+        for key, chosen, known in (
+            ("precision", self.precision, ("fp32", "bf16")),
+            ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
+            ("data.downscale", self.data.downscale, ("bicubic", "bilinear")),
+            ("denoiser.objective", self.denoiser.objective, ("", "mse", "stability", "task")),
+            ("optimiser.schedule", self.optimiser.schedule, ("cosine", "constant")),
+        ):
+            if chosen not in known:
+                raise RobustSRError(f"recipe: {key} must be {' or '.join(k for k in known if k)}, got {chosen!r}")
         if not self.data.hr:
             raise RobustSRError("recipe: data.hr is empty: --set data.hr=FOLDER names the pictures to train on")
-        if self.precision not in ("fp32", "bf16"):
-            raise RobustSRError(f"recipe: precision must be fp32 or bf16, got {self.precision!r}")
         if not 0 <= self.optimiser.ema < 1:
             raise RobustSRError(f"recipe: optimiser.ema must be in [0, 1), got {self.optimiser.ema}")
+        sigmas, draws = self.inputs.sigmas, self.inputs.draws
+        if not sigmas or len(sigmas) != len(draws) or min(sigmas) < 0 or max(sigmas) > 1 or min(draws) < 1:
+            raise RobustSRError(
+                f"recipe: inputs.sigmas (each 0 to 1) and inputs.draws (each at least 1) must be as many, "
+                f"got {list(sigmas)} and {list(draws)}"
+            )
+        weights = vars(self.loss)
+        if not any(weights[k] for k in ("l1", "mse", "perceptual", "gan")):
+            raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")
 
     @classmethod
     def load(cls, name_or_path: str, overrides: list[str] | None = None) -> Self:

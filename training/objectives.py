@@ -1,0 +1,124 @@
+"""What a step minimises: MRS and attacked inputs, the generator's loss, the relativistic average GAN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustsr import attacks, losses, threats
+from robustsr.smoothing import median
+
+from .recipe import Inputs, Loss
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def noisy(lr: Tensor, inputs: Inputs, generator: torch.Generator) -> list[Tensor]:
+    """The noise of one step for ``lr (N, 3, h, w)``: for each sigma ``(draws, N, 3, h, w)``, already scaled, on CPU."""
+    made = []
+    for sigma, draws in zip(inputs.sigmas, inputs.draws, strict=True):
+        if sigma == 0:
+            made.append(torch.zeros(1, *lr.shape))  # the plain picture needs no second draw
+            continue
+        size = sigma * torch.rand(1, len(lr), 1, 1, 1, generator=generator) if inputs.uniform else sigma
+        made.append(size * torch.randn((draws, *lr.shape), generator=generator))
+    return made
+
+
+def smoothed_outputs(forward: Forward, lr: Tensor, noises: Sequence[Tensor]) -> list[Tensor]:
+    """For each sigma the median over its draws of ``forward(lr + noise)``, all in one pass of the network.
+
+    MRS fine-tuning (CertSR, section 4.2 and figure 2): of two draws the median is their mean.
+    """
+    sr = forward(torch.cat([(lr + noise).flatten(0, 1) for noise in noises])).float()
+    made = []
+    for part in torch.split(sr, [len(noise) * len(lr) for noise in noises]):
+        draws = part.view(-1, len(lr), *sr.shape[1:]).unbind(0)
+        made.append(draws[0] if len(draws) == 1 else median(draws))
+    return made
+
+
+def attacked(
+    forward: Forward, lr: Tensor, hr: Tensor, noises: Sequence[Tensor], inputs: Inputs, step: int, seed: int
+) -> Tensor:
+    """``lr`` after the recipe's attack on the mean of the outputs under this step's noise: not part of any gradient.
+
+    Without noise plain adversarial training; with it SmoothAdv (Salman et al. 2019), trained on the same draws.
+    """
+    if not inputs.attack:
+        return lr
+    threat = threats.parse(inputs.attack)
+    share = min(1.0, (step + 1) / inputs.attack_warmup) if inputs.attack_warmup else 1.0
+    loss = losses.loss(threat.loss)
+
+    def objective(x: Tensor) -> Tensor:
+        outputs = forward(torch.cat([(x + noise).flatten(0, 1) for noise in noises])).float()
+        return loss(outputs.view(-1, len(lr), *outputs.shape[1:]).mean(0), hr)
+
+    if threat.method == "cw":
+        values = hr[0].numel()
+        return attacks.cw(
+            lr, objective, values=values, c=threat.c * share, steps=threat.iterations, lr=threat.lr, seed=seed
+        ).adv
+    eps = threat.budget(lr) * share
+    if threat.method == "fgsm":
+        return attacks.fgsm(lr, objective, eps, seed=seed).adv
+    if threat.method == "bim":
+        return attacks.bim(lr, objective, eps, threat.iterations, seed=seed).adv
+    step_size = threat.step_size * share if threat.step_size is not None else None
+    return attacks.pgd(lr, objective, eps, threat.iterations, step_size, threat.norm, seed=seed).adv
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The generator's loss without its adversarial part, from the weights of a recipe."""
+
+    weights: Loss
+
+    @cached_property
+    def _perceptual(self) -> losses.Loss:
+        return losses.perceptual(self.weights.layer or None)
+
+    def __call__(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """Each term that has a weight, already weighted: scalars, means over the batch ``(N, 3, H, W)``."""
+        terms = {}
+        if self.weights.l1:
+            terms["l1"] = self.weights.l1 * F.l1_loss(sr, hr)
+        if self.weights.mse:
+            terms["mse"] = self.weights.mse * F.mse_loss(sr, hr)
+        if self.weights.perceptual:
+            terms["perceptual"] = self.weights.perceptual * self._perceptual(sr, hr).float().mean()
+        return terms
+
+
+def ragan(of: Tensor, against: Tensor, *, real: bool) -> Tensor:
+    """Relativistic average GAN loss (Jolicoeur-Martineau 2018; ESRGAN, eq. 1 and 2), binary cross entropy.
+
+    How far the logits ``of`` are from standing ``real`` (or not) against the mean of the others.
+    """
+    relative = of.float() - against.float().mean()
+    return F.binary_cross_entropy_with_logits(relative, torch.full_like(relative, float(real)))
+
+
+def generator_gan(discriminator: nn.Module, fakes: Sequence[Tensor], real: Tensor) -> Tensor:
+    """What the generator minimises, the mean over ``fakes``: that they look more real than ``real`` does."""
+    with torch.no_grad():
+        true = discriminator(real)
+    false = discriminator(torch.cat(list(fakes))).chunk(len(fakes))
+    return sum((ragan(true, f, real=False) + ragan(f, true, real=True) for f in false), true.new_zeros(())) / (
+        2 * len(fakes)
+    )
+
+
+def discriminator_gan(discriminator: nn.Module, fakes: Sequence[Tensor], real: Tensor) -> Tensor:
+    """What the discriminator minimises, on the same outputs, without their gradient."""
+    true = discriminator(real)
+    false = discriminator(torch.cat([f.detach() for f in fakes])).chunk(len(fakes))
+    return sum((ragan(true, f, real=True) + ragan(f, true, real=False) for f in false), true.new_zeros(())) / (
+        2 * len(fakes)
+    )

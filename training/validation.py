@@ -1,0 +1,66 @@
+"""How good a network is while it learns: `robustsr evaluate` on a few pictures, and sheets of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from robustsr import losses
+from robustsr.evaluate import Study, run
+from robustsr.files import atomic
+from robustsr.pairs import Pictures
+
+from .recipe import Recipe
+
+METRICS = ("psnr_y", "psnr", "ssim", "lpips")
+Measured = dict[str, dict[str, float]]  # "Set5 clean" to METRICS
+
+
+def validate(recipe: Recipe, weights: Path, out: Path, device: str) -> tuple[Measured, list[dict[str, Any]]]:
+    """Means over the pictures of each set and perturbation, and the records of the sample pictures.
+
+    On the exported ``weights``, as `robustsr evaluate` measures them: float32, 8-bit input and output, border of
+    ``scale`` left out of PSNR and SSIM, attacks against HR on the network alone.
+    """
+    config, measured, samples = recipe.validation, Measured(), []
+    for folder in map(Path, config.sets):
+        study = Study(
+            Pictures(folder, recipe.generator.scale, crop=config.crop or None, limit=config.limit or None),
+            (str(weights),),
+            config.perturbations,
+            border=recipe.generator.scale,
+            lpips=losses.best_lpips(),
+            gallery=config.samples,
+            device=device,
+        )
+        rows = [at.record for at in run(study, out) if at.record["variant"] == "base"]
+        for spec in dict.fromkeys(row["perturbation"] for row in rows):
+            chosen = [row for row in rows if row["perturbation"] == spec]
+            measured[f"{folder.name} {spec}"] = {
+                m: sum(row[m] for row in chosen) / len(chosen) for m in METRICS if chosen[0][m] is not None
+            }
+        samples += [row for row in rows if (out / "pictures" / f"{row['key']}.png").exists()]
+    return measured, samples
+
+
+def sheet(samples: list[dict[str, Any]], folder: Path, path: Path) -> Image.Image | None:
+    """One row per sample: what goes in (enlarged pixel by pixel), what comes out, the truth. None: no samples."""
+    rows = []
+    for row in samples:
+        files = (f"{row['key']}.lr.png", f"{row['key']}.png", f"{row['pixels']}.hr.png")
+        lr, sr, hr = (Image.open(folder / "pictures" / name).convert("RGB") for name in files)
+        rows.append((lr.resize(hr.size, Image.Resampling.NEAREST), sr, hr))
+    if not rows:
+        return None
+    wide, tall = max(r[2].width for r in rows), sum(r[2].height for r in rows)
+    picture = Image.new("RGB", (3 * wide, tall))
+    top = 0
+    for row_ in rows:
+        for i, cell in enumerate(row_):
+            picture.paste(cell, (i * wide, top))
+        top += row_[2].height
+    with atomic(path, make_folder=True) as part:
+        picture.save(part, "PNG")
+    return picture
