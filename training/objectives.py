@@ -70,7 +70,7 @@ def attacked(
         return attacks.fgsm(lr, objective, eps, seed=seed).adv
     if threat.method == "bim":
         return attacks.bim(lr, objective, eps, threat.iterations, seed=seed).adv
-    step_size = threat.step_size * share if threat.step_size is not None else None
+    step_size = threat.step_size * share if threat.step_size is not None else inputs.attack_step * eps
     return attacks.pgd(lr, objective, eps, threat.iterations, step_size, threat.norm, seed=seed).adv
 
 

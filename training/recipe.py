@@ -54,6 +54,7 @@ class Inputs:
     sigmas: tuple[float, ...] = (0.0,)
     draws: tuple[int, ...] = (1,)
     attack: str = ""  # robustsr.threats.parse
+    attack_step: float = 0.25  # step size as a share of the budget, where the spec names none (pgd)
     attack_warmup: int = 0  # steps over which the attack's budget grows from 0
     uniform: bool = False  # draw each sigma uniformly from 0 to the given one, per patch
 
@@ -165,23 +166,40 @@ class Recipe:
 
     @classmethod
     def load(cls, name_or_path: str, overrides: list[str] | None = None) -> Self:
-        """Reads a shipped recipe by name or a TOML file by path; ``overrides`` are ``key=value`` with a TOML value."""
-        path = Path(name_or_path)
-        if path.suffix != ".toml":
-            path = RECIPES / f"{name_or_path}.toml"
-        if not path.is_file():
-            shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-            raise RobustSRError(f"no recipe {name_or_path!r}: give a .toml file or one of: {shipped}")
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
-            raise RobustSRError(f"{path} is not valid TOML: {error}") from None
+        """Reads a shipped recipe by name or a TOML file by path; ``overrides`` are ``key=value`` with a TOML value.
+
+        A recipe may be said as what differs from another: ``base = "NAME"``, or the path of a file.
+        """
+        table = _table(name_or_path)
         for override in overrides or []:
             _override(table, override)
         return _build(cls, table, "")
 
 
 T = TypeVar("T")
+
+
+def _table(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The recipe's TOML over that of its base."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{name_or_path}.toml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise RobustSRError(f"no recipe {name_or_path!r}: give a .toml file or one of: {shipped}")
+    if path in seen:
+        raise RobustSRError(f"recipe: base of {seen[-1]} leads back to {path}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RobustSRError(f"{path} is not valid TOML: {error}") from None
+    base = table.pop("base", "")
+    return _merged(_table(base, (*seen, path)), table) if base else table
+
+
+def _merged(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merged(base[k], v) for k, v in table.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **table, **both}
 
 
 def _override(table: dict[str, Any], override: str) -> None:
