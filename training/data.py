@@ -164,11 +164,10 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         p, s = self.data.patch, 1 if self.resized else self.scale
         y, x = (int(rng.integers(n // s - p + 1)) for n in hr.shape[:2])
         hr = hr[y * s : (y + p) * s, x * s : (x + p) * s]
-        degraded = self.data.degraded and rng.random() < self.data.degraded
-        if degraded:
-            x = torch.from_numpy(hr.copy()).permute(2, 0, 1) / 255
-            x = degrade(x, s, int(rng.integers(1 << 62)))
-            lr = (x.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        if self.data.degraded and rng.random() < self.data.degraded:
+            unit = torch.from_numpy(hr.copy()).permute(2, 0, 1) / 255
+            worse = degrade(unit, s, int(rng.integers(1 << 62)))
+            lr = (worse.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         elif self.resized:
             picture = Image.fromarray(hr)
             small = downscale(picture, self.scale, self.data.downscale)

@@ -196,7 +196,7 @@ class Step:
 
     def _descend(self, loss: Tensor, optimiser: torch.optim.Adam) -> None:
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if self.crew.num_processes > 1:
             grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
             vector_to_parameters(self.crew.reduce(parameters_to_vector(grads), "mean"), grads)
@@ -206,7 +206,8 @@ class Step:
         return self._share(x, 0).to(torch.float32, memory_format=torch.channels_last) / 255
 
     def _share(self, x: Tensor, dim: int) -> Tensor:
-        return x.chunk(self.crew.num_processes, dim)[self.crew.process_index].to(self.device)
+        mine: Tensor = x.chunk(self.crew.num_processes, dim)[self.crew.process_index]
+        return mine.to(self.device)
 
 
 def _log(progress: Progress, out: Path, board: Any) -> None:  # noqa: ANN401
@@ -227,4 +228,4 @@ def _board(out: Path) -> Any:  # noqa: ANN401 - tensorboard is optional and not 
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(out / "tensorboard"))
