@@ -1,0 +1,205 @@
+"""Training pictures: the cache, pairs of folders, batches as a function of seed and step."""
+
+import os
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from robustsr_training import data
+from robustsr_training.data import Batches, load_pairs
+from robustsr_training.recipe import Data
+
+from robustsr.types import RobustSRError
+
+
+@pytest.fixture
+def folder(tmp_path, photo, home):
+    return tiny.pictures(tmp_path, photo)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that are decoded, as it happens."""
+    names, read = [], data.read
+    monkeypatch.setattr(data, "read", lambda path: (names.append(path.name), read(path))[1])
+    return names
+
+
+def config(folder, **changes):
+    return Data(**{"hr": str(folder / "hr"), "batch": 3, "patch": 12, **changes})
+
+
+# --- the cache ---
+
+
+def test_pictures_are_decoded_once(folder, decoded):
+    first = load_pairs(config(folder), 4)
+    assert sorted(decoded) == ["0.png", "1.png", "2.png", "3.png", "broken.png", "small.png"]
+    decoded.clear()
+    again = load_pairs(config(folder), 4)
+    assert not decoded and again.table == first.table and again.skipped == first.skipped
+    assert all(np.array_equal(a, b) for i in range(4) for a, b in zip(first[i], again[i], strict=True))
+
+
+def test_what_changes_the_pixels_is_decoded_anew(folder, decoded):
+    load_pairs(config(folder), 4)
+    for change, scale in (({}, 2), ({"patch": 13}, 4), ({"downscale": "bilinear"}, 4)):
+        decoded.clear()
+        load_pairs(config(folder, **change), scale)
+        assert len(decoded) == 6, change
+    decoded.clear()
+    load_pairs(config(folder), 4, resized=True)
+    assert len(decoded) == 6
+    os.utime(folder / "hr" / "0.png", ns=(1, 1))  # a file that was replaced by one as large
+    decoded.clear()
+    load_pairs(config(folder), 4)
+    assert len(decoded) == 6
+    decoded.clear()
+    load_pairs(config(folder, batch=7, degraded=0.5), 4)  # these do not
+    assert not decoded
+
+
+def test_an_interrupted_cache_is_not_taken_for_a_whole_one(folder, home, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "downscale", killed)
+        with pytest.raises(KeyboardInterrupt):
+            load_pairs(config(folder), 4)
+    assert not [p for p in home.rglob("*") if p.is_file()]
+    assert len(load_pairs(config(folder), 4)) == 4
+
+
+def test_unusable_files_are_left_out_and_named(folder):
+    (folder / "hr" / ".hidden.png").write_bytes(b"a picture of another program's")
+    pairs = load_pairs(config(folder), 4)
+    assert [row["name"] for row in pairs.table] == ["0.png", "1.png", "2.png", "3.png"]
+    broken, small = pairs.skipped
+    assert "broken.png" in broken and small.endswith("small.png: 20x20 is smaller than a patch of 48")
+    with pytest.raises(RobustSRError, match="no usable picture under .*0.png: 88x68 is smaller than a patch of 160"):
+        load_pairs(config(folder, patch=40), 4)
+    (folder / "empty").mkdir()
+    with pytest.raises(RobustSRError, match="no pictures under .*empty"):
+        load_pairs(config(folder, hr=str(folder / "empty")), 4)
+
+
+def test_pixels_agree_with_a_bicubic_downscale(folder):
+    lr, hr = load_pairs(config(folder), 4)[0]
+    want = Image.open(folder / "hr" / "0.png").crop((0, 0, 88, 68))
+    assert np.array_equal(np.asarray(want), hr)
+    assert np.array_equal(np.asarray(want.resize((22, 17), Image.Resampling.BICUBIC)), lr)
+    lr, _ = load_pairs(config(folder, downscale="bilinear"), 4)[0]
+    assert np.array_equal(np.asarray(want.resize((22, 17), Image.Resampling.BILINEAR)), lr)
+
+
+def test_pictures_of_any_kind_train_alike(tmp_path, home):
+    """16-bit gray is not white, and a turned picture is upright."""
+    (tmp_path / "hr").mkdir()
+    Image.fromarray(np.full((64, 80), 30_000, np.uint16)).save(tmp_path / "hr" / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 64)).save(tmp_path / "hr" / "b.png", exif=exif)
+    (_, gray), (_, turned) = load_pairs(config(tmp_path, patch=8), 4)
+    assert set(gray.flatten().tolist()) == {117} and turned.shape == (80, 64, 3)
+
+
+# --- two folders ---
+
+
+@pytest.fixture
+def paired(tmp_path, photo, home):
+    """Two pictures and their LR under other endings; the LR is told from a made one by its blue channel."""
+    for part, ending, size in (("hr", "png", (64, 64)), ("lr", "bmp", (16, 16))):
+        (tmp_path / part).mkdir()
+        for i in range(2):
+            picture = Image.fromarray(photo(64, 64, seed=i)).resize(size)
+            if part == "lr":
+                picture = Image.merge("RGB", (*picture.split()[:2], Image.new("L", size, 77 + i)))
+            picture.save(tmp_path / part / f"p{i}.{ending}")
+    return tmp_path
+
+
+def test_paired_folders_meet_by_name(paired):
+    pairs = load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4)
+    for i, (lr, hr) in enumerate(pairs):
+        assert lr.shape == (16, 16, 3) and hr.shape == (64, 64, 3) and set(lr[..., 2].flatten().tolist()) == {77 + i}
+    assert (
+        len(load_pairs(config(paired, patch=8), 4)) == 2 and load_pairs(config(paired, patch=8), 4)[0][0][0, 0, 2] != 77
+    )
+
+
+def test_a_missing_counterpart_is_refused(paired):
+    (paired / "lr" / "p1.bmp").unlink()
+    with pytest.raises(RobustSRError, match=r"lr has no picture for p1.png of .*hr: names must agree"):
+        load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4)
+
+
+def test_an_lr_of_another_size_is_left_out_with_the_reason(paired):
+    Image.new("RGB", (17, 16)).save(paired / "lr" / "p1.bmp")
+    pairs = load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4)
+    assert [row["name"] for row in pairs.table] == ["p0.png"]
+    assert pairs.skipped[0].endswith("p1.bmp: 17x16 is not a 4th of " + str(paired / "hr" / "p1.png") + ", 64x64")
+
+
+# --- batches ---
+
+
+def batches(folder, *, resized=False, seed=5, **changes):
+    made = config(folder, **changes)
+    scale = 4
+    return Batches(load_pairs(made, scale, resized=resized), made, scale, seed, resized)
+
+
+def test_batches_depend_on_seed_and_step_only_and_fit_each_other(folder):
+    all_ = batches(folder)
+    first, second = list(all_.stream(0, 2))
+    assert torch.equal(next(all_.stream(1, 2))[0], second[0]) and torch.equal(all_[1][1], second[1])
+    assert not torch.equal(first[0], second[0]) and not torch.equal(batches(folder, seed=6)[0][0], first[0])
+    lr, hr = first
+    assert lr.shape == (3, 3, 12, 12) and hr.shape == (3, 3, 48, 48) and lr.dtype == hr.dtype == torch.uint8
+    small = torch.nn.functional.interpolate(hr.float(), scale_factor=0.25, mode="bicubic", antialias=True)
+    inner = (small - lr)[..., 3:-3, 3:-3].abs()
+    assert inner.mean() < 2  # the LR patch shows what the HR patch shows, turned and flipped alike
+
+
+def test_worker_processes_prepare_the_same_batches(folder):
+    here, there = (list(batches(folder, workers=n).stream(3, 6)) for n in (0, 2))
+    assert all(torch.equal(a, b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_large_pictures_are_drawn_more_often_and_all_eight_ways(tmp_path, home):
+    """One picture has nine times the area of the other; its corner says how a patch was turned."""
+    (tmp_path / "hr").mkdir()
+    large, small = np.zeros((144, 144, 3), np.uint8), np.zeros((48, 48, 3), np.uint8)
+    small[:24, :24, 0], small[:24, 24:, 0], small[24:, :24, 0], small[24:, 24:, 0] = 10, 20, 30, 40
+    Image.fromarray(large).save(tmp_path / "hr" / "a.png")
+    Image.fromarray(small).save(tmp_path / "hr" / "b.png")
+    all_ = batches(tmp_path, batch=400)
+    corners = all_[0][1][:, 0, ::47, ::47].reshape(-1, 4).tolist()
+    found = [tuple(c) for c in corners if any(c)]
+    assert 20 <= len(found) <= 60 and len(set(found)) == 8
+
+
+def test_so_many_patches_are_degraded(folder):
+    clean, mixed, worse = (batches(folder, batch=60, degraded=share)[0] for share in (0.0, 0.5, 1.0))
+    small = [torch.nn.functional.avg_pool2d(hr.float(), 4) for _, hr in (clean, mixed, worse)]
+    far = [(s - lr.float()).abs().mean((1, 2, 3)) > 6 for s, (lr, _) in zip(small, (clean, mixed, worse), strict=True)]
+    assert mixed[0].shape == clean[0].shape and mixed[0].dtype == torch.uint8
+    assert far[0].sum() == 0 and 10 <= far[1].sum() <= 45 < far[2].sum()
+    again = batches(folder, batch=60, degraded=0.5)[0]
+    assert torch.equal(again[0], mixed[0])
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_resized_inputs_are_as_large_as_hr(folder, kernel):
+    all_ = batches(folder, resized=True, downscale=kernel)
+    lr, hr = all_[0]
+    assert lr.shape == hr.shape == (3, 3, 12, 12) and all_.pairs[0][0].size == 0
+    resample = data.KERNELS[kernel]
+    for small, large in zip(lr, hr, strict=True):  # Pillow's resampling is the same for turned and flipped patches
+        picture = Image.fromarray(large.permute(1, 2, 0).numpy())
+        want = np.asarray(picture.resize((3, 3), resample).resize((12, 12), resample)).astype(int)
+        assert np.abs(want - small.permute(1, 2, 0).numpy()).max() <= 2  # two passes, rounded in another order
