@@ -1,4 +1,4 @@
-"""Weights to upscalers: checkpoints of any architecture spandrel knows, and ONNX files."""
+"""Weights to upscalers: checkpoints of any architecture spandrel knows, the thesis' U-Net, and ONNX files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import unet
 from .catalogue import Entry, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .resample import Bicubic
@@ -198,7 +199,9 @@ def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     except Exception as error:  # readers of damaged files raise whatever comes
         raise RobustSRError(f"{path} cannot be read as a checkpoint: {error or type(error).__name__}") from error
     try:
-        descriptor = spandrel.ModelLoader("cpu").load_from_state_dict(spandrel.canonicalize_state_dict(weights))
+        weights = spandrel.canonicalize_state_dict(weights)
+        net = unet.matching(weights)
+        descriptor = _unet(net, weights) if net else spandrel.ModelLoader("cpu").load_from_state_dict(weights)
     except (spandrel.UnsupportedModelError, AttributeError, TypeError):  # the last two: not a state dict at all
         raise RobustSRError(f"{path} holds no architecture that spandrel {spandrel.__version__} knows") from None
     except (KeyError, RuntimeError, ValueError) as error:  # the right names with the wrong shapes
@@ -206,6 +209,14 @@ def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise RobustSRError(f"{path} is not a model that maps one picture to one picture")
     return descriptor
+
+
+def _unet(net: unet.UNet, weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is not typed
+    """The U-Net of the thesis, which spandrel does not know, in the terms of spandrel."""
+    import spandrel
+
+    sizes = spandrel.SizeRequirements(multiple_of=net.multiple)
+    return spandrel.ImageModelDescriptor(net, weights, None, "Restoration", [], True, True, 1, 3, 3, sizes)
 
 
 def receptive_radius(

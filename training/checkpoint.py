@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,6 +44,8 @@ class State:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             judge = VGGDiscriminator(recipe.discriminator.features)
+        if recipe.discriminator.init:
+            judge.load_state_dict(_discriminator(Path(recipe.discriminator.init)))
         judge = judge.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(net, ema, optimiser, judge, Adam(judge.parameters(), recipe.discriminator.lr, betas))
 
@@ -70,3 +73,12 @@ class State:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.step = int(state["step"])
+
+
+def _discriminator(path: Path) -> dict[str, Any]:
+    """The discriminator in a run's checkpoint. RobustSRError: there is none."""
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["discriminator"]
+    except (OSError, KeyError) as error:
+        raise RobustSRError(f"discriminator.init: no discriminator in {path} ({error!r})") from None
+    return found

@@ -21,7 +21,7 @@ from robustsr.types import RobustSRError
 
 from .checkpoint import State
 from .data import Batches, load_pairs
-from .networks import export
+from .networks import export, own_scale
 from .objectives import Forward, Terms, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
 from .recipe import Optimiser, Recipe
 from .validation import Measured, sheet, validate
@@ -80,15 +80,16 @@ def train(
     if recipe.data.batch % crew.num_processes:
         raise RobustSRError(f"data.batch {recipe.data.batch} cannot be shared by {crew.num_processes} processes evenly")
 
-    config = recipe.optimiser
+    config, scale = recipe.optimiser, recipe.generator.scale
+    resized = own_scale(recipe.generator) != scale
     with crew.main_process_first():
-        pairs = load_pairs(recipe.data, recipe.generator.scale)
+        pairs = load_pairs(recipe.data, scale, resized=resized)
     state = State.fresh(recipe, where)
     if resume:
         state.restore(checkpoint, recipe, len(pairs))
     step_ = Step(recipe, state, where, crew)
     board = _board(out) if crew.is_main_process else None
-    stream = Batches(pairs, recipe.data, recipe.generator.scale, recipe.seed).stream(state.step, config.steps)
+    stream = Batches(pairs, recipe.data, scale, recipe.seed, resized).stream(state.step, config.steps)
     since, kept = time.perf_counter(), list[dict[str, Tensor]]()
     yield Progress(state.step, config.steps, {}, 0, message="\n".join([*pairs.skipped, f"{len(pairs)} pictures"]))
 
@@ -176,8 +177,10 @@ class Step:
 
     def healthy(self, lr: Tensor | None, means: dict[str, float]) -> bool:
         """Whether the losses are finite and, where ``lr`` is given, so is the output: the next step can start."""
+        net = self.state.net.eval()  # batch norm would learn from another look
         with torch.no_grad():
-            good = lr is None or bool(self.state.net(self._unit(lr)).isfinite().all())
+            good = lr is None or bool(net(self._unit(lr)).isfinite().all())
+        net.train()
         return good and all(math.isfinite(value) for value in means.values())
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -12,12 +12,18 @@ from robustsr.files import atomic
 from robustsr.models import Network, load
 from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
+from robustsr.unet import UNet
 
 from .recipe import Generator
 
 import_torchvision()
 from spandrel.architectures.Compact import Compact  # noqa: E402
 from spandrel.architectures.ESRGAN import ESRGAN  # noqa: E402
+
+
+def own_scale(config: Generator) -> int:
+    """Output pixels per input pixel of the network itself: the U-Net takes what was enlarged before."""
+    return 1 if config.architecture == "unet" else config.scale
 
 
 def build(config: Generator, seed: int) -> nn.Module:
@@ -31,10 +37,12 @@ def build(config: Generator, seed: int) -> nn.Module:
         return _start(config)
     if config.architecture == "compact":
         net: nn.Module = Compact(num_feat=config.features, num_conv=config.convs, upscale=config.scale)
+    elif config.architecture == "unet":
+        net = UNet()
     else:
         net = ESRGAN(num_filters=config.features, num_blocks=config.blocks, scale=config.scale)
     generator = torch.Generator().manual_seed(seed)
-    convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+    convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
     with torch.no_grad():
         for name, conv in convs.items():
             nn.init.kaiming_normal_(conv.weight, a=0.25, generator=generator)
@@ -49,13 +57,14 @@ def _start(config: Generator) -> nn.Module:
     start = load(config.init, device="cpu", precision="fp32")
     if not isinstance(start, Network) or not any(True for _ in start.module.parameters()):
         raise RobustSRError(f"generator.init {config.init!r} has no weights that train: name a checkpoint")
-    if start.scale != config.scale:
-        raise RobustSRError(f"generator.init {config.init!r} is x{start.scale}, generator.scale is {config.scale}")
+    if start.scale != own_scale(config):
+        raise RobustSRError(f"generator.init {config.init!r} is x{start.scale}, the recipe's is x{own_scale(config)}")
     return start.module.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Writes the weights as float16 safetensors."""
-    tensors = {k: v.detach().half().contiguous() for k, v in net.state_dict().items()}
+    """Writes the weights as safetensors, floats as float16 and counts as they are."""
+    state = {k: v.detach().half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    tensors = {k: v.contiguous() for k, v in state.items()}
     with atomic(path, make_folder=True) as part:
         part.write_bytes(save(tensors, metadata))

@@ -76,6 +76,7 @@ class Discriminator:
 
     features: int = 64
     lr: float = 1e-4
+    init: str = ""  # the checkpoint of a run whose discriminator goes on; empty: PyTorch's initialisation
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from robustsr.evaluate import Study, run
 from robustsr.files import atomic
 from robustsr.pairs import Pictures
 
+from .networks import own_scale
 from .recipe import Recipe
 
 METRICS = ("psnr_y", "psnr", "ssim", "lpips")
@@ -25,12 +26,14 @@ def validate(recipe: Recipe, weights: Path, out: Path, device: str) -> tuple[Mea
     ``scale`` left out of PSNR and SSIM, attacks against HR on the network alone.
     """
     config, measured, samples = recipe.validation, Measured(), []
+    scale = recipe.generator.scale
+    resized = scale if own_scale(recipe.generator) != scale else None
     for folder in map(Path, config.sets):
         study = Study(
-            Pictures(folder, recipe.generator.scale, crop=config.crop or None, limit=config.limit or None),
+            Pictures(folder, scale, crop=config.crop or None, limit=config.limit or None, resized=resized),
             (str(weights),),
             config.perturbations,
-            border=recipe.generator.scale,
+            border=scale,
             lpips=losses.best_lpips(),
             gallery=config.samples,
             device=device,
