@@ -1,0 +1,141 @@
+"""The thesis' U-Net: sizes, weights to files and back, training on pictures that were shrunk and enlarged again."""
+
+import pytest
+import torch
+from PIL import Image
+from robustsr_training.checkpoint import State
+from robustsr_training.loop import train
+from robustsr_training.networks import build, export
+from robustsr_training.recipe import Generator, Recipe
+from safetensors.torch import load_file, save_file
+
+from robustsr.models import EFFECTIVE_CONTEXT, load
+from robustsr.types import RobustSRError
+from robustsr.unet import UNet, matching
+
+
+def seen(widths=(4, 8), bottleneck=8):
+    """A U-Net whose batch norms have seen a few pictures."""
+    torch.manual_seed(0)
+    net = UNet(widths, bottleneck)
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.rand(2, 3, 32, 32))
+    return net.eval()
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "unet.safetensors"
+    export(seen(), path, {})
+    return path
+
+
+@pytest.mark.parametrize(("h", "w"), [(32, 32), (64, 96)])
+def test_the_output_is_as_large_as_the_input(h, w):
+    assert UNet().eval()(torch.rand(2, 3, h, w)).shape == (2, 3, h, w)
+
+
+@pytest.mark.parametrize(("h", "w"), [(33, 32), (32, 16)])
+def test_other_sizes_are_refused(h, w):
+    with pytest.raises(RobustSRError, match=f"multiples of 32, got {w}x{h}"):
+        UNet().eval()(torch.rand(1, 3, h, w))
+
+
+def test_it_has_the_widths_of_the_thesis():
+    down = [block[0].out_channels for block in UNet().down]
+    assert down == [8, 16, 32, 64, 128] and UNet().bottom[0].out_channels == 128
+
+
+def test_weights_go_to_a_file_and_back(file):
+    net = load(file, device="cpu", precision="fp32")
+    assert (net.scale, net.multiple, net.context, net.exact, net.name) == (1, 4, EFFECTIVE_CONTEXT, False, "unet")
+    kept = load_file(file)
+    assert kept["down.0.1.num_batches_tracked"].item() == 3
+    assert kept["down.0.1.num_batches_tracked"].dtype == torch.int64 and kept["last.weight"].dtype == torch.float16
+    want = {k: v.half() if v.is_floating_point() else v for k, v in seen().state_dict().items()}
+    assert all(torch.equal(v, want[k].to(v)) for k, v in net.module.state_dict().items())
+    x = torch.rand(1, 3, 16, 24)
+    assert torch.allclose(net(x), seen()(x), atol=5e-3) and torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_a_pickled_state_dict_is_known_too(tmp_path, kind):
+    state = {k: v.to(kind) if v.is_floating_point() else v for k, v in UNet().state_dict().items()}
+    torch.save({"params": state}, tmp_path / "thesis.pth")
+    net = load(tmp_path / "thesis.pth", device="cpu", precision="fp32")
+    assert (net.scale, net.multiple) == (1, 32) and net.module.last.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (13, 22), (35, 4)])
+def test_pictures_of_any_size_are_padded_and_cut(file, h, w):
+    net, x = load(file, device="cpu", precision="fp32"), torch.rand(1, 3, h, w, requires_grad=True)
+    sr = net(x)
+    assert sr.shape == x.shape and torch.autograd.grad(sr.sum(), x)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: s.pop("bottom.3.weight"),
+        lambda s: s.update({"down.1.0.weight": torch.zeros(9, 4, 3, 3)}),
+        lambda s: s.update({"last.weight": torch.zeros(1, 4, 1, 1)}),
+        lambda s: s.update({"strange.weight": torch.zeros(1)}),
+    ],
+)
+def test_damaged_weights_are_refused(tmp_path, damage):
+    state = seen().state_dict()
+    damage(state)
+    save_file(state, tmp_path / "bad.safetensors")
+    with pytest.raises(RobustSRError, match="does not fit the architecture its names tell of"):
+        load(tmp_path / "bad.safetensors", device="cpu")
+
+
+def test_other_architectures_are_left_to_spandrel(tiny):
+    assert matching(load_file(tiny)) is None and load(tiny, device="cpu").scale == 4
+
+
+def test_gradients_reach_the_first_layer_and_weights_follow_from_the_seed():
+    net, again = (build(Generator("unet"), 5) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    net(torch.rand(2, 3, 64, 64)).square().mean().backward()
+    norms = [p.grad.norm() for p in net.parameters() if p.ndim == 4]
+    assert norms[0] > 1e-3 * max(norms)
+
+
+@pytest.fixture
+def recipe(tmp_path, photo):
+    """A short run on 32-pixel patches shrunk and enlarged twice, validated on one picture."""
+    (tmp_path / "hr").mkdir()
+    for i in range(2):
+        Image.fromarray(photo(70, 90, seed=i)).save(tmp_path / "hr" / f"{i}.png")
+    sets = {
+        "data.hr": f'"{tmp_path / "hr"}"',
+        "validation.sets": f'["{tmp_path / "hr"}"]',
+        "validation.crop": 32,
+        "data.patch": 32,
+        "data.batch": 2,
+        "optimiser.steps": 3,
+        "checkpoint_every": 1,
+        "precision": "fp32",
+    }
+    return Recipe.load("thesis-standard", [f"{k}={v}" for k, v in sets.items()])
+
+
+def test_it_trains_on_pictures_that_were_enlarged_before(recipe, tmp_path, home):
+    made = list(train(recipe, tmp_path / "run"))[-1].measured
+    assert made["hr clean"]["psnr"] > 3
+    net = load(tmp_path / "run" / "thesis-standard.safetensors", device="cpu", precision="fp32")
+    assert net.scale == 1 and net.module.down[0][1].num_batches_tracked == 3
+    with pytest.raises(RobustSRError, match="is x1, the recipe's is x2"):
+        build(Generator(init=str(tmp_path / "run" / "thesis-standard.safetensors"), scale=2), 0)
+    start = build(Generator("unet", init=str(tmp_path / "run" / "thesis-standard.safetensors"), scale=2), 0)
+    assert start.training and torch.equal(start.last.weight, net.module.last.weight)
+
+
+def test_looking_whether_a_run_is_healthy_teaches_it_nothing(recipe, tmp_path, home):
+    asked = iter([False, True])
+    list(train(recipe, tmp_path / "parts", stop=lambda: next(asked)))
+    state = State.fresh(recipe, torch.device("cpu"))
+    state.restore(tmp_path / "parts" / "checkpoint.pt", recipe, 2)
+    assert state.net.down[0][1].num_batches_tracked == 2
