@@ -33,6 +33,7 @@ def upscale(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    denoise: str | Path | None = None,
 ) -> AnyImage:
     """Upscales a picture in memory and returns the same kind of thing.
 
@@ -41,12 +42,15 @@ def upscale(
     channel is alpha. Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a
     path, or what ``load`` returned (faster for several pictures; ``device`` and ``precision`` are then its own).
     ``sigma`` in [0, 1] units or "auto", ``samples`` and ``draws`` default to the model's catalogue entry.
+    ``denoise``: the name or path of a denoiser that runs before the model, on each noisy copy where it is smoothed.
     RobustSRError: anything else, or an unknown model.
     """
     from .catalogue import default_model
 
     if isinstance(model, str | Path | None):
-        network = load(model or default_model(), device=device, precision=precision)
+        network = load(model or default_model(), device=device, precision=precision, denoise=denoise)
+    elif denoise is not None:
+        raise RobustSRError("denoise goes with a model's name or path: load(model, denoise=...) makes both one")
     else:
         network = model
     smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed) if smooth else None

@@ -13,7 +13,7 @@ import typer
 from . import console
 from .cli_attack import attack
 from .cli_certify import certify
-from .cli_common import Option, before_torch, interruptible, typed, usage
+from .cli_common import DENOISE, Option, before_torch, interruptible, typed, usage
 from .cli_compare import compare
 from .cli_corrupt import corrupt
 from .cli_evaluate import evaluate, tune
@@ -193,6 +193,7 @@ def upscale(
         ),
     ] = None,
     seed: Annotated[int | None, Option("--seed", help="Of the noise. Default: 0.", rich_help_panel=SMOOTHING)] = None,
+    denoise: Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=SMOOTHING)] = None,
     model: Annotated[
         str | None,
         Option(
@@ -264,7 +265,8 @@ def upscale(
     factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
     label = f"x{factor:g}" if factor else "upscaled"
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
-    catalogue.find(name)  # before torch comes in: a wrong name is answered at once
+    for one in filter(None, (name, denoise)):
+        catalogue.find(one)  # before torch comes in: a wrong name is answered at once
 
     before_torch()
     from . import batch, images
@@ -277,7 +279,7 @@ def upscale(
         images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
     output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
     asked = "fp32" if fp32 else precision
-    network = load(name, device=device, precision=asked)
+    network = load(name, device=device, precision=asked, denoise=denoise)
     with usage():
         smoothing = None
         if smooth != "off":

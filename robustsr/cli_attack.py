@@ -27,6 +27,7 @@ from .cli_scene import (
     FILES,
     MODELS,
     CropOption,
+    DenoiseOption,
     DeviceOption,
     HrOption,
     OverwriteOption,
@@ -119,6 +120,7 @@ def attack(
             rich_help_panel=MODELS,
         ),
     ] = None,
+    denoise: DenoiseOption = None,
     smooth: SmoothOption = None,
     sigma: Annotated[
         str | None, Option("--sigma", help="Of its noise. Default: the model's.", rich_help_panel=MODELS)
@@ -139,7 +141,7 @@ def attack(
     adversarial picture (adversarial.png), the difference, the outputs, a contact sheet and record.json.
     """
     name = found(model)
-    for other in compare or []:
+    for other in (*(compare or []), *([denoise] if denoise else [])):
         found(other)
     before_torch()
     from . import attack as work
@@ -170,7 +172,7 @@ def attack(
     losses.loss(threat.loss)
     folder = _folder(out, Path("attacked") / f"{stem_of(picture, hr)}-{_method(threat, universal)}", overwrite)
 
-    network = load(name, device)
+    network = load(name, device, denoise=denoise)
     with usage():
         smoothing = smoothing_for(network, smooth or "median", deviation, samples)
         variants = threats.variants_for(on, smoothing)

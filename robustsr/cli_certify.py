@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
-from .cli_common import MOST_PIXELS, Option, found, interruptible, load, typed, usage
+from .cli_common import DENOISE, MOST_PIXELS, Option, found, interruptible, load, typed, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def certify(
         Path | None, typer.Argument(help="A picture. Default: 48x48 pixels of a sample.", show_default=False)
     ] = None,
     model: Annotated[str | None, Option("-m", "--model", help="Name or path.", rich_help_panel=RUNNING)] = None,
+    denoise: Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=RUNNING)] = None,
     smooth: Annotated[
         Literal["median", "mean"], Option("--smooth", help="What is made of the draws.", rich_help_panel=CLAIM)
     ] = "median",
@@ -101,10 +102,10 @@ def certify(
     """
     given = typed(context)
     if verify is not None:
-        if idle := sorted(given - {"verify", "picture", "model", "hr", "device", "json"}):
+        if idle := sorted(given - {"verify", "picture", "model", "denoise", "hr", "device", "json"}):
             flags = ", ".join(f"--{name}" for name in idle)
             raise typer.BadParameter(f"{flags}: with --verify the certificate says that")
-        _verify(verify, picture, model, hr, device, json)
+        _verify(verify, picture, model, denoise, hr, device, json)
         return
     from .certify import Claim
 
@@ -130,7 +131,7 @@ def certify(
         raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
 
     x, notes = _input(picture, crop)
-    network = load(found(model), device)
+    network = load(found(model), device, denoise=denoise and found(denoise))
     reference = _truth(hr, crop, network.scale, x)
     from .certificate import certify as run
     from .certificate import for_picture
@@ -145,6 +146,8 @@ def certify(
     record = describe(made, x, network, reference)
     record["input"] |= {"name": picture.name if picture else f"sample:{SAMPLE}", "crop": crop}
     record["model"]["name"] = network.name
+    if denoiser := getattr(network, "denoiser", None):
+        record["model"]["denoiser"]["name"] = denoiser.name
     record["files"] = files
     _write(folder, target, files, pictures(made), made.bounds.width, record)
     _show(record, target, json)
@@ -293,7 +296,15 @@ def _over(record: dict[str, Any]) -> str:
     return "whole input" if radius is None else f"inside every receptive field of {2 * radius + 1}x{2 * radius + 1}"
 
 
-def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None, device: str, json: bool) -> None:
+def _verify(
+    path: Path,
+    picture: Path | None,
+    model: str | None,
+    denoise: str | None,
+    hr: Path | None,
+    device: str,
+    json: bool,
+) -> None:
     """Recomputes a certificate; exit code 1 if anything does not hold."""
     try:
         record = jsonlib.loads(path.read_text(encoding="utf-8"))
@@ -304,7 +315,7 @@ def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None
     if not isinstance(record, dict):
         raise RobustSRError(f"{path} is not a certificate")
     try:
-        named, trained = str(record["input"]["name"]), str(record["model"]["name"])
+        named, (trained, first) = str(record["input"]["name"]), _names(record["model"])
         crop = str(record["input"]["crop"]) if record["input"]["crop"] is not None else None
         names = {key: Path(record["files"][key]).name for key in ENDINGS}
     except (KeyError, TypeError) as error:
@@ -316,7 +327,8 @@ def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None
         if source is None:
             raise RobustSRError(f"{named} is not near the certificate: give the picture after it")
     x, _ = _input(source, crop)
-    network = load(found(model or trained), device)
+    denoise = denoise or first
+    network = load(found(model or trained), device, denoise=denoise and found(denoise))
     from .record import verify
 
     stored = {key: _levels(path.parent / name) for key, name in names.items()}
@@ -324,6 +336,14 @@ def _verify(path: Path, picture: Path | None, model: str | None, hr: Path | None
     with interruptible("nothing was decided"), _bar() as tick:
         verdict = verify(record, x, network, stored, _truth(hr, crop, network.scale, x), tick)
     _verdict(verdict, record, path, json)
+
+
+def _names(model: dict[str, Any]) -> tuple[str, str | None]:
+    """What a record calls its model, and the denoiser before it if there is one."""
+    if "denoiser" not in model:
+        return str(model["name"]), None
+    denoiser = str(model["denoiser"]["name"])
+    return str(model["name"]).removesuffix(f" after {denoiser}"), denoiser
 
 
 def _levels(path: Path) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .report import Table
 
 Option = partial(typer.Option, show_envvar=False)  # every option of `upscale` has a variable: said once
+DENOISE = "A denoiser (name or path of a model of scale 1) that runs before the model, on each noisy copy."
 MOST_PIXELS = 400_000_000  # of a picture that is read, where no option says it
 
 
@@ -80,12 +81,12 @@ def offer_weights(loss: str) -> None:
             backbones.pull(needed, update)
 
 
-def load(name: str, device: str, precision: str = "fp32") -> Loaded:
-    """The model; torch comes in here."""
+def load(name: str, device: str, precision: str = "fp32", denoise: str | None = None) -> Loaded:
+    """The model, perhaps after a denoiser; torch comes in here."""
     before_torch()
     from .models import load
 
-    return load(name, device=device, precision=precision)
+    return load(name, device=device, precision=precision, denoise=denoise)
 
 
 def before_torch() -> None:

@@ -14,6 +14,7 @@ from .cli_scene import (
     MODELS,
     RUNNING,
     CropOption,
+    DenoiseOption,
     DeviceOption,
     HrOption,
     OverwriteOption,
@@ -37,6 +38,7 @@ def compare(
         list[str] | None,
         Option("-m", "--model", help="Name or path, as often as needed. Default: those that ship."),
     ] = None,
+    denoise: DenoiseOption = None,
     smooth: SmoothOption = None,
     sigma: Annotated[
         list[str] | None,
@@ -65,7 +67,7 @@ def compare(
     if smooth is None and (sigma or samples):
         raise typer.BadParameter("--sigma and --samples only matter with --smooth median or --smooth mean")
     names = list(dict.fromkeys(model or shipped()))
-    for name in names:
+    for name in (*names, *([denoise] if denoise else [])):
         found(name)
     sheet = out or Path("compared") / f"{stem_of(picture, hr)}.png"
     if sheet.is_dir() or not sheet.suffix:
@@ -91,7 +93,9 @@ def compare(
         deviations: list[float | Literal["auto"] | None] = [None]
         if sigma:
             deviations = ["auto" if text == "auto" else number(text) for text in sigma]
-    networks = [load(name, device, precision) for name in names if not name.startswith("bicubic")]
+    before = [None, denoise] if denoise else [None]
+    plain = [name for name in names if not name.startswith("bicubic")]
+    networks = [load(name, device, precision, first) for name in plain for first in before]
     scale = max((network.scale for network in networks), default=4)
     scene = read_scene(picture, hr, scale, place, None if whole else COMPARED)
     shown = scenes.bicubic(scale, device)

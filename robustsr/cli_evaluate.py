@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
-from .cli_common import command_line, interruptible, shipped, show, usage
+from .cli_common import DENOISE, command_line, found, interruptible, shipped, show, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ Lr = Annotated[
 Lpips = Annotated[
     Literal["auto", "alex", "squeeze", "vgg", "off"], Option(help="Backbone of LPIPS; auto: the best that is here.")
 ]
+Denoise = Annotated[str | None, Option(help=DENOISE, rich_help_panel=DEFENCE)]
 Sigmas = Annotated[
     list[float] | None, Option("--sigma-grid", help="Sigmas the oracle chooses from.", rich_help_panel=DEFENCE)
 ]
@@ -69,6 +70,7 @@ def evaluate(
     loss: Annotated[
         str | None, Option(help="Of the protocols' attacks. Default: paper; l1 without VGG19.", rich_help_panel=ATTACKS)
     ] = None,
+    denoise: Denoise = None,
     smooth: Annotated[
         Literal["off", "median", "mean"], Option(help="Without --protocol: also smoothed.", rich_help_panel=DEFENCE)
     ] = "off",
@@ -99,7 +101,7 @@ def evaluate(
             parse(spec)
     loss = loss or _default_loss(protocol)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
-    choice = replace(choice, on=on, loss=loss)
+    choice = replace(choice, on=on, loss=loss, denoise=denoise and found(denoise))
     if chosen is not None:
         if perturb or smooth != "off":
             raise typer.BadParameter("--protocol decides --perturb and --smooth: leave them out")
@@ -122,6 +124,7 @@ def evaluate(
             defences,
             on,
             craft_on,
+            choice.denoise,
             border=p.scale,
             lpips=choice.lpips,
             gallery=gallery,
@@ -150,6 +153,7 @@ def tune(
     thesis: Annotated[
         int | None, Option(help="2 or 4: the thesis' search, Tables A.2/A.3 and Figures A.3 to A.8.")
     ] = None,
+    denoise: Denoise = None,
     sigma: Annotated[
         float, Option(min=0, max=1, help="The fixed sigma auto is compared with.", rich_help_panel=DEFENCE)
     ] = 0.03,
@@ -172,7 +176,8 @@ def tune(
     if thesis not in (None, 2, 4):
         raise typer.BadParameter("--thesis is 2 or 4: the factors of its tables")
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, 0, seed, device, precision)
-    choice = replace(choice, models=tuple(m for m in choice.models if not m.startswith("bicubic")))
+    models = tuple(m for m in choice.models if not m.startswith("bicubic"))
+    choice = replace(choice, models=models, denoise=denoise and found(denoise))
     if not choice.models:
         raise typer.BadParameter("bicubic is linear, smoothing does not change it: give a model with -m")
     if metric == "lpips" and choice.lpips is None:
@@ -195,7 +200,8 @@ def tune(
             sections.insert(len(kept), table)
             enough = min(len(calibration), sum(len(s.pictures.files) for s in studies.values()), len(specs)) >= 4
             if enough and save:
-                kept.append(catalogue.save_calibration(load(m, device="cpu", precision="fp32").digest, calibration))
+                network = load(m, device="cpu", precision="fp32", denoise=denoise)
+                kept.append(catalogue.save_calibration(network.digest, calibration))
             elif save:
                 console.say(f"note: {m} is not calibrated: that takes 4 pictures and 4 perturbations or more", "yellow")
     _report(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import console
-from .cli_common import MOST_PIXELS, Option
+from .cli_common import DENOISE, MOST_PIXELS, Option
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ WholeOption = Annotated[
     bool, Option("--whole", help="Also a large picture whole, instead of its centre.", rich_help_panel=FILES)
 ]
 OverwriteOption = Annotated[bool, Option("--overwrite", help="Replace what is there.", rich_help_panel=FILES)]
+DenoiseOption = Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=MODELS)]
 SmoothOption = Annotated[
     Literal["median", "mean"] | None,
     Option("--smooth", help="How the smoothed model is made.", rich_help_panel=MODELS),

@@ -43,8 +43,10 @@ class Study:
 
     ``defences``: smoothings, and None for the plain network; smoothing is not applied to bicubic, a linear map, which
     it does not change. ``on``: what of a smoothed model is attacked, see threats.variants_for. ``source``: a model on
-    which all attacks are crafted instead (transfer). ``quantised``: inputs are rounded to 8 bits after perturbation,
-    as a file would; outputs always are. ``border``: pixels of the output left out of PSNR, SSIM and MSE.
+    which all attacks are crafted instead (transfer). ``denoise``: a denoiser before all of ``models`` but
+    bicubic (models.denoised), which is then what is attacked, unless there is a ``source``. ``quantised``: inputs are
+    rounded to 8 bits after perturbation, as a file would; outputs always are. ``border``: pixels of the output left
+    out of PSNR, SSIM and MSE.
     """
 
     pictures: Pictures
@@ -53,6 +55,7 @@ class Study:
     defences: tuple[Smoothing | None, ...] = (None,)
     on: str = "base"
     source: str | None = None
+    denoise: str | None = None
     quantised: bool = True
     border: int = 4
     lpips: str | None = None
@@ -82,6 +85,7 @@ class Study:
             **({"attacked": f"{self.source}, for all models"} if attacks and self.source else {}),
             **({"of several attacks": "the worst, per picture and metric"} if several else {}),
             **({"attacks' loss": f"{', '.join(sorted(resolved))}, float32"} if attacks else {}),
+            **({"denoiser": f"{self.denoise}, before every model but bicubic"} if self.denoise else {}),
             "precision": ", ".join(precision) or self.precision,
             "seed": self.seed,
         }
@@ -108,7 +112,10 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
         if isinstance(threat, Threat):
             losses.loss(threat.loss)  # says what is missing
     known = records(folder)
-    networks = {name: load(name, device=study.device, precision=study.precision) for name in study.models}
+    networks = {
+        name: load(name, device=study.device, precision=study.precision, denoise=_denoiser(study, name))
+        for name in study.models
+    }
     source = load(study.source, device=study.device) if study.source else None
     distance = losses.lpips(study.lpips) if study.lpips else None
     for name, network in [*networks.items(), *([(str(study.source), source)] if source else [])]:
@@ -164,6 +171,10 @@ def parse(spec: str) -> Threat | corruptions.Corruption | None:
 
 def _defences(study: Study, name: str) -> list[Smoothing | None]:
     return [None] if name.startswith("bicubic") else list(study.defences)
+
+
+def _denoiser(study: Study, name: str) -> str | None:
+    return None if name.startswith("bicubic") else study.denoise
 
 
 def _cost(study: Study, name: str, spec: str) -> float:

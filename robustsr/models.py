@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ class Network:
     multiple: int = 1  # sizes it takes: multiples of this, at least min_size; others are padded by reflection
     min_size: int = 1
     square: bool = False
+    denoiser: Network | None = None  # runs before it, see `denoised`
     _runner: nn.Module = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class Network:
         object.__setattr__(self, "_runner", runner)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        if self.denoiser is not None:
+            x = self.denoiser(x)
         h, w = x.shape[-2:]
         high, wide = (max(-(-n // self.multiple) * self.multiple, self.min_size) for n in (h, w))
         if self.square:
@@ -64,7 +68,9 @@ class Network:
 
     def with_precision(self, precision: str) -> Network:
         """The same weights run in another number format."""
-        return self if precision == self.precision else replace(self, precision=precision)
+        if precision == self.precision:
+            return self
+        return replace(self, precision=precision, denoiser=self.denoiser and self.denoiser.with_precision(precision))
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -123,13 +129,48 @@ class OnnxNetwork:
 Loaded = Network | OnnxNetwork
 
 
-def load(name_or_path: str | Path, *, device: str = "auto", precision: str = "auto") -> Loaded:
+def load(
+    name_or_path: str | Path, *, device: str = "auto", precision: str = "auto", denoise: str | Path | None = None
+) -> Loaded:
     """Loads a model by catalogue name or by path (``.pth``, ``.safetensors``, ``.ckpt``, ``.onnx``).
 
     Checkpoints are read without running code in them. "bicubic" (x4), "bicubic-x2" and "bicubic-x3" are the baseline
     that needs none. ``precision`` "auto" is the device's fast format if the
-    network stays within 4/255 of float32 everywhere and within 1/255 on 99% of values, else float32.
+    network stays within 4/255 of float32 everywhere and within 1/255 on 99% of values, else float32. ``denoise``: a
+    denoiser, named likewise, that runs before it (see `denoised`).
     """
+    network = _load(name_or_path, device, precision)
+    if denoise is None:
+        return network
+    both = denoised(_load(denoise, device, precision), network)
+    exact = both.with_precision("fp32")
+    return both if precision != "auto" or both is exact or _faithful(both, exact) else exact
+
+
+def denoised(denoiser: Loaded, network: Loaded) -> Network:
+    """f(D(x)) as one network, what denoised smoothing smooths (Salman et al. 2020): D ``denoiser``, f ``network``.
+
+    Runs in the number format of both, float32 where they differ. RobustSRError: D is not of scale 1, or one is ONNX.
+    """
+    if denoiser.scale != 1:
+        raise RobustSRError(f"--denoise {denoiser.name} is x{denoiser.scale}: a denoiser is a model of scale 1")
+    if not isinstance(denoiser, Network) or not isinstance(network, Network):
+        onnx = network.name if isinstance(denoiser, Network) else denoiser.name
+        raise RobustSRError(f"{onnx} is an ONNX model: --denoise takes a checkpoint, and goes before one")
+    first = denoised(denoiser, network.denoiser) if network.denoiser else denoiser
+    precision = network.precision if network.precision == denoiser.precision else "fp32"
+    return replace(
+        network.with_precision(precision),
+        denoiser=first.with_precision(precision),
+        context=denoiser.context + network.context,
+        exact=denoiser.exact and network.exact,
+        name=f"{network.name} after {denoiser.name}",
+        digest=hashlib.sha256(f"{network.digest} after {denoiser.digest}".encode()).hexdigest(),
+        entry=network.entry and replace(network.entry, calibration=[]),  # which is that of f alone
+    )
+
+
+def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
     check_precision(precision)
     where = resolve_device(device)
     if str(name_or_path) in BICUBIC:

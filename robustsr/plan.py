@@ -63,7 +63,8 @@ def smoothing_for(
     known = calibration_of(network.digest, entry) if sigma == "auto" else None
     if sigma == "auto" and known is None:
         raise RobustSRError(
-            f"{network.name} has no calibration for --sigma auto: `robustsr tune -m {network.name} FOLDER` makes one"
+            f"{network.name} has no calibration for --sigma auto: "
+            f"`robustsr tune -m {network.name.replace(' after ', ' --denoise ')} FOLDER` makes one"
         )
     if isinstance(sigma, str):
         sigma = max(s for _, s in known or [(0.0, 0.0)])

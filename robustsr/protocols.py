@@ -35,6 +35,7 @@ class Choice:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    denoise: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _smoothings(choice: Choice, reduce: str, samples: int, grid: Sequence[float]
 
 
 def _study(choice: Choice, pictures: Pictures, **settings: Any) -> Study:  # noqa: ANN401
-    shared = {k: getattr(choice, k) for k in ("on", "lpips", "gallery", "seed", "device", "precision")}
+    shared = {k: getattr(choice, k) for k in ("on", "lpips", "gallery", "seed", "device", "precision", "denoise")}
     return Study(pictures, choice.models, **{"border": pictures.scale, **shared, **settings})
 
 

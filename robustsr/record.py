@@ -78,7 +78,7 @@ def _facts(
         "claim": claimed(claim, field),
         "not_claimed": not_claimed(claim, field),
         "input": {"sha256": digest(x), "height": field.h, "width": field.w},
-        "model": {"sha256": network.digest, "scale": network.scale},
+        "model": {"sha256": network.digest, "scale": network.scale} | _before(network),
         **{key: getattr(claim, key) for key in CLAIM_KEYS},
         "field": {"kind": field.kind, "radius": field.radius},
         "derived": {
@@ -101,6 +101,12 @@ def _facts(
         "precision": "fp16" if getattr(network, "dtype", None) == np.float16 else "fp32",  # some ONNX files
         "window": {"height": window[0], "width": window[1], "context": network.context},
     }
+
+
+def _before(network: Loaded) -> dict[str, Any]:
+    """The weights of the denoiser in front of a network, where there is one: those of both make the model's sha256."""
+    denoiser: Loaded | None = getattr(network, "denoiser", None)
+    return {"denoiser": {"sha256": denoiser.digest}} if denoiser else {}
 
 
 def _result(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> dict[str, Any]:

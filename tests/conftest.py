@@ -101,6 +101,26 @@ def tiny(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def denoiser(tmp_path_factory) -> Path:
+    """As small a network of scale 1 that changes its input a little."""
+    from safetensors.torch import save_file
+
+    from robustsr.torchvision_schema import import_torchvision
+
+    import_torchvision()
+    from spandrel.architectures.Compact import Compact
+
+    torch.manual_seed(1)
+    net = Compact(num_feat=4, num_conv=0, upscale=1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(0.5)
+    path = tmp_path_factory.mktemp("weights") / "cleaner.safetensors"
+    save_file(net.state_dict(), path)
+    return path
+
+
 @pytest.fixture
 def network(home, tiny):
     """The tiny network, loaded."""

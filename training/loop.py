@@ -7,24 +7,26 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
 
-from robustsr.models import Network, load
 from robustsr.types import RobustSRError
 
 from .checkpoint import State
-from .data import Batches, load_pairs
+from .data import Batches, Pairs, load_pairs
 from .networks import export, own_scale
-from .objectives import Forward, Terms, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
-from .recipe import Optimiser, Recipe
+from .recipe import Recipe
+from .step import Step, frozen
 from .validation import Measured, sheet, validate
+
+FIRST = 4  # steps after which a run says how fast it is
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,70 @@ class Progress:
         return (self.steps - self.step) / self.rate if self.rate else math.inf
 
 
-def learning_rate(config: Optimiser, peak: float, step: int) -> float:
-    """The rate of step ``step`` (from 0): linear warm-up to ``peak``, then constant or a half cosine down to 0."""
-    if step < config.warmup:
-        return peak * (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return peak
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * done))
+@dataclass(frozen=True)
+class Session:
+    """A recipe about to run, in one process or several: what `train` and `estimate` have in common."""
+
+    recipe: Recipe
+    crew: Accelerator
+    pairs: Pairs
+    batches: Batches
+    state: State
+    step: Step
+
+    @classmethod
+    def begin(cls, recipe: Recipe, device: str, checkpoint: Path | None = None) -> Session:
+        """At step 0, or where ``checkpoint`` is. RobustSRError: pictures, weights or checkpoint cannot be used."""
+        wait = InitProcessGroupKwargs(timeout=timedelta(days=1))  # for the first process, which validates
+        crew = Accelerator(cpu=device == "cpu", kwargs_handlers=[wait])
+        if recipe.data.batch % crew.num_processes:
+            raise RobustSRError(
+                f"data.batch {recipe.data.batch} cannot be shared by {crew.num_processes} processes evenly"
+            )
+        where = torch.device(device) if crew.num_processes == 1 else crew.device
+        scale = recipe.generator.scale
+        resized = own_scale(recipe.generator) != scale
+        if recipe.denoiser.objective == "task" and (behind := frozen(recipe, where)):
+            scale = behind.scale  # the denoiser sees what f will see
+        with crew.main_process_first():
+            pairs = load_pairs(recipe.data, scale, resized=resized)
+        state = State.fresh(recipe, where)
+        if checkpoint:
+            state.restore(checkpoint, recipe, len(pairs))
+        batches = Batches(pairs, recipe.data, scale, recipe.seed, resized)
+        return cls(recipe, crew, pairs, batches, state, Step(recipe, state, where, crew))
+
+    def any(self, mine: bool) -> bool:
+        """Whether it is so in any process: they go on or stop together."""
+        if self.crew.num_processes == 1:
+            return mine
+        count = self.crew.reduce(torch.tensor(float(mine), device=self.crew.device), "sum")
+        return bool(count > 0)
+
+    def means(self, rows: list[dict[str, Tensor]]) -> dict[str, float]:
+        """The mean losses of some steps, over all processes."""
+        return {k: float(self.crew.reduce(torch.stack([row[k] for row in rows]).mean(), "mean")) for k in rows[0]}
+
+
+class Clock:
+    """Steps per second since it was last read, without the first step of a run, which compiles and fills caches."""
+
+    def __init__(self) -> None:
+        self._start, self._last, self._steps, self._first = time.perf_counter(), 0.0, 0, True
+
+    def tick(self) -> None:
+        """A step is done."""
+        self._last, self._steps = time.perf_counter() - self._start, self._steps + 1
+        if self._first:
+            self._start, self._steps, self._first = time.perf_counter(), 0, False
+
+    @property
+    def rate(self) -> float:
+        """Steps per second up to the last tick; of the first step alone where there is no other."""
+        return max(self._steps, 1) / self._last
+
+    def restart(self) -> None:
+        self._start, self._steps = time.perf_counter(), 0
 
 
 def train(
@@ -61,156 +119,75 @@ def train(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     every: int = 50,
+    pulse: float = math.inf,
 ) -> Iterator[Progress]:
     """Runs a recipe and yields where it stands every ``every`` steps and after each validation.
 
     Writes ``out/checkpoint.pt``, ``out/log.jsonl`` and TensorBoard's events as it goes, at each validation and at the
-    end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``.
+    end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``. ``pulse``: seconds after which
+    it also yields between reports, which is not logged; so does the fourth step, to say how fast it goes.
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
     it as if it had never stopped. A loss that is not finite ends the run with the last good checkpoint kept.
-    Under `accelerate launch` or `torchrun` every process takes its share of each batch, and the first one reports.
+
+    Under `torchrun` or `accelerate launch` every process takes its share of each batch (see `Step`); only the first
+    one yields and writes, the others wait for it, and all stop after the same step when any of them is to.
     """
-    crew = Accelerator(cpu=device == "cpu")
-    where = torch.device(device) if crew.num_processes == 1 else crew.device
     checkpoint, weights = out / "checkpoint.pt", out / f"{recipe.name}.safetensors"
     if resume and not checkpoint.exists():
         raise RobustSRError(f"nothing to resume: there is no {checkpoint}")
     if checkpoint.exists() and not resume:
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
-    if recipe.data.batch % crew.num_processes:
-        raise RobustSRError(f"data.batch {recipe.data.batch} cannot be shared by {crew.num_processes} processes evenly")
+    session = Session.begin(recipe, device, checkpoint if resume else None)
+    state, steps, first = session.state, recipe.optimiser.steps, session.crew.is_main_process
+    board = _board(out) if first else None
+    if first:
+        message = "\n".join([*session.pairs.skipped, f"{len(session.pairs)} pictures"])
+        yield Progress(state.step, steps, {}, 0, message=message)
 
-    config, scale = recipe.optimiser, recipe.generator.scale
-    resized = own_scale(recipe.generator) != scale
-    with crew.main_process_first():
-        pairs = load_pairs(recipe.data, scale, resized=resized)
-    state = State.fresh(recipe, where)
-    if resume:
-        state.restore(checkpoint, recipe, len(pairs))
-    step_ = Step(recipe, state, where, crew)
-    board = _board(out) if crew.is_main_process else None
-    stream = Batches(pairs, recipe.data, scale, recipe.seed, resized).stream(state.step, config.steps)
-    since, kept = time.perf_counter(), list[dict[str, Tensor]]()
-    yield Progress(state.step, config.steps, {}, 0, message="\n".join([*pairs.skipped, f"{len(pairs)} pictures"]))
-
-    for lr, hr in stream:
-        kept.append(step_(lr, hr))
+    clock, kept = Clock(), list[dict[str, Tensor]]()
+    seen, early = time.perf_counter(), state.step + FIRST
+    for lr, hr in session.batches.stream(state.step, steps):
+        kept.append(session.step(lr, hr))
         state.step += 1
-        done, stopped = state.step == config.steps, stop()
+        clock.tick()
+        done, stopped = state.step == steps, session.any(stop())
         save = done or stopped or state.step % recipe.checkpoint_every == 0
         check = done or state.step % recipe.validation.every == 0
         if save or check or state.step % every == 0:
-            means = {k: float(crew.reduce(torch.stack([row[k] for row in kept]).mean(), "mean")) for k in kept[0]}
-            rate = len(kept) / (time.perf_counter() - since)
-            if not step_.healthy(lr if save else None, means):
+            means = session.means(kept)
+            if session.any(not session.step.healthy(lr if save else None, means)):
                 last = f"the last good state is {checkpoint}" if checkpoint.exists() else "no state was kept"
                 raise RobustSRError(f"the run diverged by step {state.step} ({means}): lower optimiser.lr; {last}")
-            measured: Measured = {}
-            if crew.is_main_process:
+            if first:
                 if save:
-                    state.save(checkpoint, recipe, len(pairs))
-                if check:
-                    export(state.ema, weights, {"recipe": recipe.name, "steps": str(state.step)})
-                    measured, samples = validate(recipe, weights, out / "validation", str(where))
-                    grid = sheet(samples, out / "validation", out / "samples" / f"{state.step:07d}.png")
-                    if board and grid:
-                        board.add_image("samples", np.asarray(grid), state.step, dataformats="HWC")
-                progress = Progress(state.step, config.steps, means, rate, measured)
+                    state.save(checkpoint, recipe, len(session.pairs))
+                measured = _validated(session, out, weights, board) if check else {}
+                progress = Progress(state.step, steps, means, clock.rate, measured)
                 _log(progress, out, board)
                 yield progress
-            kept, since = [], time.perf_counter()
+                seen = time.perf_counter()
+            kept = []
+            clock.restart()
+        elif first and (state.step == early or time.perf_counter() - seen > pulse):
+            means = {k: float(torch.stack([row[k] for row in kept]).mean()) for k in kept[0]}
+            yield Progress(state.step, steps, means, clock.rate)
+            seen = time.perf_counter()
         if stopped:
-            return
+            break
+    if session.crew.num_processes > 1:
+        session.crew.wait_for_everyone()
+        session.crew.end_training()
 
 
-class Step:
-    """One step of a recipe on a state: inputs, outputs, losses, both optimisers, the moving average."""
-
-    def __init__(self, recipe: Recipe, state: State, device: torch.device, crew: Accelerator) -> None:
-        self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
-        self.terms = Terms(recipe.loss)
-        self.net: Forward = torch.compile(state.net) if recipe.compile else state.net
-        judge = state.discriminator
-        self.judge: nn.Module | None = torch.compile(judge) if recipe.compile and judge is not None else judge  # type: ignore[assignment]
-        self.behind: Network | None = None  # what a denoiser is trained for
-        if recipe.denoiser.objective in ("stability", "task"):
-            behind = load(recipe.denoiser.model, device=str(device), precision="fp32")
-            if not isinstance(behind, Network):
-                raise RobustSRError(f"denoiser.model {recipe.denoiser.model!r} gives no gradients: name a checkpoint")
-            self.behind = behind
-
-    def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        """Takes uint8 ``lr (N, 3, p, p)`` and ``hr (N, 3, s*p, s*p)``; the losses, weighted, detached."""
-        recipe, state = self.recipe, self.state
-        for optimiser, peak in ((state.optimiser, recipe.optimiser.lr), (state.d_optimiser, recipe.discriminator.lr)):
-            for group in optimiser.param_groups if optimiser else []:
-                group["lr"] = learning_rate(recipe.optimiser, peak, state.step)
-        seed = int(np.random.default_rng((recipe.seed, state.step, 1)).integers(1 << 62))
-        noises = noisy(lr, recipe.inputs, torch.Generator().manual_seed(seed))  # of the whole batch: one for all
-        lr, hr = self._unit(lr), self._unit(hr)
-        noises = [self._share(noise, 1) for noise in noises]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            state.net.requires_grad_(False)  # an attack needs no gradient of the weights
-            x = attacked(self._forward, lr, hr, noises, recipe.inputs, state.step, seed % (1 << 31))
-            state.net.requires_grad_(True)
-            target = self._target(lr, hr)
-            outputs = smoothed_outputs(self._forward, x, noises)
-            terms: dict[str, Tensor] = {}
-            for sr in outputs:
-                for name, value in self.terms(sr, target).items():
-                    terms[name] = terms.get(name, 0) + value / len(outputs)
-            if self.judge is not None and state.discriminator is not None:
-                state.discriminator.requires_grad_(False)
-                terms["gan"] = recipe.loss.gan * generator_gan(self.judge, outputs, target)
-                state.discriminator.requires_grad_(True)
-        self._descend(sum(terms.values(), target.new_zeros(())), state.optimiser)
-        if self.judge is not None and state.d_optimiser is not None:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                terms["discriminator"] = discriminator_gan(self.judge, outputs, target)
-            self._descend(terms["discriminator"], state.d_optimiser)
-        with torch.no_grad():  # a young average forgets faster, so that it does not carry the initial weights
-            decay = min(recipe.optimiser.ema, (1 + state.step) / (10 + state.step))
-            torch._foreach_lerp_(list(state.ema.parameters()), list(state.net.parameters()), 1 - decay)
-            for mine, new in zip(state.ema.buffers(), state.net.buffers(), strict=True):
-                mine.copy_(new)
-        return {name: value.detach() for name, value in terms.items()}
-
-    def healthy(self, lr: Tensor | None, means: dict[str, float]) -> bool:
-        """Whether the losses are finite and, where ``lr`` is given, so is the output: the next step can start."""
-        net = self.state.net.eval()  # batch norm would learn from another look
-        with torch.no_grad():
-            good = lr is None or bool(net(self._unit(lr)).isfinite().all())
-        net.train()
-        return good and all(math.isfinite(value) for value in means.values())
-
-    def _forward(self, x: Tensor) -> Tensor:
-        """What is trained, for attacks and losses alike: the network, or a denoiser before a fixed one."""
-        y: Tensor = self.net(x)
-        return self.behind(y.float()) if self.behind else y
-
-    def _target(self, lr: Tensor, hr: Tensor) -> Tensor:
-        objective = self.recipe.denoiser.objective
-        if objective == "mse":
-            return lr
-        if objective == "stability" and self.behind:
-            with torch.no_grad():
-                return self.behind(lr)
-        return hr
-
-    def _descend(self, loss: Tensor, optimiser: torch.optim.Adam) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.crew.num_processes > 1:
-            grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-            vector_to_parameters(self.crew.reduce(parameters_to_vector(grads), "mean"), grads)
-        optimiser.step()
-
-    def _unit(self, x: Tensor) -> Tensor:
-        return self._share(x, 0).to(torch.float32, memory_format=torch.channels_last) / 255
-
-    def _share(self, x: Tensor, dim: int) -> Tensor:
-        mine: Tensor = x.chunk(self.crew.num_processes, dim)[self.crew.process_index]
-        return mine.to(self.device)
+def _validated(session: Session, out: Path, weights: Path, board: Any) -> Measured:  # noqa: ANN401
+    """Exports the averaged weights, measures them and keeps samples."""
+    recipe, state = session.recipe, session.state
+    export(state.ema, weights, {"recipe": recipe.name, "steps": str(state.step)})
+    measured, samples = validate(recipe, weights, out / "validation", str(session.step.device))
+    grid = sheet(samples, out / "validation", out / "samples" / f"{state.step:07d}.png")
+    if board and grid:
+        board.add_image("samples", np.asarray(grid), state.step, dataformats="HWC")
+    return measured
 
 
 def _log(progress: Progress, out: Path, board: Any) -> None:  # noqa: ANN401

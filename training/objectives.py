@@ -50,8 +50,10 @@ def attacked(
 
     Without noise plain adversarial training; with it SmoothAdv (Salman et al. 2019), trained on the same draws.
     """
-    if not inputs.attack:
+    count = round(inputs.attack_share * len(lr))
+    if not inputs.attack or not count:
         return lr
+    rest, lr, hr, noises = lr[count:], lr[:count], hr[:count], [noise[:, :count] for noise in noises]
     threat = threats.parse(inputs.attack)
     share = min(1.0, (step + 1) / inputs.attack_warmup) if inputs.attack_warmup else 1.0
     loss = losses.loss(threat.loss)
@@ -60,18 +62,18 @@ def attacked(
         outputs = forward(torch.cat([(x + noise).flatten(0, 1) for noise in noises])).float()
         return loss(outputs.view(-1, len(lr), *outputs.shape[1:]).mean(0), hr)
 
-    if threat.method == "cw":
-        values = hr[0].numel()
-        return attacks.cw(
-            lr, objective, values=values, c=threat.c * share, steps=threat.iterations, lr=threat.lr, seed=seed
-        ).adv
     eps = threat.budget(lr) * share
-    if threat.method == "fgsm":
-        return attacks.fgsm(lr, objective, eps, seed=seed).adv
-    if threat.method == "bim":
-        return attacks.bim(lr, objective, eps, threat.iterations, seed=seed).adv
-    step_size = threat.step_size * share if threat.step_size is not None else inputs.attack_step * eps
-    return attacks.pgd(lr, objective, eps, threat.iterations, step_size, threat.norm, seed=seed).adv
+    if threat.method == "cw":
+        c, values = threat.c * share, hr[0].numel()
+        found = attacks.cw(lr, objective, values=values, c=c, steps=threat.iterations, lr=threat.lr, seed=seed)
+    elif threat.method == "fgsm":
+        found = attacks.fgsm(lr, objective, eps, seed=seed)
+    elif threat.method == "bim":
+        found = attacks.bim(lr, objective, eps, threat.iterations, seed=seed)
+    else:
+        step_size = threat.step_size * share if threat.step_size is not None else inputs.attack_step * eps
+        found = attacks.pgd(lr, objective, eps, threat.iterations, step_size, threat.norm, seed=seed)
+    return torch.cat([found.adv, rest])
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Inputs:
     sigmas: tuple[float, ...] = (0.0,)
     draws: tuple[int, ...] = (1,)
     attack: str = ""  # robustsr.threats.parse
+    attack_share: float = 1.0  # of the patches that are attacked; the others stay as they are
     attack_step: float = 0.25  # step size as a share of the budget, where the spec names none (pgd)
     attack_warmup: int = 0  # steps over which the attack's budget grows from 0
     uniform: bool = False  # draw each sigma uniformly from 0 to the given one, per patch
