@@ -1,127 +1,188 @@
-"""The training module: recipes, data, and a loop that resumes to the very same weights."""
+"""The loop: what a run learns, writes and measures, and that it resumes to the very same weights."""
 
 import json
 
-import numpy as np
 import pytest
+import tiny
 import torch
-from PIL import Image
-from robustsr_training.data import batches, load_pairs
-from robustsr_training.loop import learning_rate, train
+from robustsr_training.checkpoint import State
+from robustsr_training.loop import Progress, Session, train
 from robustsr_training.networks import build
-from robustsr_training.recipe import RECIPES, Generator, Optimiser, Recipe
+from robustsr_training.recipe import Generator
 from safetensors.torch import load_file
 
+from robustsr import backbones
 from robustsr.models import load
 from robustsr.types import RobustSRError
 
+GAN = [  # MRS fine-tuning with an adversary and an attack, 64 px
+    'name="all"',
+    "data.patch=16",
+    "loss.gan=0.05",
+    "loss.l1=1",
+    "inputs.sigmas=[0.0, 0.03, 0.1]",
+    "inputs.draws=[1, 2, 2]",
+    'inputs.attack="pgd:eps=8/255,steps=2"',
+    "inputs.attack_warmup=4",
+]
+
 
 @pytest.fixture
-def folder(tmp_path, photo):
-    """Four usable pictures, one too small and one broken; a validation set."""
-    hr = tmp_path / "hr"
-    hr.mkdir()
-    for i in range(4):
-        Image.fromarray(photo(70 + i, 90, seed=i)).save(hr / f"{i}.png")
-    Image.fromarray(photo(20, 20)).save(hr / "small.png")
-    (hr / "broken.png").write_bytes(b"no picture")
-    for part, size in (("HR", (64, 48)), ("LR", (16, 12))):
-        (tmp_path / "val" / part).mkdir(parents=True)
-        Image.fromarray(photo(48, 64)).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "val" / part / "v.png")
-    return tmp_path
+def folder(tmp_path, photo, home):
+    return tiny.pictures(tmp_path, photo)
 
 
-def recipe(folder, *extra):
-    sets = [
-        f'data.hr="{folder / "hr"}"',
-        f'validation.sets=["{folder / "val"}"]',
-        "generator.features=8",
-        "generator.convs=2",
-        "data.batch=2",
-        "data.patch=12",
-        "optimiser.steps=12",
-        "optimiser.warmup=3",
-        "checkpoint_every=4",
-        "validation.every=6",
-        "compile=false",
-    ]
-    return Recipe.load("psnr", [*sets, *extra])
+@pytest.fixture
+def compact(request):
+    """The path of a tiny x4 model."""
+    return request.getfixturevalue("tiny")
 
 
-def test_a_stopped_and_resumed_run_ends_with_the_same_weights(folder):
-    list(train(recipe(folder), folder / "whole", every=1))  # reports before the first checkpoint too
-    asked = iter([False] * 6 + [True])
-    list(train(recipe(folder), folder / "parts", stop=lambda: next(asked)))
-    assert not (folder / "parts" / "psnr.safetensors").exists()
-    last = list(train(recipe(folder), folder / "parts", resume=True))
-    assert last[0].step == 7 and last[-1].step == 12 and last[-1].psnr["val"] > 5
+def after(count):
+    """A ``stop`` that is true from the step ``count`` of a run on."""
+    asked = iter([False] * (count - 1) + [True])
+    return lambda: next(asked)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def deep(state):
+    """A checkpoint as a flat dict of tensors."""
+    if isinstance(state, torch.Tensor):
+        return {"": state}
+    if isinstance(state, dict):
+        return {f"{k}.{sub}": v for k in state for sub, v in deep(state[k]).items()}
+    return {}
+
+
+@pytest.mark.parametrize("extra", [[], GAN], ids=["l1", "gan+mrs+attack"])
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(folder, extra):
+    config = tiny.recipe(folder, *extra)
+    list(train(config, folder / "whole", every=1))  # reports before the first checkpoint too
+    list(train(config, folder / "parts", stop=after(7)))
+    last = list(train(config, folder / "parts", resume=True))
+    assert last[0].step == 7 and last[-1].step == 12 and last[-1].measured["val clean"]["psnr"] > 5
     log = [json.loads(line) for line in (folder / "parts" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in log] == sorted({row["step"] for row in log}) and log[-1]["psnr"] == last[-1].psnr
-    a, b = (load_file(folder / run / "psnr.safetensors") for run in ("whole", "parts"))
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    assert load(folder / "whole" / "psnr.safetensors", device="cpu").scale == 4
+    assert [row["step"] for row in log] == sorted({row["step"] for row in log})
+    assert log[-1]["measured"] == last[-1].measured and log[-1]["losses"] == last[-1].losses
+    assert same(*(load_file(folder / run / f"{config.name}.safetensors") for run in ("whole", "parts")))
+    states = [deep(torch.load(folder / run / "checkpoint.pt", weights_only=True)) for run in ("whole", "parts")]
+    assert same(*states) and any(key.startswith("d_optimiser") for key in states[0]) == bool(extra)
+    assert load(folder / "whole" / f"{config.name}.safetensors", device="cpu").scale == 4
 
 
 def test_training_lowers_the_loss_below_nearest_neighbour(folder):
-    more = ("optimiser.steps=150", "optimiser.lr=3e-3", "precision=fp32", "data.patch=16")
-    progress = list(train(recipe(folder, *more), folder / "run", every=25))
-    assert progress[-1].loss < 0.8 * progress[1].loss
-    assert "broken.png" in progress[0].message and "small.png: 20x20 is smaller than a patch" in progress[0].message
+    more = ("optimiser.steps=150", "optimiser.lr=3e-3", "precision=fp32", "data.patch=16", "validation.every=150")
+    progress = [at for at in train(tiny.recipe(folder, *more), folder / "run", every=25) if at.step % 25 == 0]
+    assert progress[-1].losses["l1"] < 0.8 * progress[1].losses["l1"]
+    skipped, small, count = progress[0].message.splitlines()
+    assert "broken.png" in skipped and "small.png: 20x20 is smaller than a patch" in small and count == "4 pictures"
+
+
+def test_the_moving_average_follows_weights_and_buffers(folder):
+    """With a decay of .5 it is (a + b) / 2; buffers are those of the network."""
+    session = Session.begin(tiny.recipe(folder, "optimiser.ema=0.0"), "cpu")
+    session.state.net.register_buffer("seen", torch.zeros(2))
+    session.state.ema.register_buffer("seen", torch.zeros(2))
+    session.state.net.seen.fill_(7)
+    session.step(*session.batches[0])
+    assert same(session.state.net.state_dict(), session.state.ema.state_dict())
+
+    session = Session.begin(tiny.recipe(folder, "optimiser.ema=0.5"), "cpu")
+    before = {k: v.clone() for k, v in session.state.ema.named_parameters()}
+    session.state.step = 100  # no longer young
+    session.step(*session.batches[0])
+    for name, now in session.state.ema.named_parameters():
+        torch.testing.assert_close(now, (before[name] + dict(session.state.net.named_parameters())[name]) / 2)
+
+
+def test_validation_measures_every_perturbation_and_keeps_samples(folder):
+    specs = ["clean", "noise:sigma=.1", "fgsm:eps=8/255"]
+    config = tiny.recipe(folder, f"validation.perturbations={json.dumps(specs)}", "optimiser.steps=6")
+    last = list(train(config, folder / "run"))[-1]
+    assert len(last.measured) == 3 and "val clean" in last.measured
+    clean, noisy, attacked = last.measured.values()
+    wanted = {"psnr_y", "psnr", "ssim"} | ({"lpips"} if backbones.find("squeezenet") else set())
+    assert all(row.keys() >= wanted for row in (clean, noisy, attacked))
+    assert clean["psnr"] > max(noisy["psnr"], attacked["psnr"]) and clean["ssim"] > noisy["ssim"]
+    assert (folder / "run" / "samples" / "0000006.png").stat().st_size > 1000
+
+
+def test_lpips_is_measured_where_its_weights_are(folder, shared, monkeypatch):
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(shared / "weights"))
+    last = list(train(tiny.recipe(folder, "optimiser.steps=2"), folder / "run"))[-1]
+    assert 0 < last.measured["val clean"]["lpips"] < 2
+
+
+def test_tensorboard_shows_losses_measures_and_samples(folder):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    list(train(tiny.recipe(folder), folder / "run"))
+    events = EventAccumulator(str(folder / "run" / "tensorboard"))
+    events.Reload()
+    assert {"loss/l1", "rate", "psnr/val clean"} <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["samples"]
+    assert [e.step for e in events.Scalars("psnr/val clean")] == [6, 12]
+
+
+def test_progress_between_reports_is_not_logged(folder):
+    steps = [at.step for at in train(tiny.recipe(folder, "checkpoint_every=9"), folder / "run", pulse=0)]
+    assert steps == [0, *range(1, 13)]
+    log = [json.loads(line)["step"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert log == [6, 9, 12]
+    steps = [at.step for at in train(tiny.recipe(folder, "checkpoint_every=9"), folder / "other")]
+    assert steps == [0, 4, 6, 9, 12]
+    assert Progress(2, 12, {}, 4.0).seconds_left == 2.5
+
+
+# --- mistakes and accidents ---
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_with_another_recipe(folder):
-    list(train(recipe(folder), folder / "run"))
+    list(train(tiny.recipe(folder), folder / "run"))
     with pytest.raises(RobustSRError, match="--resume continues it"):
-        next(train(recipe(folder), folder / "run"))
+        next(train(tiny.recipe(folder), folder / "run"))
     with pytest.raises(RobustSRError, match="made with another optimiser"):
-        next(train(recipe(folder, "optimiser.lr=1"), folder / "run", resume=True))
+        next(train(tiny.recipe(folder, "optimiser.lr=1"), folder / "run", resume=True))
     with pytest.raises(RobustSRError, match="nothing to resume"):
-        next(train(recipe(folder), folder / "elsewhere", resume=True))
+        next(train(tiny.recipe(folder), folder / "elsewhere", resume=True))
     (folder / "hr" / "3.png").unlink()
     with pytest.raises(RobustSRError, match="made with 4 pictures, there are 3 now"):
-        next(train(recipe(folder), folder / "run", resume=True))
+        next(train(tiny.recipe(folder), folder / "run", resume=True))
+
+
+def test_a_checkpoint_from_before_a_recipe_had_some_key_still_resumes(folder):
+    config = tiny.recipe(folder)
+    list(train(config, folder / "run", stop=after(3)))
+    path = folder / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state["recipe"]["inputs"]["attack_step"], state["recipe"]["denoiser"]
+    torch.save(state, path)
+    resumed = State.fresh(config, torch.device("cpu"))
+    resumed.restore(path, config, 4)
+    assert resumed.step == 3
+    with pytest.raises(RobustSRError, match="made with another inputs"):
+        resumed.restore(path, tiny.recipe(folder, "inputs.attack_step=0.7"), 4)
 
 
 def test_a_run_that_diverges_keeps_only_states_that_can_go_on(folder):
-    wild = recipe(folder, "optimiser.lr=1e30", "precision=fp32", "checkpoint_every=1")
+    wild = tiny.recipe(folder, "optimiser.lr=1e30", "precision=fp32", "checkpoint_every=1")
     with pytest.raises(RobustSRError, match="the run diverged by step 1 .*no state was kept"):
         list(train(wild, folder / "run", every=1))
-    assert not (folder / "run").exists()
+    assert not (folder / "run" / "checkpoint.pt").exists()
 
-    asked = iter([False] * 3 + [True])
-    list(train(recipe(folder), folder / "good", stop=lambda: next(asked)))
+    list(train(tiny.recipe(folder), folder / "good", stop=after(4)))
     before = (folder / "good/checkpoint.pt").read_bytes()
     state = torch.load(folder / "good/checkpoint.pt", weights_only=True)
     state["optimiser"]["state"][0]["exp_avg"].fill_(float("nan"))
     torch.save(state, folder / "good/checkpoint.pt")
     poisoned = (folder / "good/checkpoint.pt").read_bytes()
-    with pytest.raises(RobustSRError, match="the run diverged by step 8 .*the last good state is"):
-        list(train(recipe(folder), folder / "good", resume=True))
+    with pytest.raises(RobustSRError, match="the run diverged by step 6 .*the last good state is"):
+        list(train(tiny.recipe(folder), folder / "good", resume=True))
     assert (folder / "good/checkpoint.pt").read_bytes() == poisoned != before
-
-
-def test_pictures_of_any_kind_train_alike(tmp_path):
-    """16-bit gray is not white, and a turned picture is upright."""
-    (tmp_path / "hr").mkdir()
-    Image.fromarray(np.full((64, 80), 30_000, np.uint16)).save(tmp_path / "hr" / "a.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (80, 64)).save(tmp_path / "hr" / "b.png", exif=exif)
-    (_, gray), (_, turned) = load_pairs(tmp_path / "hr", 4, 8, lambda _: None)
-    assert set(gray.flatten().tolist()) == {117} and turned.shape == (80, 64, 3)
-
-
-def test_batches_depend_on_seed_and_step_only_and_fit_each_other(folder):
-    pairs = load_pairs(folder / "hr", 4, 12, lambda _: None)
-    stream = batches(pairs, 4, 12, 3, 5, start=0)
-    first, second = next(stream), next(stream)
-    assert torch.equal(next(batches(pairs, 4, 12, 3, 5, start=1))[0], second[0])
-    assert not torch.equal(first[0], second[0])
-    lr, hr = first
-    assert lr.shape == (3, 3, 12, 12) and hr.shape == (3, 3, 48, 48) and lr.dtype == torch.uint8
-    small = torch.nn.functional.interpolate(hr.float(), scale_factor=0.25, mode="bicubic", antialias=True)
-    inner = (small - lr)[..., 3:-3, 3:-3].abs()
-    assert inner.mean() < 2  # the LR patch shows what the HR patch shows, turned and flipped alike
 
 
 def test_the_initialisation_lets_the_gradient_through():
@@ -132,50 +193,56 @@ def test_the_initialisation_lets_the_gradient_through():
     assert norms[0] > 1e-3 * max(norms)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero():
-    config = Optimiser(steps=100, lr=1.0, warmup=10)
-    rates = [learning_rate(config, s) for s in range(100)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0 and rates[99] < 1e-3
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+# --- what a step trains ---
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
-def test_every_shipped_recipe_loads(path):
-    assert Recipe.load(path.stem, ["data.hr=pictures"]).name == path.stem
+@pytest.mark.parametrize("attack", ["", 'inputs.attack="fgsm:eps=8/255"'], ids=["noise", "attack"])
+@pytest.mark.parametrize("objective", ["mse", "stability", "task"])
+def test_a_denoiser_learns_and_what_lies_behind_it_stays(folder, compact, objective, attack):
+    more = ["generator.scale=1", f"denoiser.objective={objective}", f'denoiser.model="{compact}"']
+    config = tiny.recipe(folder, *more, "inputs.sigmas=[0.1]", *filter(None, [attack]))
+    session = Session.begin(config, "cpu")
+    behind, net = session.step.behind, session.state.net
+    assert (behind is None) == (objective == "mse")
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (net, *([behind.module] if behind else []))]
+    lr, hr = session.batches[0]
+    assert hr.shape[-1] == lr.shape[-1] * (4 if objective == "task" else 1)
+    losses = session.step(lr, hr)
+    assert losses.keys() == {"l1"} and losses["l1"] > 0
+    moved = [name for name, value in net.state_dict().items() if not torch.equal(value, before[0][name])]
+    assert moved == list(before[0])
+    if behind:
+        assert same(behind.module.state_dict(), before[1])
+        assert all(p.grad is None for p in behind.module.parameters())
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("optimiser.stepz=3", r"unknown key optimiser.stepz; did you mean optimiser.steps\?"),
-        ("colour=3", "unknown key colour; known: name, seed"),
-        ("optimiser.steps=many", "optimiser.steps must be int, got 'many'"),
-        ("optimiser.steps=0", "optimiser.steps must be at least 1"),
-        ("optimiser=3", "optimiser is a section"),
-        ("precision=int8", "precision must be fp32 or bf16"),
-        ("steps", "--set wants key=value"),
-        ('data.hr=""', "data.hr is empty: --set data.hr=FOLDER"),
-        ("data.hr=/no/such/folder", "no folder '/no/such/folder'"),
-    ],
-)
-def test_mistakes_in_a_recipe_are_named(folder, override, message):
-    with pytest.raises(RobustSRError, match=message):
-        next(train(recipe(folder, override), folder / "run"))
+def test_a_step_of_the_gan_moves_both_networks_and_an_attack_leaves_no_gradient(folder, monkeypatch):
+    session = Session.begin(tiny.recipe(folder, *GAN), "cpu")
+    from robustsr_training import step as module
+
+    seen = []
+
+    def spied(forward, *rest):
+        net = session.state.net
+        x = found(forward, *rest)
+        seen.append((net.training, [p.grad for p in net.parameters()], x.requires_grad))
+        return x
+
+    found = module.attacked
+    monkeypatch.setattr(module, "attacked", spied)
+    parts = (session.state.net, session.state.discriminator)
+    before = [{k: v.clone() for k, v in m.named_parameters()} for m in parts]
+    losses = session.step(*session.batches[0])
+    assert losses.keys() == {"l1", "gan", "discriminator"}
+    assert seen[0][0] is False and not any(g is not None for g in seen[0][1]) and not seen[0][2]
+    for part, old in zip(parts, before, strict=True):
+        assert part.training and all(p.requires_grad for p in part.parameters())
+        still = [name for name, p in part.named_parameters() if torch.equal(p, old[name])]
+        assert still == ([] if part is parts[0] else ["head.3.bias"])  # which cancels in relative logits
 
 
-def test_a_missing_recipe_and_broken_toml_are_named(tmp_path):
-    with pytest.raises(RobustSRError, match="no recipe 'nope': give a .toml file or one of: .*psnr"):
-        Recipe.load("nope")
-    (tmp_path / "bad.toml").write_text("name = ")
-    with pytest.raises(RobustSRError, match="bad.toml is not valid TOML"):
-        Recipe.load(str(tmp_path / "bad.toml"))
-    (tmp_path / "empty.toml").write_text("seed = 1")
-    with pytest.raises(RobustSRError, match="missing 1 required positional argument: 'name'"):
-        Recipe.load(str(tmp_path / "empty.toml"))
-
-
-def test_pixels_agree_with_a_bicubic_downscale(folder):
-    lr, hr = load_pairs(folder / "hr", 4, 12, lambda _: None)[0]
-    assert hr.shape[0] % 4 == 0 and lr.shape[0] == hr.shape[0] // 4
-    want = Image.fromarray(hr).resize((lr.shape[1], lr.shape[0]), Image.Resampling.BICUBIC)
-    assert np.array_equal(np.asarray(want), lr)
+def test_a_perceptual_recipe_trains(folder, shared, monkeypatch):
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(shared / "weights"))
+    session = Session.begin(tiny.recipe(folder, "loss.perceptual=1.0", "loss.layer=conv2_2", "loss.l1=0"), "cpu")
+    losses = [float(session.step(*session.batches[0])["perceptual"]) for _ in range(8)]
+    assert losses[-1] < losses[0]

@@ -2,8 +2,9 @@
 
 import pytest
 import tiny
-from robustsr_training.loop import learning_rate, train
+from robustsr_training.loop import train
 from robustsr_training.recipe import RECIPES, Optimiser, Recipe
+from robustsr_training.step import learning_rate
 
 from robustsr.types import RobustSRError
 

@@ -1,0 +1,148 @@
+"""One step of training: inputs, outputs, losses, both optimisers, the moving average."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from robustsr.models import Network, load
+from robustsr.types import RobustSRError
+
+from .checkpoint import State
+from .objectives import Forward, Terms, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
+from .recipe import Optimiser, Recipe
+
+
+def learning_rate(config: Optimiser, peak: float, step: int) -> float:
+    """The rate of step ``step`` (from 0): linear warm-up to ``peak``, then constant or a half cosine down to 0."""
+    if step < config.warmup:
+        return peak * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return peak
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def frozen(recipe: Recipe, device: torch.device) -> Network | None:
+    """The network behind a denoiser in training; None: it is not asked for. RobustSRError: it has no gradients."""
+    if recipe.denoiser.objective not in ("stability", "task"):
+        return None
+    behind = load(recipe.denoiser.model, device=str(device), precision="fp32")
+    if not isinstance(behind, Network):
+        raise RobustSRError(f"denoiser.model {recipe.denoiser.model!r} gives no gradients: name a checkpoint")
+    return behind
+
+
+class Step:
+    """One step of a recipe on a state, of which each process of ``crew`` computes its share of the batch.
+
+    Gradients are averaged over processes, so that a step is that of one process, but for what looks at several
+    patches at once: batch norm and RaGAN's mean of logits are those of a process' own share.
+    """
+
+    def __init__(self, recipe: Recipe, state: State, device: torch.device, crew: Accelerator) -> None:
+        self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
+        self.terms, self.behind = Terms(recipe.loss), frozen(recipe, device)
+        self.net: Forward = torch.compile(state.net) if recipe.compile else state.net
+        judge = state.discriminator
+        self.judge: nn.Module | None = torch.compile(judge) if recipe.compile and judge is not None else judge  # type: ignore[assignment]
+
+    def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """Takes uint8 ``lr (N, 3, p, p)`` and ``hr (N, 3, s*p, s*p)``; the losses, weighted, detached."""
+        recipe, state = self.recipe, self.state
+        for optimiser, peak in ((state.optimiser, recipe.optimiser.lr), (state.d_optimiser, recipe.discriminator.lr)):
+            for group in optimiser.param_groups if optimiser else []:
+                group["lr"] = learning_rate(recipe.optimiser, peak, state.step)
+        seed = int(np.random.default_rng((recipe.seed, state.step, 1)).integers(1 << 62))
+        noises = noisy(lr, recipe.inputs, torch.Generator().manual_seed(seed))  # of the whole batch: one for all
+        noises = [self._share(noise, 1) for noise in noises]
+        lr, hr = self._unit(lr), self._unit(hr)
+        with self._autocast():
+            target = self._target(lr, hr)
+            x = self._attacked(lr, target, noises, seed % (1 << 31))
+            outputs = smoothed_outputs(self._forward, x, noises)
+            terms = self._terms(outputs, target)
+        self._descend(sum(terms.values(), target.new_zeros(())), state.optimiser)
+        if self.judge is not None and state.d_optimiser is not None:
+            with self._autocast():
+                terms["discriminator"] = discriminator_gan(self.judge, outputs, target)
+            self._descend(terms["discriminator"], state.d_optimiser)
+        self._average()
+        return {name: value.detach() for name, value in terms.items()}
+
+    def healthy(self, lr: Tensor | None, means: dict[str, float]) -> bool:
+        """Whether the losses are finite and, where ``lr`` is given, so is the output: the next step can start."""
+        net = self.state.net.eval()  # batch norm would learn from another look
+        with torch.no_grad():
+            good = lr is None or bool(net(self._unit(lr)).isfinite().all())
+        net.train()
+        return good and all(math.isfinite(value) for value in means.values())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """What is trained, for attacks and losses alike: the network, or a denoiser before a fixed one."""
+        y: Tensor = self.net(x)
+        return self.behind(y.float()) if self.behind else y
+
+    def _target(self, lr: Tensor, hr: Tensor) -> Tensor:
+        objective = self.recipe.denoiser.objective
+        if objective == "mse":
+            return lr
+        if objective == "stability" and self.behind:
+            with torch.no_grad():
+                return self.behind(lr)
+        return hr
+
+    def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
+        """The attack needs no gradient of the weights, and sees batch norm as it will be."""
+        net, inputs = self.state.net.requires_grad_(False).eval(), self.recipe.inputs
+        first = self.crew.process_index * len(lr)  # sample i of an attack has the seed plus i
+        x = attacked(self._forward, lr, target, noises, inputs, self.state.step, seed + first)
+        net.requires_grad_(True).train()
+        return x
+
+    def _terms(self, outputs: list[Tensor], target: Tensor) -> dict[str, Tensor]:
+        """The generator's weighted losses, means over sigmas."""
+        terms: dict[str, Tensor] = {}
+        for sr in outputs:
+            for name, value in self.terms(sr, target).items():
+                terms[name] = terms.get(name, 0) + value / len(outputs)
+        judge = self.state.discriminator
+        if self.judge is not None and judge is not None:
+            judge.requires_grad_(False)
+            terms["gan"] = self.recipe.loss.gan * generator_gan(self.judge, outputs, target)
+            judge.requires_grad_(True)
+        return terms
+
+    def _descend(self, loss: Tensor, optimiser: Adam) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.crew.num_processes > 1:
+            grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+            means = self.crew.reduce(torch.cat([grad.reshape(-1) for grad in grads]), "mean")
+            for grad, mean in zip(grads, means.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(mean.view(grad.shape))
+        optimiser.step()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """A young average forgets faster, so that it does not carry the initial weights."""
+        net, ema, step = self.state.net, self.state.ema, self.state.step
+        decay = min(self.recipe.optimiser.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+        for mine, new in zip(ema.buffers(), net.buffers(), strict=True):
+            mine.copy_(new)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        return self._share(x, 0).to(torch.float32, memory_format=torch.channels_last) / 255
+
+    def _share(self, x: Tensor, dim: int) -> Tensor:
+        mine: Tensor = x.chunk(self.crew.num_processes, dim)[self.crew.process_index]
+        return mine.to(self.device)
