@@ -65,6 +65,28 @@ class Degradation:
     final_sinc_prob: float = 0.8
 
 
+LIGHT = Degradation(  # a good camera, shrunk, saved once or twice: most pictures that people keep
+    first=Order(
+        blur_prob=0.5,
+        sinc_prob=0.05,
+        sigma=(0.2, 1.5),
+        resize_probs=(0.1, 0.4, 0.5),
+        resize=(0.5, 1.2),
+        noise=(1.0, 15.0),
+        poisson=(0.05, 1.0),
+        jpeg=(50.0, 98.0),
+    ),
+    second=Order(
+        blur_prob=0.0,
+        resize_probs=(0.0, 0.0, 1.0),
+        noise=(0.1, 8.0),
+        poisson=(0.01, 0.3),
+        jpeg=(25.0, 95.0),
+    ),
+    final_sinc_prob=0.1,
+)
+
+
 def degrade(hr: Tensor, scale: int, seed: int, config: Degradation = Degradation()) -> Tensor:  # noqa: B008 - frozen
     """An LR picture that looks as if it came from the internet: the second-order degradation of ``hr``.
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from robustsr import images
 from robustsr.catalogue import home
-from robustsr.degradation import degrade
+from robustsr.degradation import LIGHT, Degradation, degrade
 from robustsr.files import staged
 from robustsr.types import RobustSRError
 
@@ -166,7 +166,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         hr = hr[y * s : (y + p) * s, x * s : (x + p) * s]
         if self.data.degraded and rng.random() < self.data.degraded:
             unit = torch.from_numpy(hr.copy()).permute(2, 0, 1) / 255
-            worse = degrade(unit, s, int(rng.integers(1 << 62)))
+            config = LIGHT if rng.random() < self.data.light else Degradation()
+            worse = degrade(unit, s, int(rng.integers(1 << 62)), config)
             lr = (worse.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         elif self.resized:
             picture = Image.fromarray(hr)

@@ -37,6 +37,7 @@ class Data:
     lr: str = ""  # folder of LR pictures with the same names; empty: made from HR, rounded to 8 bits
     downscale: str = "bicubic"  # bicubic | bilinear: Pillow's, antialiased
     degraded: float = 0.0  # the share of patches whose LR is made by Real-ESRGAN's second-order degradation instead
+    light: float = 0.0  # the share of these that is degraded lightly only (robustsr.degradation.LIGHT)
     batch: int = 16  # over all processes
     patch: int = 40  # pixels of the network's input
     workers: int = 0  # processes that prepare batches
