@@ -5,7 +5,8 @@ import json
 import pytest
 import tiny
 import torch
-from robustsr_training.checkpoint import State
+from robustsr_training import checkpoint
+from robustsr_training.checkpoint import State, read
 from robustsr_training.loop import Progress, Session, train
 from robustsr_training.networks import build
 from robustsr_training.recipe import Generator
@@ -246,3 +247,65 @@ def test_a_perceptual_recipe_trains(folder, shared, monkeypatch):
     session = Session.begin(tiny.recipe(folder, "loss.perceptual=1.0", "loss.layer=conv2_2", "loss.l1=0"), "cpu")
     losses = [float(session.step(*session.batches[0])["perceptual"]) for _ in range(8)]
     assert losses[-1] < losses[0]
+
+
+# --- a checkpoint in parts ---
+
+
+def parts_of(folder):
+    return sorted(p.name for p in folder.glob("checkpoint-*.part"))
+
+
+def test_a_checkpoint_in_parts_is_the_same_state_in_small_files(folder):
+    more = [*GAN, "discriminator.features=16"]  # 12 MB of state
+    list(train(tiny.recipe(folder, *more), folder / "whole", stop=after(3)))
+    config = tiny.recipe(folder, *more, "checkpoint_mib=2")
+    list(train(config, folder / "parts", stop=after(3)))
+    files = [p for p in (folder / "parts").iterdir() if p.name.startswith("checkpoint")]
+    assert len(files) > 5 and all(p.stat().st_size <= 2 << 20 for p in files)
+    assert same(*(deep(read(folder / run / "checkpoint.pt")) for run in ("whole", "parts")))
+
+    first = parts_of(folder / "parts")
+    assert list(train(config, folder / "parts", resume=True, stop=after(2)))[0].step == 3
+    assert read(folder / "parts" / "checkpoint.pt")["step"] == 5
+    assert not set(first) & set(parts_of(folder / "parts"))  # those of the state before are gone
+    goes_on = tiny.recipe(folder, *more, "discriminator.init=" + str(folder / "parts" / "checkpoint.pt"))
+    judge = State.fresh(goes_on, torch.device("cpu")).discriminator
+    assert same(judge.state_dict(), read(folder / "parts" / "checkpoint.pt")["discriminator"])
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_kill_while_parts_are_written_leaves_the_checkpoint_before(folder, monkeypatch, written):
+    config = tiny.recipe(folder, *GAN, "discriminator.features=8", "checkpoint_mib=1")
+    list(train(config, folder / "run", stop=after(3)))
+    path = folder / "run" / "checkpoint.pt"
+    before = deep(read(path))
+    state = State.fresh(config, torch.device("cpu"))
+    left, whole = iter(range(written)), checkpoint.atomic
+
+    def killed(*args, **options):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return whole(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "atomic", killed)
+        with pytest.raises(KeyboardInterrupt):
+            state.save(path, config, 4)
+    assert same(deep(read(path)), before)
+    state.restore(path, config, 4)
+    assert state.step == 3
+    state.save(path, config, 4)  # and what the kill left behind goes with the next one
+    assert set(parts_of(folder / "run")) == set(torch.load(path, weights_only=True)["parts"])
+
+
+def test_a_missing_and_a_damaged_part_are_named(folder):
+    config = tiny.recipe(folder, *GAN, "discriminator.features=8", "checkpoint_mib=1")
+    list(train(config, folder / "run", stop=after(3)))
+    one, two, *_ = parts_of(folder / "run")
+    (folder / "run" / one).unlink()
+    with pytest.raises(RobustSRError, match=rf"{one} is missing: .*checkpoint.pt cannot be used"):
+        next(train(config, folder / "run", resume=True))
+    (folder / "run" / one).write_bytes(b"else")
+    with pytest.raises(RobustSRError, match=rf"{one} is damaged"):
+        next(train(config, folder / "run", resume=True))

@@ -125,6 +125,7 @@ class Recipe:
     precision: str = "bf16"  # fp32 | bf16 (autocast; weights and the optimiser stay float32)
     compile: bool = False
     checkpoint_every: int = 500
+    checkpoint_mib: int = 0  # a checkpoint is kept in files of at most so many MiB; 0: in one
     generator: Generator = field(default_factory=Generator)
     data: Data = field(default_factory=Data)
     inputs: Inputs = field(default_factory=Inputs)
@@ -155,6 +156,10 @@ class Recipe:
                 raise RobustSRError(f"recipe: {key} must be {' or '.join(k for k in known if k)}, got {chosen!r}")
         if not self.data.hr:
             raise RobustSRError("recipe: data.hr is empty: --set data.hr=FOLDER names the pictures to train on")
+        if self.checkpoint_mib < 0:
+            raise RobustSRError(
+                f"recipe: checkpoint_mib must be at least 1, or 0 for one file, got {self.checkpoint_mib}"
+            )
         if not 0 <= self.optimiser.ema < 1:
             raise RobustSRError(f"recipe: optimiser.ema must be in [0, 1), got {self.optimiser.ema}")
         sigmas, draws = self.inputs.sigmas, self.inputs.draws
