@@ -13,11 +13,12 @@ import typer
 from . import console
 from .cli_attack import attack
 from .cli_certify import certify
-from .cli_common import DENOISE, Option, before_torch, interruptible, typed, usage
+from .cli_common import DENOISE, Option, before_torch, first_process, interruptible, typed, usage
 from .cli_compare import compare
 from .cli_corrupt import corrupt
 from .cli_evaluate import evaluate, tune
 from .cli_models import app as models_app
+from .cli_train import train
 from .types import RobustSRError
 from .version import __version__
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models_app, name="models")
-for command in (attack, compare, corrupt, evaluate, tune, certify):
+for command in (attack, compare, corrupt, evaluate, tune, certify, train):
     app.command()(command)
 
 
@@ -40,7 +41,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except RobustSRError as error:
-        console.say(f"error: {error}", "bold red")
+        if first_process():
+            console.say(f"error: {error}", "bold red")
         sys.exit(1)
     except KeyboardInterrupt:
         console.say("interrupted")
@@ -334,40 +336,3 @@ def devices() -> None:
     console.out.print(table)
     if hint := engine.unused_gpu():
         console.say(hint, "yellow")
-
-
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
-    out: Annotated[Path | None, Option("-o", "--out", help="Folder of the run. Default: runs/NAME.")] = None,
-    set_: Annotated[list[str] | None, Option("--set", help="Override: section.key=value, as often as needed.")] = None,
-    resume: Annotated[bool, Option("--resume", help="Continue the run in that folder.")] = False,
-    device: Annotated[str, Option("--device")] = "auto",
-) -> None:
-    """Train a model by a recipe; Ctrl-C writes a checkpoint from which --resume continues."""
-    import signal
-
-    from robustsr_training.loop import train as run
-    from robustsr_training.recipe import Recipe
-
-    from .engine import resolve_device
-
-    chosen = Recipe.load(recipe, set_ or [])
-    folder = out or Path("runs") / chosen.name
-    stopping: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: stopping.append(number))
-    try:
-        for at in run(chosen, folder, resume=resume, device=str(resolve_device(device)), stop=lambda: bool(stopping)):
-            if at.message:
-                console.say(at.message)
-                continue
-            parts = "  ".join(f"{name} {value:.4f}" for name, value in at.losses.items())
-            console.say(f"{at.step}/{at.steps}  {parts}  {at.rate:.1f} it/s  {console.duration(at.seconds_left)} left")
-            for place, row in at.measured.items():
-                console.say(f"  {place}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if stopping:
-        console.say(f"stopped: `--resume` continues from {folder / 'checkpoint.pt'}")
-        raise typer.Exit(130)
-    console.say(f"weights: {folder / chosen.name}.safetensors")

@@ -95,6 +95,11 @@ def before_torch() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
+def first_process() -> bool:
+    """Whether this process is the one that speaks, where torchrun or accelerate started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 # --- what people see ---
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -114,6 +115,15 @@ def work_bar() -> Iterator[Any]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
+
+
+@contextmanager
+def steps_bar(total: int, *, shown: bool = True) -> Iterator[Any]:
+    """A bar for a training run: yields ``update(step, text)``. Not ``shown``: by another process."""
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", style="dim"))
+    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as progress:
+        task = progress.add_task("starting", total=total)
+        yield lambda step, text: progress.update(task, completed=step, description=text)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -181,7 +182,14 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of steps ``start`` to ``stop``, prepared ahead by ``data.workers`` processes."""
-        return iter(DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=self.data.workers))
+        steps, workers = range(start, stop), self.data.workers
+        return iter(DataLoader(self, None, sampler=steps, num_workers=workers, worker_init_fn=_leave_signals))
+
+
+def _leave_signals(_worker: int) -> None:
+    """Ctrl-C reaches workers too: it is for the process that trains to say when they end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _stack(patches: tuple[Pixels, ...]) -> Tensor:

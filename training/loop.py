@@ -89,6 +89,12 @@ class Session:
         """The mean losses of some steps, over all processes."""
         return {k: float(self.crew.reduce(torch.stack([row[k] for row in rows]).mean(), "mean")) for k in rows[0]}
 
+    def end(self) -> None:
+        """Several processes part from each other when all have come here."""
+        if self.crew.num_processes > 1:
+            self.crew.wait_for_everyone()
+            self.crew.end_training()
+
 
 class Clock:
     """Steps per second since it was last read, without the first step of a run, which compiles and fills caches."""
@@ -174,9 +180,7 @@ def train(
             seen = time.perf_counter()
         if stopped:
             break
-    if session.crew.num_processes > 1:
-        session.crew.wait_for_everyone()
-        session.crew.end_training()
+    session.end()
 
 
 def _validated(session: Session, out: Path, weights: Path, board: Any) -> Measured:  # noqa: ANN401

@@ -184,6 +184,12 @@ class Recipe:
         return _build(cls, table, "")
 
 
+def shipped() -> dict[str, str]:
+    """The names of the shipped recipes and what they say of themselves: the first line of the file, a comment."""
+    files = sorted(RECIPES.glob("*.toml"))
+    return {p.stem: p.read_text("utf-8").partition("\n")[0].removeprefix("#").strip() for p in files}
+
+
 T = TypeVar("T")
 
 
@@ -193,8 +199,7 @@ def _table(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.suffix != ".toml":
         path = RECIPES / f"{name_or_path}.toml"
     if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RobustSRError(f"no recipe {name_or_path!r}: give a .toml file or one of: {shipped}")
+        raise RobustSRError(f"no recipe {name_or_path!r}: give a .toml file or one of: {', '.join(shipped())}")
     if path in seen:
         raise RobustSRError(f"recipe: base of {seen[-1]} leads back to {path}")
     try:

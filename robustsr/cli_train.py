@@ -1,0 +1,131 @@
+"""`robustsr train`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import console
+from .cli_common import Option, before_torch, first_process
+
+if TYPE_CHECKING:
+    from robustsr_training.loop import Progress
+    from robustsr_training.recipe import Recipe
+
+EVERY = 50  # steps between two lines where there is no terminal
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe's name, or a .toml file.")] = None,
+    out: Annotated[Path | None, Option("-o", "--out", help="Folder of the run. Default: runs/NAME.")] = None,
+    set_: Annotated[list[str] | None, Option("--set", help="Override: section.key=value, as often as needed.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue the run in that folder.")] = False,
+    device: Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    estimate: Annotated[
+        bool, Option("--estimate", help="Only say how long it takes here and how much memory, from a few steps.")
+    ] = False,
+    list_: Annotated[bool, Option("--list", help="List the shipped recipes.")] = False,
+) -> None:
+    """Train a model by a recipe: `robustsr train psnr --set data.hr=photos/`.
+
+    Ctrl-C writes a checkpoint from which --resume continues. On several GPUs of a machine, say 4:
+    `torchrun --nproc-per-node 4 -m robustsr train psnr ...` (also `accelerate launch -m robustsr train ...`); with
+    --device cpu processes of one CPU. data.batch is then shared by all processes.
+    """
+    from robustsr_training.recipe import Recipe, shipped
+
+    if recipe is None or list_:
+        table = console.table("recipe", "")
+        for name, text in shipped().items():
+            table.add_row(name, text)
+        console.out.print(table)
+        return
+    chosen = Recipe.load(recipe, set_ or [])
+    before_torch()
+    from .engine import resolve_device
+
+    where = str(resolve_device(device))
+    if estimate:
+        _estimate(chosen, where)
+        return
+    folder = out or Path("runs") / chosen.name
+    with _stopping() as stop:
+        last = _run(chosen, folder, resume, where, stop)
+    if last is None:  # another process than the first
+        return
+    if last < chosen.optimiser.steps:
+        console.say(f"stopped: `--resume` continues from {folder / 'checkpoint.pt'}")
+        raise typer.Exit(130)
+    _closing(chosen, folder)
+
+
+def _estimate(chosen: Recipe, device: str) -> None:
+    from robustsr_training.estimate import estimate
+
+    found = estimate(chosen, device)
+    if first_process():
+        memory = f", {found.memory / 2**30:.1f} GB of memory" if found.memory else ""
+        console.out.print(
+            f"{chosen.name} on {found.device}: {_pace(1 / found.seconds)}, "
+            f"{console.duration(found.total)} for {found.steps} steps{memory}; validation not counted"
+        )
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or a request to end has come; the run decides when to stop."""
+    came: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(chosen: Recipe, folder: Path, resume: bool, device: str, stop: Callable[[], bool]) -> int | None:
+    """Trains and shows it; the last step. None: this process is not the one that reports."""
+    from robustsr_training.loop import train as run
+
+    live = console.err.is_terminal and first_process()
+    shown = last = None
+    with console.steps_bar(chosen.optimiser.steps, shown=first_process()) as update:
+        for at in run(chosen, folder, resume=resume, device=device, stop=stop, every=EVERY, pulse=1 if live else 1e9):
+            last = at.step
+            if at.message:
+                console.say(at.message)
+                continue
+            update(at.step, _line(at).partition("  ")[2])
+            due = not live and (shown is None or at.step >= shown + EVERY)
+            if due or at.measured or at.step == at.steps:
+                shown = at.step
+                console.say(_line(at))
+            for place, row in at.measured.items():
+                console.say(f"  {place}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    return last
+
+
+def _line(at: Progress) -> str:
+    parts = "  ".join(f"{name} {value:.4f}" for name, value in at.losses.items())
+    return f"{at.step}/{at.steps}  {parts}  {_pace(at.rate)}  {console.duration(at.seconds_left)} left"
+
+
+def _pace(rate: float) -> str:
+    return f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
+
+
+def _closing(chosen: Recipe, folder: Path) -> None:
+    """Where everything lies, and what to do with it."""
+    weights = folder / f"{chosen.name}.safetensors"
+    console.say(f"weights: {weights}")
+    for name, path in (("samples", folder / "samples"), ("log", folder / "log.jsonl")):
+        if path.exists():
+            console.say(f"{name}: {path}")
+    if (folder / "tensorboard").is_dir():
+        console.say(f"curves: tensorboard --logdir {folder / 'tensorboard'}")
+    console.say(f"use it: robustsr upscale photo.jpg {'--denoise' if chosen.denoiser.objective else '-m'} {weights}")
