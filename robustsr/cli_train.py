@@ -33,9 +33,10 @@ def train(
 ) -> None:
     """Train a model by a recipe: `robustsr train psnr --set data.hr=photos/`.
 
-    Ctrl-C writes a checkpoint from which --resume continues. On several GPUs of a machine, say 4:
-    `torchrun --nproc-per-node 4 -m robustsr train psnr ...` (also `accelerate launch -m robustsr train ...`); with
-    --device cpu processes of one CPU. data.batch is then shared by all processes.
+    Ctrl-C writes a checkpoint from which --resume continues.
+
+    On four GPUs: `torchrun --standalone --nproc-per-node 4 -m robustsr train psnr ...`, with the same options (or
+    `accelerate launch --multi_gpu`). The processes share data.batch.
     """
     from robustsr_training.recipe import Recipe, shipped
 

@@ -65,7 +65,8 @@ class Session:
             raise RobustSRError(
                 f"data.batch {recipe.data.batch} cannot be shared by {crew.num_processes} processes evenly"
             )
-        where = torch.device(device) if crew.num_processes == 1 else crew.device
+        alone = crew.num_processes == 1 or device == "cpu"  # torchrun numbers CPUs too
+        where = torch.device(device) if alone else crew.device
         scale = recipe.generator.scale
         resized = own_scale(recipe.generator) != scale
         if recipe.denoiser.objective == "task" and (behind := frozen(recipe, where)):
@@ -135,8 +136,9 @@ def train(
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
     it as if it had never stopped. A loss that is not finite ends the run with the last good checkpoint kept.
 
-    Under `torchrun` or `accelerate launch` every process takes its share of each batch (see `Step`); only the first
-    one yields and writes, the others wait for it, and all stop after the same step when any of them is to.
+    Under `torchrun` (or `accelerate launch --multi_gpu`; with --cpu that starts one process only) every process takes
+    its share of each batch, see `Step`; only the first one yields and writes, the others wait for it, and all stop
+    after the same step when any of them is to.
     """
     checkpoint, weights = out / "checkpoint.pt", out / f"{recipe.name}.safetensors"
     if resume and not checkpoint.exists():
