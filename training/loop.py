@@ -140,18 +140,34 @@ def train(
     its share of each batch, see `Step`; only the first one yields and writes, the others wait for it, and all stop
     after the same step when any of them is to.
     """
-    checkpoint, weights = out / "checkpoint.pt", out / f"{recipe.name}.safetensors"
+    checkpoint = out / "checkpoint.pt"
     if resume and not checkpoint.exists():
         raise RobustSRError(f"nothing to resume: there is no {checkpoint}")
     if checkpoint.exists() and not resume:
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
     session = Session.begin(recipe, device, checkpoint if resume else None)
-    state, steps, first = session.state, recipe.optimiser.steps, session.crew.is_main_process
-    board = _board(out) if first else None
+    board = _board(out) if session.crew.is_main_process else None
+    try:
+        yield from _steps(session, out, board, stop, every, pulse)
+    finally:
+        if board:
+            board.close()
+    session.end()
+
+
+def _steps(
+    session: Session,
+    out: Path,
+    board: Any,  # noqa: ANN401
+    stop: Callable[[], bool],
+    every: int,
+    pulse: float,
+) -> Iterator[Progress]:
+    recipe, state, first = session.recipe, session.state, session.crew.is_main_process
+    steps, checkpoint = recipe.optimiser.steps, out / "checkpoint.pt"
     if first:
         message = "\n".join([*session.pairs.skipped, f"{len(session.pairs)} pictures"])
         yield Progress(state.step, steps, {}, 0, message=message)
-
     clock, kept = Clock(), list[dict[str, Tensor]]()
     seen, early = time.perf_counter(), state.step + FIRST
     for lr, hr in session.batches.stream(state.step, steps):
@@ -169,7 +185,7 @@ def train(
             if first:
                 if save:
                     state.save(checkpoint, recipe, len(session.pairs))
-                measured = _validated(session, out, weights, board) if check else {}
+                measured = _validated(session, out, board) if check else {}
                 progress = Progress(state.step, steps, means, clock.rate, measured)
                 _log(progress, out, board)
                 yield progress
@@ -182,12 +198,12 @@ def train(
             seen = time.perf_counter()
         if stopped:
             break
-    session.end()
 
 
-def _validated(session: Session, out: Path, weights: Path, board: Any) -> Measured:  # noqa: ANN401
+def _validated(session: Session, out: Path, board: Any) -> Measured:  # noqa: ANN401
     """Exports the averaged weights, measures them and keeps samples."""
     recipe, state = session.recipe, session.state
+    weights = out / f"{recipe.name}.safetensors"
     export(state.ema, weights, {"recipe": recipe.name, "steps": str(state.step)})
     measured, samples = validate(recipe, weights, out / "validation", str(session.step.device))
     grid = sheet(samples, out / "validation", out / "samples" / f"{state.step:07d}.png")
