@@ -24,7 +24,7 @@ from .data import Batches, Pairs, load_pairs
 from .networks import export, own_scale
 from .recipe import Recipe
 from .step import Step, frozen
-from .validation import Measured, sheet, validate
+from .validation import Measured, check, sheet, validate
 
 FIRST = 4  # steps after which a run says how fast it is
 
@@ -145,6 +145,7 @@ def train(
         raise RobustSRError(f"nothing to resume: there is no {checkpoint}")
     if checkpoint.exists() and not resume:
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
+    check(recipe)
     session = Session.begin(recipe, device, checkpoint if resume else None)
     board = _board(out) if session.crew.is_main_process else None
     try:
@@ -176,8 +177,8 @@ def _steps(
         clock.tick()
         done, stopped = state.step == steps, session.any(stop())
         save = done or stopped or state.step % recipe.checkpoint_every == 0
-        check = done or state.step % recipe.validation.every == 0
-        if save or check or state.step % every == 0:
+        look = done or state.step % recipe.validation.every == 0
+        if save or look or state.step % every == 0:
             means = session.means(kept)
             if session.any(not session.step.healthy(lr if save else None, means)):
                 last = f"the last good state is {checkpoint}" if checkpoint.exists() else "no state was kept"
@@ -185,7 +186,7 @@ def _steps(
             if first:
                 if save:
                     state.save(checkpoint, recipe, len(session.pairs))
-                measured = _validated(session, out, board) if check else {}
+                measured = _validated(session, out, board) if look else {}
                 progress = Progress(state.step, steps, means, clock.rate, measured)
                 _log(progress, out, board)
                 yield progress

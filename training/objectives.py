@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustsr import attacks, losses, threats
 from robustsr.smoothing import median
+from robustsr.types import RobustSRError
 
 from .recipe import Inputs, Loss
 
@@ -43,6 +44,15 @@ def smoothed_outputs(forward: Forward, lr: Tensor, noises: Sequence[Tensor]) -> 
     return made
 
 
+def adversary(spec: str) -> threats.Threat:
+    """The attack that a recipe trains against. RobustSRError: it is none, or the weights of its loss are missing."""
+    threat = threats.parse(spec)
+    if threat.method == "random":
+        raise RobustSRError(f"inputs.attack {spec!r} is noise: that is what inputs.sigmas are for")
+    losses.loss(threat.loss)
+    return threat
+
+
 def attacked(
     forward: Forward, lr: Tensor, hr: Tensor, noises: Sequence[Tensor], inputs: Inputs, step: int, seed: int
 ) -> Tensor:
@@ -54,7 +64,7 @@ def attacked(
     if not inputs.attack or not count:
         return lr
     rest, lr, hr, noises = lr[count:], lr[:count], hr[:count], [noise[:, :count] for noise in noises]
-    threat = threats.parse(inputs.attack)
+    threat = adversary(inputs.attack)
     share = min(1.0, (step + 1) / inputs.attack_warmup) if inputs.attack_warmup else 1.0
     loss = losses.loss(threat.loss)
 

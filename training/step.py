@@ -14,7 +14,7 @@ from robustsr.models import Network, load
 from robustsr.types import RobustSRError
 
 from .checkpoint import State
-from .objectives import Forward, Terms, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
+from .objectives import Forward, Terms, adversary, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
 from .recipe import Optimiser, Recipe
 
 
@@ -48,6 +48,8 @@ class Step:
     def __init__(self, recipe: Recipe, state: State, device: torch.device, crew: Accelerator) -> None:
         self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
         self.terms, self.behind = Terms(recipe.loss), frozen(recipe, device)
+        if recipe.inputs.attack:
+            adversary(recipe.inputs.attack)  # a mistake in it is answered before the first step
         self.net: Forward = torch.compile(state.net) if recipe.compile else state.net
         judge = state.discriminator
         self.judge: nn.Module | None = torch.compile(judge) if recipe.compile and judge is not None else judge  # type: ignore[assignment]

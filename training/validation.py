@@ -8,15 +8,26 @@ from typing import Any
 from PIL import Image
 
 from robustsr import losses
-from robustsr.evaluate import Study, run
+from robustsr.evaluate import Study, parse, run
 from robustsr.files import atomic
 from robustsr.pairs import Pictures
+from robustsr.threats import Threat
 
 from .networks import own_scale
 from .recipe import Recipe
 
 METRICS = ("psnr_y", "psnr", "ssim", "lpips")
 Measured = dict[str, dict[str, float]]  # "Set5 clean" to METRICS
+
+
+def check(recipe: Recipe) -> None:
+    """Finds what would stop a run at its first validation. RobustSRError: a set or a perturbation cannot be used."""
+    for folder in recipe.validation.sets:
+        _ = Pictures(Path(folder), recipe.generator.scale).files
+    for spec in recipe.validation.perturbations:
+        threat = parse(spec)
+        if isinstance(threat, Threat):
+            losses.loss(threat.loss)
 
 
 def validate(recipe: Recipe, weights: Path, out: Path, device: str) -> tuple[Measured, list[dict[str, Any]]]:
