@@ -73,7 +73,8 @@ def _estimate(chosen: Recipe, device: str) -> None:
         memory = f", {found.memory / 2**30:.1f} GB of memory" if found.memory else ""
         console.out.print(
             f"{chosen.name} on {found.device}: {_pace(1 / found.seconds)}, "
-            f"{console.duration(found.total)} for {found.steps} steps{memory}; validation not counted"
+            f"{console.duration(found.total)} for {found.steps} steps{memory}; validation not counted",
+            soft_wrap=True,
         )
 
 
