@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
+import tiny_run
 from rich.console import Console
 from robustsr_training.estimate import Estimate, estimate
 from robustsr_training.recipe import shipped
@@ -20,7 +20,7 @@ from robustsr import console
 
 @pytest.fixture
 def folder(tmp_path, photo, home):
-    return tiny.pictures(tmp_path, photo)
+    return tiny_run.pictures(tmp_path, photo)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def train(go, folder):
     """Runs ``robustsr train psnr`` small, in the folder of the test; exit code, stdout, stderr on one line."""
 
     def call(*arguments, sets=()):
-        words = [w for setting in [*tiny.settings(folder), *sets] for w in ("--set", setting)]
+        words = [w for setting in [*tiny_run.settings(folder), *sets] for w in ("--set", setting)]
         return go("train", "psnr", "--device", "cpu", *words, *arguments, model=False)
 
     return call
@@ -86,14 +86,14 @@ def test_an_estimate_runs_real_steps_and_writes_nothing_into_the_run(train, fold
     monkeypatch.setattr(
         Step, "__call__", lambda self, *batch: (calls.append(1), time.sleep(0.05), real(self, *batch))[2]
     )
-    found = estimate(tiny.recipe(folder))
+    found = estimate(tiny_run.recipe(folder))
     assert len(calls) == 4 and 0.05 < found.seconds < 1 and found.total == found.seconds * 12
     assert found.memory > 50e6 and Estimate(2.0, 10, "cpu", None).total == 20
 
 
 def test_ctrl_c_ends_with_a_checkpoint_that_resumes(train, folder):
     more = ["optimiser.steps=400", "checkpoint_every=1000", "validation.every=400", "data.workers=1"]
-    words = [w for setting in [*tiny.settings(folder), *more] for w in ("--set", setting)]
+    words = [w for setting in [*tiny_run.settings(folder), *more] for w in ("--set", setting)]
     command = [sys.executable, "-m", "robustsr", "train", "psnr", "--device", "cpu", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen([*command, "-o", "cut"], cwd=folder, env=env, stderr=subprocess.PIPE, text=True)

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-import tiny
+import tiny_run
 import torch
 from PIL import Image
 from robustsr_training import data
@@ -16,7 +16,7 @@ from robustsr.types import RobustSRError
 
 @pytest.fixture
 def folder(tmp_path, photo, home):
-    return tiny.pictures(tmp_path, photo)
+    return tiny_run.pictures(tmp_path, photo)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-import tiny
+import tiny_run
 import torch
 from robustsr_training import checkpoint
 from robustsr_training.checkpoint import State, read
@@ -30,13 +30,7 @@ GAN = [  # MRS fine-tuning with an adversary and an attack, 64 px
 
 @pytest.fixture
 def folder(tmp_path, photo, home):
-    return tiny.pictures(tmp_path, photo)
-
-
-@pytest.fixture
-def compact(request):
-    """The path of a tiny x4 model."""
-    return request.getfixturevalue("tiny")
+    return tiny_run.pictures(tmp_path, photo)
 
 
 def after(count):
@@ -60,7 +54,7 @@ def deep(state):
 
 @pytest.mark.parametrize("extra", [[], GAN], ids=["l1", "gan+mrs+attack"])
 def test_a_stopped_and_resumed_run_ends_with_the_same_weights(folder, extra):
-    config = tiny.recipe(folder, *extra)
+    config = tiny_run.recipe(folder, *extra)
     list(train(config, folder / "whole", every=1))  # reports before the first checkpoint too
     list(train(config, folder / "parts", stop=after(7)))
     last = list(train(config, folder / "parts", resume=True))
@@ -76,7 +70,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_weights(folder, extra):
 
 def test_training_lowers_the_loss_below_nearest_neighbour(folder):
     more = ("optimiser.steps=150", "optimiser.lr=3e-3", "precision=fp32", "data.patch=16", "validation.every=150")
-    progress = [at for at in train(tiny.recipe(folder, *more), folder / "run", every=25) if at.step % 25 == 0]
+    progress = [at for at in train(tiny_run.recipe(folder, *more), folder / "run", every=25) if at.step % 25 == 0]
     assert progress[-1].losses["l1"] < 0.8 * progress[1].losses["l1"]
     skipped, small, count = progress[0].message.splitlines()
     assert "broken.png" in skipped and "small.png: 20x20 is smaller than a patch" in small and count == "4 pictures"
@@ -84,14 +78,14 @@ def test_training_lowers_the_loss_below_nearest_neighbour(folder):
 
 def test_the_moving_average_follows_weights_and_buffers(folder):
     """With a decay of .5 it is (a + b) / 2; buffers are those of the network."""
-    session = Session.begin(tiny.recipe(folder, "optimiser.ema=0.0"), "cpu")
+    session = Session.begin(tiny_run.recipe(folder, "optimiser.ema=0.0"), "cpu")
     session.state.net.register_buffer("seen", torch.zeros(2))
     session.state.ema.register_buffer("seen", torch.zeros(2))
     session.state.net.seen.fill_(7)
     session.step(*session.batches[0])
     assert same(session.state.net.state_dict(), session.state.ema.state_dict())
 
-    session = Session.begin(tiny.recipe(folder, "optimiser.ema=0.5"), "cpu")
+    session = Session.begin(tiny_run.recipe(folder, "optimiser.ema=0.5"), "cpu")
     before = {k: v.clone() for k, v in session.state.ema.named_parameters()}
     session.state.step = 100  # no longer young
     session.step(*session.batches[0])
@@ -101,7 +95,7 @@ def test_the_moving_average_follows_weights_and_buffers(folder):
 
 def test_validation_measures_every_perturbation_and_keeps_samples(folder):
     specs = ["clean", "noise:sigma=.1", "fgsm:eps=8/255"]
-    config = tiny.recipe(folder, f"validation.perturbations={json.dumps(specs)}", "optimiser.steps=6")
+    config = tiny_run.recipe(folder, f"validation.perturbations={json.dumps(specs)}", "optimiser.steps=6")
     last = list(train(config, folder / "run"))[-1]
     assert len(last.measured) == 3 and "val clean" in last.measured
     clean, noisy, attacked = last.measured.values()
@@ -113,7 +107,7 @@ def test_validation_measures_every_perturbation_and_keeps_samples(folder):
 
 def test_lpips_is_measured_where_its_weights_are(folder, shared, monkeypatch):
     monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(shared / "weights"))
-    last = list(train(tiny.recipe(folder, "optimiser.steps=2"), folder / "run"))[-1]
+    last = list(train(tiny_run.recipe(folder, "optimiser.steps=2"), folder / "run"))[-1]
     assert 0 < last.measured["val clean"]["lpips"] < 2
 
 
@@ -121,7 +115,7 @@ def test_tensorboard_shows_losses_measures_and_samples(folder):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    list(train(tiny.recipe(folder), folder / "run"))
+    list(train(tiny_run.recipe(folder), folder / "run"))
     events = EventAccumulator(str(folder / "run" / "tensorboard"))
     events.Reload()
     assert {"loss/l1", "rate", "psnr/val clean"} <= set(events.Tags()["scalars"])
@@ -130,11 +124,11 @@ def test_tensorboard_shows_losses_measures_and_samples(folder):
 
 
 def test_progress_between_reports_is_not_logged(folder):
-    steps = [at.step for at in train(tiny.recipe(folder, "checkpoint_every=9"), folder / "run", pulse=0)]
+    steps = [at.step for at in train(tiny_run.recipe(folder, "checkpoint_every=9"), folder / "run", pulse=0)]
     assert steps == [0, *range(1, 13)]
     log = [json.loads(line)["step"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     assert log == [6, 9, 12]
-    steps = [at.step for at in train(tiny.recipe(folder, "checkpoint_every=9"), folder / "other")]
+    steps = [at.step for at in train(tiny_run.recipe(folder, "checkpoint_every=9"), folder / "other")]
     assert steps == [0, 4, 6, 9, 12]
     assert Progress(2, 12, {}, 4.0).seconds_left == 2.5
 
@@ -143,20 +137,20 @@ def test_progress_between_reports_is_not_logged(folder):
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_with_another_recipe(folder):
-    list(train(tiny.recipe(folder), folder / "run"))
+    list(train(tiny_run.recipe(folder), folder / "run"))
     with pytest.raises(RobustSRError, match="--resume continues it"):
-        next(train(tiny.recipe(folder), folder / "run"))
+        next(train(tiny_run.recipe(folder), folder / "run"))
     with pytest.raises(RobustSRError, match="made with another optimiser"):
-        next(train(tiny.recipe(folder, "optimiser.lr=1"), folder / "run", resume=True))
+        next(train(tiny_run.recipe(folder, "optimiser.lr=1"), folder / "run", resume=True))
     with pytest.raises(RobustSRError, match="nothing to resume"):
-        next(train(tiny.recipe(folder), folder / "elsewhere", resume=True))
+        next(train(tiny_run.recipe(folder), folder / "elsewhere", resume=True))
     (folder / "hr" / "3.png").unlink()
     with pytest.raises(RobustSRError, match="made with 4 pictures, there are 3 now"):
-        next(train(tiny.recipe(folder), folder / "run", resume=True))
+        next(train(tiny_run.recipe(folder), folder / "run", resume=True))
 
 
 def test_a_checkpoint_from_before_a_recipe_had_some_key_still_resumes(folder):
-    config = tiny.recipe(folder)
+    config = tiny_run.recipe(folder)
     list(train(config, folder / "run", stop=after(3)))
     path = folder / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
@@ -166,23 +160,23 @@ def test_a_checkpoint_from_before_a_recipe_had_some_key_still_resumes(folder):
     resumed.restore(path, config, 4)
     assert resumed.step == 3
     with pytest.raises(RobustSRError, match="made with another inputs"):
-        resumed.restore(path, tiny.recipe(folder, "inputs.attack_step=0.7"), 4)
+        resumed.restore(path, tiny_run.recipe(folder, "inputs.attack_step=0.7"), 4)
 
 
 def test_a_run_that_diverges_keeps_only_states_that_can_go_on(folder):
-    wild = tiny.recipe(folder, "optimiser.lr=1e30", "precision=fp32", "checkpoint_every=1")
+    wild = tiny_run.recipe(folder, "optimiser.lr=1e30", "precision=fp32", "checkpoint_every=1")
     with pytest.raises(RobustSRError, match="the run diverged by step 1 .*no state was kept"):
         list(train(wild, folder / "run", every=1))
     assert not (folder / "run" / "checkpoint.pt").exists()
 
-    list(train(tiny.recipe(folder), folder / "good", stop=after(4)))
+    list(train(tiny_run.recipe(folder), folder / "good", stop=after(4)))
     before = (folder / "good/checkpoint.pt").read_bytes()
     state = torch.load(folder / "good/checkpoint.pt", weights_only=True)
     state["optimiser"]["state"][0]["exp_avg"].fill_(float("nan"))
     torch.save(state, folder / "good/checkpoint.pt")
     poisoned = (folder / "good/checkpoint.pt").read_bytes()
     with pytest.raises(RobustSRError, match="the run diverged by step 6 .*the last good state is"):
-        list(train(tiny.recipe(folder), folder / "good", resume=True))
+        list(train(tiny_run.recipe(folder), folder / "good", resume=True))
     assert (folder / "good/checkpoint.pt").read_bytes() == poisoned != before
 
 
@@ -199,9 +193,9 @@ def test_the_initialisation_lets_the_gradient_through():
 
 @pytest.mark.parametrize("attack", ["", 'inputs.attack="fgsm:eps=8/255"'], ids=["noise", "attack"])
 @pytest.mark.parametrize("objective", ["mse", "stability", "task"])
-def test_a_denoiser_learns_and_what_lies_behind_it_stays(folder, compact, objective, attack):
-    more = ["generator.scale=1", f"denoiser.objective={objective}", f'denoiser.model="{compact}"']
-    config = tiny.recipe(folder, *more, "inputs.sigmas=[0.1]", *filter(None, [attack]))
+def test_a_denoiser_learns_and_what_lies_behind_it_stays(folder, tiny, objective, attack):
+    more = ["generator.scale=1", f"denoiser.objective={objective}", f'denoiser.model="{tiny}"']
+    config = tiny_run.recipe(folder, *more, "inputs.sigmas=[0.1]", *filter(None, [attack]))
     session = Session.begin(config, "cpu")
     behind, net = session.step.behind, session.state.net
     assert (behind is None) == (objective == "mse")
@@ -218,7 +212,7 @@ def test_a_denoiser_learns_and_what_lies_behind_it_stays(folder, compact, object
 
 
 def test_a_step_of_the_gan_moves_both_networks_and_an_attack_leaves_no_gradient(folder, monkeypatch):
-    session = Session.begin(tiny.recipe(folder, *GAN), "cpu")
+    session = Session.begin(tiny_run.recipe(folder, *GAN), "cpu")
     from robustsr_training import step as module
 
     seen = []
@@ -244,7 +238,7 @@ def test_a_step_of_the_gan_moves_both_networks_and_an_attack_leaves_no_gradient(
 
 def test_a_perceptual_recipe_trains(folder, shared, monkeypatch):
     monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(shared / "weights"))
-    session = Session.begin(tiny.recipe(folder, "loss.perceptual=1.0", "loss.layer=conv2_2", "loss.l1=0"), "cpu")
+    session = Session.begin(tiny_run.recipe(folder, "loss.perceptual=1.0", "loss.layer=conv2_2", "loss.l1=0"), "cpu")
     losses = [float(session.step(*session.batches[0])["perceptual"]) for _ in range(8)]
     assert losses[-1] < losses[0]
 
@@ -258,8 +252,8 @@ def parts_of(folder):
 
 def test_a_checkpoint_in_parts_is_the_same_state_in_small_files(folder):
     more = [*GAN, "discriminator.features=16"]  # 12 MB of state
-    list(train(tiny.recipe(folder, *more), folder / "whole", stop=after(3)))
-    config = tiny.recipe(folder, *more, "checkpoint_mib=2")
+    list(train(tiny_run.recipe(folder, *more), folder / "whole", stop=after(3)))
+    config = tiny_run.recipe(folder, *more, "checkpoint_mib=2")
     list(train(config, folder / "parts", stop=after(3)))
     files = [p for p in (folder / "parts").iterdir() if p.name.startswith("checkpoint")]
     assert len(files) > 5 and all(p.stat().st_size <= 2 << 20 for p in files)
@@ -269,14 +263,14 @@ def test_a_checkpoint_in_parts_is_the_same_state_in_small_files(folder):
     assert list(train(config, folder / "parts", resume=True, stop=after(2)))[0].step == 3
     assert read(folder / "parts" / "checkpoint.pt")["step"] == 5
     assert not set(first) & set(parts_of(folder / "parts"))  # those of the state before are gone
-    goes_on = tiny.recipe(folder, *more, "discriminator.init=" + str(folder / "parts" / "checkpoint.pt"))
+    goes_on = tiny_run.recipe(folder, *more, "discriminator.init=" + str(folder / "parts" / "checkpoint.pt"))
     judge = State.fresh(goes_on, torch.device("cpu")).discriminator
     assert same(judge.state_dict(), read(folder / "parts" / "checkpoint.pt")["discriminator"])
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_a_kill_while_parts_are_written_leaves_the_checkpoint_before(folder, monkeypatch, written):
-    config = tiny.recipe(folder, *GAN, "discriminator.features=8", "checkpoint_mib=1")
+    config = tiny_run.recipe(folder, *GAN, "discriminator.features=8", "checkpoint_mib=1")
     list(train(config, folder / "run", stop=after(3)))
     path = folder / "run" / "checkpoint.pt"
     before = deep(read(path))
@@ -300,7 +294,7 @@ def test_a_kill_while_parts_are_written_leaves_the_checkpoint_before(folder, mon
 
 
 def test_a_missing_and_a_damaged_part_are_named(folder):
-    config = tiny.recipe(folder, *GAN, "discriminator.features=8", "checkpoint_mib=1")
+    config = tiny_run.recipe(folder, *GAN, "discriminator.features=8", "checkpoint_mib=1")
     list(train(config, folder / "run", stop=after(3)))
     one, two, *_ = parts_of(folder / "run")
     (folder / "run" / one).unlink()

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-import tiny
+import tiny_run
 import torch
 from robustsr_training.loop import train
 
@@ -17,7 +17,7 @@ MORE = [f"optimiser.steps={STEPS}", "precision=fp32", "validation.every=100", "d
 
 
 def start(folder, *arguments):
-    words = [w for setting in [*tiny.settings(folder), *MORE] for w in ("--set", setting)]
+    words = [w for setting in [*tiny_run.settings(folder), *MORE] for w in ("--set", setting)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     return subprocess.Popen(
         [*launcher, "robustsr", "train", "psnr", "--device", "cpu", *words, *arguments],
@@ -36,9 +36,9 @@ def rows(folder):
 
 @pytest.mark.skipif(sys.platform != "linux" or not torch.distributed.is_available(), reason="reads /proc, uses gloo")
 def test_two_processes_train_as_one_and_stop_and_end_together(tmp_path, photo, home):
-    folder = tiny.pictures(tmp_path, photo)
+    folder = tiny_run.pictures(tmp_path, photo)
     alone = []
-    for at in train(tiny.recipe(folder, *MORE), folder / "alone"):
+    for at in train(tiny_run.recipe(folder, *MORE), folder / "alone"):
         alone += [at] if at.step and at.step % 4 == 0 else []
         if len(alone) == 8:
             break

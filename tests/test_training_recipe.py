@@ -1,7 +1,7 @@
 """Recipes: the shipped ones, what overrides and bases do, and mistakes by name."""
 
 import pytest
-import tiny
+import tiny_run
 from robustsr_training.loop import train
 from robustsr_training.recipe import RECIPES, Optimiser, Recipe
 from robustsr_training.step import learning_rate
@@ -49,9 +49,9 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
     ],
 )
 def test_mistakes_in_a_recipe_are_named(tmp_path, photo, home, override, message):
-    folder = tiny.pictures(tmp_path, photo)
+    folder = tiny_run.pictures(tmp_path, photo)
     with pytest.raises(RobustSRError, match=message):
-        next(train(tiny.recipe(folder, override), folder / "run"))
+        next(train(tiny_run.recipe(folder, override), folder / "run"))
     assert not (folder / "run").exists()
 
 
