@@ -20,7 +20,7 @@ from .types import RobustSRError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-NAMES = "l1, mse, perceptual, perceptual:LAYER, paper, lpips, lpips-alex, lpips-vgg, lpips-squeeze"
+NAMES = "l1, mse, perceptual, perceptual:LAYER (or LAYER+LAYER), paper, lpips, lpips-alex, lpips-vgg, lpips-squeeze"
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
 LAYERS = [  # of VGG19's features: conv1_1 is number 0, conv3_4 is 16, conv5_4 is 34
     name
@@ -83,20 +83,21 @@ def paper(pixel: float = 1e-2, layer: str | None = None) -> Loss:
 def perceptual(layer: str | None = None) -> Loss:
     """Mean absolute difference of VGG19 features before activation (Johnson et al. 2016; ESRGAN, section 3.3).
 
-    ``layer``: conv1_1 to conv5_4; None is the deepest one that the weights file has (ESRGAN's conv5_4 where it is
-    complete). In units of the layer's mean size on a fixed picture, for files differ in how they scale activations.
+    ``layer``: conv1_1 to conv5_4, or the mean of several, conv2_2+conv3_4; None is the deepest one that the weights
+    file has (ESRGAN's conv5_4 where it is complete). In units of each layer's mean size on a fixed picture, for files
+    differ in how they scale activations.
     """
-    layer = layer or deepest_layer()
-    net, unit = _vgg19(layer)
+    net, units = _vgg19(layer or deepest_layer())
     known: list[Tensor] = []  # the last hr and its features: an attack compares with the same one again and again
 
     def distance(sr: Tensor, hr: Tensor) -> Tensor:
         net.to(sr.device)
         if not known or known[0] is not hr:
             with torch.no_grad():
-                known[:] = hr, net(hr)
-        difference: Tensor = net(sr) - known[1]
-        return difference.abs().mean(dim=(1, 2, 3)) / unit
+                known[:] = hr, *net(hr)
+        parts = zip(net(sr), known[1:], units, strict=True)
+        each = [(mine - true).abs().mean(dim=(1, 2, 3)) / unit for mine, true, unit in parts]
+        return torch.stack(each).mean(0)
 
     return distance
 
@@ -110,14 +111,33 @@ def deepest_layer() -> str:
     raise RobustSRError(f"{backbones.find('vgg19')} holds no VGG19 features: delete it and get it anew")
 
 
+class _Features(nn.Sequential):
+    """A stack of layers that gives the outputs of some of them, by their numbers."""
+
+    def __init__(self, layers: list[nn.Module], wanted: list[int]) -> None:
+        super().__init__(*layers)
+        self.wanted = wanted
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for i, layer in enumerate(self):
+            x = layer(x)
+            if i in self.wanted:
+                found.append(x)
+        return found
+
+
 @cache
-def _vgg19(layer: str) -> tuple[nn.Module, float]:
-    """VGG19 up to and including ``layer``, RGB in [0, 1] to features, and the mean size of these on `_reference`."""
-    if not layer.startswith("conv") or layer not in LAYERS:
-        raise RobustSRError(f"VGG19 has no layer {layer!r}; there are {', '.join(n for n in LAYERS if n[0] == 'c')}")
-    weights, depth = backbones.load("vgg19"), LAYERS.index(layer) + 1
+def _vgg19(names: str) -> tuple[_Features, list[float]]:
+    """VGG19 as deep as the layers ``names`` (with +), RGB in [0, 1] to features; their mean sizes on `_reference`."""
+    for layer in names.split("+"):
+        if not layer.startswith("conv") or layer not in LAYERS:
+            shown = ", ".join(n for n in LAYERS if n[0] == "c")
+            raise RobustSRError(f"VGG19 has no layer {layer!r}; there are {shown}")
+    wanted = sorted({LAYERS.index(layer) for layer in names.split("+")})
+    weights, depth = backbones.load("vgg19"), wanted[-1] + 1
     if f"features.{depth - 1}.weight" not in weights:
-        path = backbones.find("vgg19")
+        path, layer = backbones.find("vgg19"), LAYERS[depth - 1]
         raise RobustSRError(f"{path} ends at {deepest_layer()}, {layer} is missing: `robustsr models pull vgg19`")
     parts: list[nn.Module] = [_Normalise()]
     channels = 3
@@ -130,11 +150,11 @@ def _vgg19(layer: str) -> tuple[nn.Module, float]:
             channels = len(weight)
         else:
             parts.append(nn.ReLU() if kind == "relu" else nn.MaxPool2d(2))
-    net = nn.Sequential(*parts).eval().requires_grad_(False)
+    net = _Features(parts, [i + 1 for i in wanted]).eval().requires_grad_(False)  # the first part normalises
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
-        unit = float(net(_reference()).abs().mean())
-    return net, unit
+        units = [float(x.abs().mean()) for x in net(_reference())]
+    return net, units
 
 
 class _Normalise(nn.Module):

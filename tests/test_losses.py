@@ -84,6 +84,12 @@ def test_perceptual_is_zero_for_equals_grows_with_damage_and_has_gradients(weigh
     torch.testing.assert_close(losses.paper()(sr, hr), 0.01 * losses.l1(sr, hr) + losses.perceptual()(sr, hr))
 
 
+def test_perceptual_of_several_layers_is_their_mean(weights):
+    sr, hr = pictures()
+    each = torch.stack([losses.perceptual(layer)(sr, hr) for layer in ("conv1_2", "conv2_2", "conv3_4")])
+    torch.testing.assert_close(losses.loss("perceptual:conv3_4+conv1_2+conv2_2")(sr, hr), each.mean(0))
+
+
 def test_perceptual_does_not_depend_on_the_scale_of_the_activations(weights, tmp_path, monkeypatch):
     sr, hr = pictures()
     want = losses.perceptual("conv1_1")(sr, hr)
