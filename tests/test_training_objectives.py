@@ -7,6 +7,7 @@ from robustsr_training import objectives
 from robustsr_training.discriminator import VGGDiscriminator
 from robustsr_training.objectives import (
     Terms,
+    adversary,
     attacked,
     discriminator_gan,
     generator_gan,
@@ -18,6 +19,7 @@ from robustsr_training.recipe import Inputs, Loss
 from torch import nn
 
 from robustsr import losses
+from robustsr.types import RobustSRError
 
 N = 3
 
@@ -81,8 +83,6 @@ def test_smoothed_outputs_equal_a_loop_over_sigmas_and_draws(net, lr):
 
 # --- attacks ---
 
-NOISE = Inputs(sigmas=(0.1,), draws=(2,))
-
 
 @pytest.mark.parametrize(
     ("spec", "norm", "eps"),
@@ -100,7 +100,8 @@ def test_an_attack_stays_in_ball_and_box_and_raises_the_loss_on_the_same_noise(n
     net.requires_grad_(False)
     inputs = Inputs(sigmas=noise[:1], draws=noise[1:], attack=spec, attack_step=0.5)
     noises = noisy(lr, inputs, seeded())
-    x = attacked(net, lr, hr, noises, inputs, 0, 7)
+    foe = adversary(inputs)
+    x = attacked(net, lr, hr, noises, foe, 0, 7)
     assert not x.requires_grad and x.min() >= 0 and x.max() <= 1 and not torch.equal(x, lr)
     if eps is not None:
         size = (x - lr).flatten(1)
@@ -112,13 +113,42 @@ def test_an_attack_stays_in_ball_and_box_and_raises_the_loss_on_the_same_noise(n
         return losses.loss("mse" if "mse" in spec else "l1")(mean, hr)
 
     assert (loss(x) > loss(lr)).all()
-    assert torch.equal(attacked(net, lr, hr, noises, inputs, 0, 7), x)
+    assert torch.equal(attacked(net, lr, hr, noises, foe, 0, 7), x)
     if spec.startswith("pgd"):
-        assert not torch.equal(attacked(net, lr, hr, noises, inputs, 0, 8), x)  # starts from elsewhere
+        assert not torch.equal(attacked(net, lr, hr, noises, foe, 0, 8), x)  # starts from elsewhere
 
 
-def test_no_attack_is_the_input_itself(net, lr, hr):
-    assert attacked(net, lr, hr, noisy(lr, NOISE, seeded()), NOISE, 0, 7) is lr
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_the_attacked_share_is_that_of_the_whole_batch(share, processes):
+    foe = adversary(Inputs(attack="fgsm", attack_share=share))
+    each = 16 // processes
+    counts = [min(each, foe.count(16, each * i)) for i in range(processes)]
+    assert sum(counts) == 16 * share and counts == sorted(counts, reverse=True)
+    assert adversary(Inputs()) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("pgd:restarts=2", "training has no restarts: leave it out"),
+        ("cw:drop=3", "training has no drop"),
+        ("pgd:draws=4", "training has no draws: leave it out; inputs.draws says how many"),
+        ("random:eps=1/255", "is noise"),
+    ],
+)
+def test_settings_of_an_attack_that_training_has_not_are_refused(spec, message):
+    with pytest.raises(RobustSRError, match=message):
+        adversary(Inputs(attack=spec))
+
+
+def test_cw_minimises_the_distance_that_its_spec_names(net, lr, hr, monkeypatch):
+    seen = []
+    found = objectives.attacks.cw
+    monkeypatch.setattr(objectives.attacks, "cw", lambda *a, **k: (seen.append(k["squared"]), found(*a, **k))[1])
+    for spec in ("cw:steps=1", "cw:steps=1,squared=true"):
+        attacked(net, lr, hr, noisy(lr, Inputs(), seeded()), adversary(Inputs(attack=spec)), 0, 7)
+    assert seen == [False, True]
 
 
 @pytest.mark.parametrize("spec", ["fgsm:eps=8/255", "bim:eps=8/255,steps=2", "pgd:eps=8/255,steps=2,step_size=9/255"])
@@ -126,7 +156,8 @@ def test_the_warm_up_scales_the_budget(net, lr, hr, spec):
     inputs = Inputs(attack=spec, attack_warmup=4)
     noises = noisy(lr, inputs, seeded())
     inner = lr * 0.8 + 0.1  # no value meets the box
-    sizes = [(attacked(net, inner, hr, noises, inputs, step, 7) - inner).abs().max() for step in (0, 1, 3, 9)]
+    foe = adversary(inputs)
+    sizes = [(attacked(net, inner, hr, noises, foe, step, 7) - inner).abs().max() for step in (0, 1, 3, 9)]
     torch.testing.assert_close(torch.stack(sizes), torch.tensor([0.25, 0.5, 1.0, 1.0]) * 8 / 255, atol=1e-6, rtol=1e-4)
 
 
@@ -134,10 +165,9 @@ def test_the_warm_up_scales_the_weight_of_cw(net, lr, hr, monkeypatch):
     seen = []
     found = objectives.attacks.cw
     monkeypatch.setattr(objectives.attacks, "cw", lambda *a, **k: (seen.append(k["c"]), found(*a, **k))[1])
+    foe = adversary(Inputs(attack="cw:c=.02,steps=1", attack_warmup=4))
     for step in (0, 3):
-        attacked(
-            net, lr, hr, noisy(lr, Inputs(), seeded()), Inputs(attack="cw:c=.02,steps=1", attack_warmup=4), step, 7
-        )
+        attacked(net, lr, hr, noisy(lr, Inputs(), seeded()), foe, step, 7)
     assert seen == [pytest.approx(0.005), pytest.approx(0.02)]
 
 

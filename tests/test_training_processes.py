@@ -14,6 +14,7 @@ from robustsr_training.loop import train
 
 STEPS = 200
 MORE = [f"optimiser.steps={STEPS}", "precision=fp32", "validation.every=100", "data.batch=4", "inputs.sigmas=[0.05]"]
+MORE += ['inputs.attack="pgd-l2:eps=.5,steps=1"', "inputs.attack_share=0.5"]  # two of the four patches: the first's own
 
 
 def start(folder, *arguments):

@@ -17,13 +17,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
+from robustsr.engine import full_float32
 from robustsr.types import RobustSRError
 
 from .checkpoint import State
 from .data import Batches, Pairs, load_pairs
 from .networks import export, own_scale
 from .recipe import Recipe
-from .step import Step, frozen
+from .step import Step
 from .validation import Measured, check, sheet, validate
 
 FIRST = 4  # steps after which a run says how fast it is
@@ -58,26 +59,36 @@ class Session:
 
     @classmethod
     def begin(cls, recipe: Recipe, device: str, checkpoint: Path | None = None) -> Session:
-        """At step 0, or where ``checkpoint`` is. RobustSRError: pictures, weights or checkpoint cannot be used."""
+        """At step 0, or where ``checkpoint`` is. RobustSRError: pictures, weights or checkpoint cannot be used.
+
+        Pictures come last, for they take longest: a mistake elsewhere is answered before.
+        """
+        full_float32()  # from the first step on, not from when validation loads its networks
         wait = InitProcessGroupKwargs(timeout=timedelta(days=1))  # for the first process, which validates
         crew = Accelerator(cpu=device == "cpu", kwargs_handlers=[wait])
         if recipe.data.batch % crew.num_processes:
             raise RobustSRError(
                 f"data.batch {recipe.data.batch} cannot be shared by {crew.num_processes} processes evenly"
             )
+        if recipe.loss.gan and recipe.data.batch < 2 * crew.num_processes:
+            raise RobustSRError(
+                f"data.batch {recipe.data.batch} gives {crew.num_processes} processes fewer than the 2 patches each "
+                f"that loss.gan compares: set data.batch to {2 * crew.num_processes} or more"
+            )
         alone = crew.num_processes == 1 or device == "cpu"  # torchrun numbers CPUs too
         where = torch.device(device) if alone else crew.device
         scale = recipe.generator.scale
         resized = own_scale(recipe.generator) != scale
-        if recipe.denoiser.objective == "task" and (behind := frozen(recipe, where)):
-            scale = behind.scale  # the denoiser sees what f will see
+        state = State.fresh(recipe, where)
+        step = Step(recipe, state, where, crew)
+        if recipe.denoiser.objective == "task" and step.behind:
+            scale = step.behind.scale  # the denoiser sees what f will see
         with crew.main_process_first():
             pairs = load_pairs(recipe.data, scale, resized=resized)
-        state = State.fresh(recipe, where)
         if checkpoint:
             state.restore(checkpoint, recipe, len(pairs))
         batches = Batches(pairs, recipe.data, scale, recipe.seed, resized)
-        return cls(recipe, crew, pairs, batches, state, Step(recipe, state, where, crew))
+        return cls(recipe, crew, pairs, batches, state, step)
 
     def any(self, mine: bool) -> bool:
         """Whether it is so in any process: they go on or stop together."""

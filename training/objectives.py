@@ -44,38 +44,57 @@ def smoothed_outputs(forward: Forward, lr: Tensor, noises: Sequence[Tensor]) -> 
     return made
 
 
-def adversary(spec: str) -> threats.Threat:
-    """The attack that a recipe trains against. RobustSRError: it is none, or the weights of its loss are missing."""
+@dataclass(frozen=True)
+class Adversary:
+    """The attack that a recipe trains against, with its loss at hand; made by `adversary`."""
+
+    inputs: Inputs
+    threat: threats.Threat
+    loss: losses.Loss
+
+    def count(self, batch: int, first: int) -> int:
+        """How many of the patches from ``first`` on are attacked: those before the share of the whole ``batch``."""
+        return max(0, round(self.inputs.attack_share * batch) - first)
+
+
+def adversary(inputs: Inputs) -> Adversary | None:
+    """The attack that a recipe trains against; None: there is none.
+
+    RobustSRError: it is no attack, has settings that training does not carry out, or the weights of its loss are
+    missing.
+    """
+    spec = inputs.attack
+    if not spec:
+        return None
     threat = threats.parse(spec)
     if threat.method == "random":
         raise RobustSRError(f"inputs.attack {spec!r} is noise: that is what inputs.sigmas are for")
-    losses.loss(threat.loss)
-    return threat
+    for name in ("restarts", "drop", "draws"):
+        if getattr(threat, name) != getattr(threats.Threat, name):
+            hint = "; inputs.draws says how many draws there are" if name == "draws" else ""
+            raise RobustSRError(f"inputs.attack {spec!r}: training has no {name}: leave it out{hint}")
+    return Adversary(inputs, threat, losses.loss(threat.loss))
 
 
 def attacked(
-    forward: Forward, lr: Tensor, hr: Tensor, noises: Sequence[Tensor], inputs: Inputs, step: int, seed: int
+    forward: Forward, lr: Tensor, hr: Tensor, noises: Sequence[Tensor], adversary: Adversary, step: int, seed: int
 ) -> Tensor:
     """``lr`` after the recipe's attack on the mean of the outputs under this step's noise: not part of any gradient.
 
-    Without noise plain adversarial training; with it SmoothAdv (Salman et al. 2019), trained on the same draws.
+    Without noise plain adversarial training; with it SmoothAdv (Salman et al. 2019), trained on the same draws. It runs
+    in the precision of ``forward``, and its iterates are compared in that: nothing is scored anew in float32.
     """
-    count = round(inputs.attack_share * len(lr))
-    if not inputs.attack or not count:
-        return lr
-    rest, lr, hr, noises = lr[count:], lr[:count], hr[:count], [noise[:, :count] for noise in noises]
-    threat = adversary(inputs.attack)
+    inputs, threat = adversary.inputs, adversary.threat
     share = min(1.0, (step + 1) / inputs.attack_warmup) if inputs.attack_warmup else 1.0
-    loss = losses.loss(threat.loss)
 
     def objective(x: Tensor) -> Tensor:
         outputs = forward(torch.cat([(x + noise).flatten(0, 1) for noise in noises])).float()
-        return loss(outputs.view(-1, len(lr), *outputs.shape[1:]).mean(0), hr)
+        return adversary.loss(outputs.view(-1, len(lr), *outputs.shape[1:]).mean(0), hr)
 
     eps = threat.budget(lr) * share
     if threat.method == "cw":
-        c, values = threat.c * share, hr[0].numel()
-        found = attacks.cw(lr, objective, values=values, c=c, steps=threat.iterations, lr=threat.lr, seed=seed)
+        how = attacks.CW(values=hr[0].numel(), steps=threat.iterations, lr=threat.lr, squared=threat.squared)
+        found = attacks.cw(lr, objective, c=threat.c * share, **how)  # no seed: it starts at lr
     elif threat.method == "fgsm":
         found = attacks.fgsm(lr, objective, eps, seed=seed)
     elif threat.method == "bim":
@@ -83,7 +102,7 @@ def attacked(
     else:
         step_size = threat.step_size * share if threat.step_size is not None else inputs.attack_step * eps
         found = attacks.pgd(lr, objective, eps, threat.iterations, step_size, threat.norm, seed=seed)
-    return torch.cat([found.adv, rest])
+    return found.adv
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,10 @@ class Terms:
     """The generator's loss without its adversarial part, from the weights of a recipe."""
 
     weights: Loss
+
+    def __post_init__(self) -> None:
+        if self.weights.perceptual:
+            _ = self._perceptual  # RobustSRError: VGG19's weights are missing
 
     @cached_property
     def _perceptual(self) -> losses.Loss:

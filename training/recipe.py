@@ -49,13 +49,14 @@ class Inputs:
 
     For each of ``sigmas``, the median of the outputs under ``draws`` noises (MRS fine-tuning, CertSR 4.2); one sigma
     with one draw is training with noise, sigma 0 the plain picture. ``attack``: an attack's spec, carried out anew at
-    every step on the same draws (adversarial training; with noise: SmoothAdv).
+    every step on the same draws (adversarial training; with noise: SmoothAdv) in the recipe's ``precision``, without
+    restarts and without being scored again in float32. Pictures are in [0, 1] and are not normalised further.
     """
 
     sigmas: tuple[float, ...] = (0.0,)
     draws: tuple[int, ...] = (1,)
     attack: str = ""  # robustsr.threats.parse
-    attack_share: float = 1.0  # of the patches that are attacked; the others stay as they are
+    attack_share: float = 1.0  # of the batch that is attacked; the other patches stay as they are
     attack_step: float = 0.25  # step size as a share of the budget, where the spec names none (pgd)
     attack_warmup: int = 0  # steps over which the attack's budget grows from 0
     uniform: bool = False  # draw each sigma uniformly from 0 to the given one, per patch

@@ -41,15 +41,14 @@ def frozen(recipe: Recipe, device: torch.device) -> Network | None:
 class Step:
     """One step of a recipe on a state, of which each process of ``crew`` computes its share of the batch.
 
-    Gradients are averaged over processes, so that a step is that of one process, but for what looks at several
-    patches at once: batch norm and RaGAN's mean of logits are those of a process' own share.
+    Gradients and the buffers of batch norm are averaged over processes, so that a step is that of one process, but for
+    what looks at several patches at once: batch norm and RaGAN's mean of logits are those of a process' own share.
     """
 
     def __init__(self, recipe: Recipe, state: State, device: torch.device, crew: Accelerator) -> None:
         self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
         self.terms, self.behind = Terms(recipe.loss), frozen(recipe, device)
-        if recipe.inputs.attack:
-            adversary(recipe.inputs.attack)  # a mistake in it is answered before the first step
+        self.adversary = adversary(recipe.inputs)
         self.net: Forward = torch.compile(state.net) if recipe.compile else state.net
         judge = state.discriminator
         self.judge: nn.Module | None = torch.compile(judge) if recipe.compile and judge is not None else judge  # type: ignore[assignment]
@@ -74,6 +73,8 @@ class Step:
             with self._autocast():
                 terms["discriminator"] = discriminator_gan(self.judge, outputs, target)
             self._descend(terms["discriminator"], state.d_optimiser)
+        for net in (state.net, state.discriminator):
+            self._agree([b for b in net.buffers() if b.is_floating_point()] if net else [])
         self._average()
         return {name: value.detach() for name, value in terms.items()}
 
@@ -104,11 +105,15 @@ class Step:
 
     def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
         """The attack needs no gradient of the weights, and sees batch norm as it will be."""
-        net, inputs = self.state.net.requires_grad_(False).eval(), self.recipe.inputs
         first = self.crew.process_index * len(lr)  # sample i of an attack has the seed plus i
-        x = attacked(self._forward, lr, target, noises, inputs, self.state.step, seed + first)
+        count = self.adversary.count(self.crew.num_processes * len(lr), first) if self.adversary else 0
+        if not self.adversary or not count:
+            return lr
+        net, mine = self.state.net.requires_grad_(False).eval(), [noise[:, :count] for noise in noises]
+        step = self.state.step
+        x = attacked(self._forward, lr[:count], target[:count], mine, self.adversary, step, seed + first)
         net.requires_grad_(True).train()
-        return x
+        return torch.cat([x, lr[count:]])
 
     def _terms(self, outputs: list[Tensor], target: Tensor) -> dict[str, Tensor]:
         """The generator's weighted losses, means over sigmas."""
@@ -126,12 +131,17 @@ class Step:
     def _descend(self, loss: Tensor, optimiser: Adam) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.crew.num_processes > 1:
-            grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-            means = self.crew.reduce(torch.cat([grad.reshape(-1) for grad in grads]), "mean")
-            for grad, mean in zip(grads, means.split([grad.numel() for grad in grads]), strict=True):
-                grad.copy_(mean.view(grad.shape))
+        self._agree([p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
         optimiser.step()
+
+    @torch.no_grad()
+    def _agree(self, mine: list[Tensor]) -> None:
+        """Each tensor becomes its mean over processes."""
+        if self.crew.num_processes == 1 or not mine:
+            return
+        means = self.crew.reduce(torch.cat([tensor.reshape(-1) for tensor in mine]), "mean")
+        for tensor, mean in zip(mine, means.split([tensor.numel() for tensor in mine]), strict=True):
+            tensor.copy_(mean.view(tensor.shape))
 
     @torch.no_grad()
     def _average(self) -> None:

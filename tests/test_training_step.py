@@ -1,0 +1,223 @@
+"""A step against the same step by hand, on one process and on two; what each recipe that ships trains."""
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_run
+import torch
+import torch.nn.functional as F
+from robustsr_training import loop
+from robustsr_training.checkpoint import State
+from robustsr_training.loop import Session
+from robustsr_training.recipe import Recipe, shipped
+from robustsr_training.step import Step
+from robustsr_training.validation import check
+
+from robustsr import backbones
+from robustsr.types import RobustSRError
+
+GAN = ["precision=fp32", "data.patch=16", "data.batch=4", "loss.l1=0.5", "loss.mse=2", "loss.gan=0.3"]
+NOISE = ["inputs.sigmas=[0.05, 0.1]", "inputs.draws=[1, 2]"]
+ATTACK = ['inputs.attack="fgsm:eps=9/255"', "inputs.attack_share=0.5"]
+
+
+@pytest.fixture
+def folder(tmp_path, photo, home):
+    return tiny_run.pictures(tmp_path, photo)
+
+
+def noises(recipe, step, lr):
+    """Of each sigma, ``(draws, N, 3, h, w)``."""
+    generator = torch.Generator()
+    generator.manual_seed(int(np.random.default_rng((recipe.seed, step, 1)).integers(1 << 62)))
+    return [
+        sigma * torch.randn(draws, *lr.shape, generator=generator)
+        for sigma, draws in zip(recipe.inputs.sigmas, recipe.inputs.draws, strict=True)
+    ]
+
+
+def fgsm(net, lr, hr, noise, eps):
+    """One step along the sign, where it raises the L1 of the mean output over all draws."""
+
+    def loss(x):
+        mean = torch.stack([net(x + one) for part in noise for one in part]).mean(0)
+        return (mean - hr).abs().mean((1, 2, 3))
+
+    x = lr.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(loss(x).sum(), x)
+    adv = (lr + eps * slope.sign()).clamp(0, 1)
+    with torch.no_grad():
+        return torch.where((loss(adv) > loss(lr)).view(-1, 1, 1, 1), adv, lr)
+
+
+def logistic(of, against, real):
+    relative = of - against.mean()
+    return -(F.logsigmoid(relative) if real else F.logsigmoid(-relative)).mean()
+
+
+def by_hand(recipe, state, lr, hr):
+    """The terms of one step of GAN, NOISE and ATTACK; ``state`` becomes what it is after it."""
+    net, judge, step = state.net, state.discriminator, state.step
+    for optimiser, peak in ((state.optimiser, recipe.optimiser.lr), (state.d_optimiser, recipe.discriminator.lr)):
+        optimiser.param_groups[0]["lr"] = peak * (step + 1) / recipe.optimiser.warmup
+    noise, lr, hr = noises(recipe, step, lr), lr / 255, hr / 255
+    half = len(lr) // 2
+    first = fgsm(net, lr[:half], hr[:half], [n[:, :half] for n in noise], 9 / 255)
+    x = torch.cat([first, lr[half:]])
+    outputs = [torch.stack([net(x + one) for one in part]).mean(0) for part in noise]
+    terms = {
+        "l1": 0.5 * (F.l1_loss(outputs[0], hr) + F.l1_loss(outputs[1], hr)) / 2,
+        "mse": 2 * (F.mse_loss(outputs[0], hr) + F.mse_loss(outputs[1], hr)) / 2,
+    }
+    true, false = judge(hr).detach(), judge(torch.cat(outputs)).split(len(lr))
+    terms["gan"] = 0.3 * sum(logistic(true, f, False) + logistic(f, true, True) for f in false) / 4
+    for optimiser, loss in ((state.optimiser, sum(terms.values())), (state.d_optimiser, None)):
+        if loss is None:
+            true, false = judge(hr), judge(torch.cat(outputs).detach()).split(len(lr))
+            loss = sum(logistic(true, f, True) + logistic(f, true, False) for f in false) / 4
+            terms["discriminator"] = loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    decay = min(recipe.optimiser.ema, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for mine, new in zip(state.ema.parameters(), net.parameters(), strict=True):
+            mine.copy_(decay * mine + (1 - decay) * new)
+    state.step += 1
+    return terms
+
+
+def test_two_steps_with_noise_attack_and_gan_are_those_by_hand(folder):
+    """At steps 0 and 1 of a warm-up of 3, every term and every weight after Adam."""
+    recipe = tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK)
+    session, want = Session.begin(recipe, "cpu"), State.fresh(recipe, torch.device("cpu"))
+    for step in range(2):
+        lr, hr = session.batches[step]
+        found, hand = session.step(lr, hr), by_hand(recipe, want, lr, hr)
+        session.state.step += 1
+        assert found.keys() == hand.keys()
+        for name, value in hand.items():
+            torch.testing.assert_close(found[name], value.detach(), rtol=1e-5, atol=1e-6, msg=name)
+    for part in ("net", "ema", "discriminator"):
+        now = getattr(session.state, part).state_dict()
+        for name, value in getattr(want, part).state_dict().items():
+            if name != "head.3.bias":  # it cancels in relative logits
+                torch.testing.assert_close(now[name], value, rtol=1e-4, atol=2e-5, msg=f"{part} {name}")
+
+
+@pytest.mark.parametrize("objective", ["mse", "stability", "task"])
+def test_the_target_of_each_denoiser(folder, tiny, objective):
+    """mse: D against x | stability: f(D) against f(x) | task: f(D) against HR."""
+    more = ["generator.scale=1", f"denoiser.objective={objective}", f'denoiser.model="{tiny}"', "precision=fp32"]
+    session = Session.begin(tiny_run.recipe(folder, *more, "inputs.sigmas=[0.1]"), "cpu")
+    lr, hr = session.batches[0]
+    (noise,) = noises(session.recipe, 0, lr)
+    x, behind = lr / 255, session.step.behind
+    with torch.no_grad():
+        clean = session.state.net(x + noise[0])
+        sr, target = {
+            "mse": lambda: (clean, x),
+            "stability": lambda: (behind(clean), behind(x)),
+            "task": lambda: (behind(clean), hr / 255),
+        }[objective]()
+    torch.testing.assert_close(session.step(lr, hr)["l1"], F.l1_loss(sr, target))
+
+
+def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(folder):
+    """Two processes as threads that meet at every mean: after two steps both hold the very same state."""
+    recipe = tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK, "optimiser.ema=0.5")
+    batches, meet, given, states = Session.begin(recipe, "cpu").batches, threading.Barrier(2, timeout=60), {}, {}
+
+    def work(number):
+        def reduce(mine, how):
+            given[number] = mine.clone()
+            meet.wait()
+            mean = (given[0] + given[1]) / 2
+            meet.wait()
+            return mean if how == "mean" else 2 * mean
+
+        crew = SimpleNamespace(num_processes=2, process_index=number, reduce=reduce)
+        state = states[number] = State.fresh(recipe, torch.device("cpu"))
+        step = Step(recipe, state, torch.device("cpu"), crew)
+        for t in range(2):
+            step(*batches[t])
+            state.step += 1
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(90)
+    for part in ("net", "ema", "discriminator"):
+        one, two = (getattr(states[number], part).state_dict() for number in (0, 1))
+        assert all(torch.equal(one[name], two[name]) for name in one), part
+    assert any("running_mean" in name for name in one)
+
+
+# --- what is answered before pictures are decoded ---
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["loss.perceptual=1"],
+        ['inputs.attack="fgsm:loss=paper"'],
+        ["generator.scale=1", "denoiser.objective=task", "denoiser.model=nope"],
+        ["generator.init=nope"],
+        ["loss.gan=1", "discriminator.init=nope"],
+        ["loss.gan=1", "data.batch=1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_mistake_is_found_before_pictures_are_decoded(folder, monkeypatch, mistake):
+    def decoded(*_, **__):
+        raise AssertionError("pictures were decoded first")
+
+    monkeypatch.setattr(loop, "load_pairs", decoded)
+    with pytest.raises(RobustSRError):
+        Session.begin(tiny_run.recipe(folder, *mistake), "cpu")
+
+
+def test_the_network_behind_a_denoiser_is_loaded_once(folder, tiny, monkeypatch):
+    from robustsr_training import step as module
+
+    loads, load = [], module.load
+    monkeypatch.setattr(module, "load", lambda *a, **k: (loads.append(a), load(*a, **k))[1])
+    more = ["generator.scale=1", "denoiser.objective=task", f'denoiser.model="{tiny}"']
+    Session.begin(tiny_run.recipe(folder, *more), "cpu")
+    assert len(loads) == 1
+
+
+def test_float32_is_float32_from_the_first_step_on(folder):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    Session.begin(tiny_run.recipe(folder, "precision=fp32"), "cpu")
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+
+
+# --- every recipe that ships ---
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_trains(folder, tiny, request, monkeypatch, name):
+    small = ["generator.init=", "generator.blocks=1", "data.patch=16", "discriminator.init="]
+    small += [f'denoiser.model="{tiny}"']
+    recipe = tiny_run.recipe(folder, *small, name=name)
+    if recipe.generator.architecture == "unet":
+        recipe = tiny_run.recipe(folder, *small, "data.patch=32", name=name)
+    if recipe.loss.perceptual or "paper" in recipe.inputs.attack:
+        monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(request.getfixturevalue("shared") / "weights"))
+        if not backbones.find("vgg19"):
+            pytest.skip("VGG19's weights are not here")
+    assert isinstance(recipe, Recipe)
+    check(recipe)
+    session = Session.begin(recipe, "cpu")
+    before = {name: value.clone() for name, value in session.state.net.named_parameters()}
+    for step in range(2):
+        losses = session.step(*session.batches[step])
+        session.state.step += 1
+        assert all(value.isfinite() for value in losses.values())
+    weights = {k for k in ("l1", "mse", "perceptual", "gan") if getattr(recipe.loss, k)}
+    assert losses.keys() == weights | ({"discriminator"} if recipe.loss.gan else set())
+    assert any(not torch.equal(value, before[name]) for name, value in session.state.net.named_parameters())
