@@ -1,6 +1,7 @@
 """Training pictures: the cache, pairs of folders, batches as a function of seed and step."""
 
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from robustsr_training import data
 from robustsr_training.data import Batches, load_pairs
 from robustsr_training.recipe import Data
 
+from robustsr.degradation import LIGHT
 from robustsr.types import RobustSRError
 
 
@@ -45,7 +47,7 @@ def test_pictures_are_decoded_once(folder, decoded):
 
 def test_what_changes_the_pixels_is_decoded_anew(folder, decoded):
     load_pairs(config(folder), 4)
-    for change, scale in (({}, 2), ({"patch": 13}, 4), ({"downscale": "bilinear"}, 4)):
+    for change, scale in (({}, 2), ({"downscale": "bilinear"}, 4)):
         decoded.clear()
         load_pairs(config(folder, **change), scale)
         assert len(decoded) == 6, change
@@ -58,7 +60,37 @@ def test_what_changes_the_pixels_is_decoded_anew(folder, decoded):
     assert len(decoded) == 6
     decoded.clear()
     load_pairs(config(folder, batch=7, degraded=0.5), 4)  # these do not
+    load_pairs(config(folder, patch=3), 4)
     assert not decoded
+
+
+def test_a_folder_is_the_same_however_it_is_called(folder, decoded, monkeypatch):
+    said = []
+    whole = load_pairs(config(folder), 4, say=said.append)
+    assert said == ["decoding 6 pictures"] and len(decoded) == 6
+    decoded.clear()
+    monkeypatch.chdir(folder / "val")
+    (folder / "alias").symlink_to(folder / "hr")
+    for name in ("../hr", "../val/../hr/", str(folder / "alias")):
+        assert load_pairs(config(folder, hr=name), 4, say=said.append).table == whole.table
+    assert not decoded and len(said) == 1
+
+
+def test_the_patch_decides_at_load_what_is_too_small(folder):
+    assert [len(load_pairs(config(folder, patch=p), 4)) for p in (5, 12, 17)] == [5, 4, 4]
+    assert [len(load_pairs(config(folder, patch=p), 4)) for p in (5, 12, 18)] == [5, 4, 2]
+    Image.new("RGB", (90, 3)).save(folder / "hr" / "flat.png")
+    assert load_pairs(config(folder), 4).skipped[1].endswith("flat.png: 90x3 is smaller than a pixel of LR")
+
+
+def test_the_digest_is_that_of_names_and_pixels_wherever_they_lie(folder):
+    first = load_pairs(config(folder), 4).digest
+    (folder / "hr").rename(folder / "moved")
+    assert load_pairs(config(folder, hr=str(folder / "moved")), 4).digest == first
+    picture = Image.open(folder / "moved" / "0.png").convert("RGB")
+    picture.putpixel((0, 0), tuple(255 - v for v in picture.getpixel((0, 0))))
+    picture.save(folder / "moved" / "0.png")
+    assert load_pairs(config(folder, hr=str(folder / "moved")), 4).digest != first
 
 
 def test_an_interrupted_cache_is_not_taken_for_a_whole_one(folder, home, monkeypatch):
@@ -79,7 +111,7 @@ def test_unusable_files_are_left_out_and_named(folder):
     assert [row["name"] for row in pairs.table] == ["0.png", "1.png", "2.png", "3.png"]
     broken, small = pairs.skipped
     assert "broken.png" in broken and small.endswith("small.png: 20x20 is smaller than a patch of 48")
-    with pytest.raises(RobustSRError, match="no usable picture under .*0.png: 88x68 is smaller than a patch of 160"):
+    with pytest.raises(RobustSRError, match="no usable picture under .*small.png: 20x20 is smaller than a patch of 160"):
         load_pairs(config(folder, patch=40), 4)
     (folder / "empty").mkdir()
     with pytest.raises(RobustSRError, match="no pictures under .*empty"):
@@ -133,8 +165,31 @@ def test_paired_folders_meet_by_name(paired):
 
 def test_a_missing_counterpart_is_refused(paired):
     (paired / "lr" / "p1.bmp").unlink()
-    with pytest.raises(RobustSRError, match=r"lr has no picture for p1.png of .*hr: names must agree"):
+    with pytest.raises(RobustSRError, match=r"lr has no picture for p1.png of .*hr: folders and names must"):
         load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4)
+
+
+def test_pictures_of_one_name_in_several_folders_meet_their_own(paired):
+    for part, ending in (("hr", "png"), ("lr", "bmp")):
+        for i in range(2):
+            (paired / part / f"{'ba'[i]}").mkdir()
+            (paired / part / f"p{i}.{ending}").rename(paired / part / "ba"[i] / f"p.{ending}")
+    pairs = load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4)
+    assert [(row["name"], lr[0, 0, 2]) for row, (lr, _) in zip(pairs.table, pairs, strict=True)] == [
+        ("a/p.png", 78),
+        ("b/p.png", 77),
+    ]
+    (paired / "lr" / "a" / "p.bmp").rename(paired / "lr" / "b" / "q.bmp")
+    with pytest.raises(RobustSRError, match=r"lr has no picture for a/p.png of"):
+        load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4)
+
+
+@pytest.mark.parametrize("part", ["hr", "lr"])
+def test_two_pictures_of_one_name_are_refused(paired, part):
+    Image.new("RGB", (64, 64)).save(paired / part / "p1.webp")
+    with pytest.raises(RobustSRError, match=r"p1.* and .*p1.webp have one name"):
+        load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4)
+    assert len(load_pairs(config(paired, patch=8), 4)) == (3 if part == "hr" else 2)  # no partner is needed here
 
 
 def test_an_lr_of_another_size_is_left_out_with_the_reason(paired):
@@ -170,6 +225,15 @@ def test_worker_processes_prepare_the_same_batches(folder):
     assert all(torch.equal(a, b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
 
 
+def test_what_goes_to_a_worker_holds_no_pixels(folder):
+    """A process that is spawned gets the path of the file, even after this one has read from it."""
+    all_ = batches(folder)
+    first = all_[0]
+    sent = pickle.dumps(all_)
+    assert len(sent) < 5_000 < all_.pairs.file.stat().st_size
+    assert all(torch.equal(a, b) for a, b in zip(pickle.loads(sent)[0], first, strict=True))
+
+
 def test_large_pictures_are_drawn_more_often_and_all_eight_ways(tmp_path, home):
     """One picture has nine times the area of the other; its corner says how a patch was turned."""
     (tmp_path / "hr").mkdir()
@@ -191,6 +255,14 @@ def test_so_many_patches_are_degraded(folder):
     assert far[0].sum() == 0 and 10 <= far[1].sum() <= 45 < far[2].sum()
     again = batches(folder, batch=60, degraded=0.5)[0]
     assert torch.equal(again[0], mixed[0])
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 20, 40), (1.0, 60, 60)])
+def test_so_many_of_them_are_degraded_lightly(folder, monkeypatch, share, least, most):
+    configs, degrade = [], data.degrade
+    monkeypatch.setattr(data, "degrade", lambda *a: (configs.append(a[3]), degrade(*a))[1])
+    _ = batches(folder, batch=60, degraded=1.0, light=share)[0]
+    assert len(configs) == 60 and least <= sum(one is LIGHT for one in configs) <= most
 
 
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])

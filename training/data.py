@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from robustsr.types import RobustSRError
 from .recipe import Data
 
 MAX_PIXELS = 400_000_000
-VERSION = 1  # of the cache
+VERSION = 2  # of the cache
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 Pixels = NDArray[np.uint8]  # (h, w, 3)
 
@@ -63,66 +64,104 @@ def downscale(hr: Image.Image, scale: int, kernel: str = "bicubic") -> Image.Ima
 class Pairs:
     """Decoded pictures, LR beside HR, in one memory-mapped file; ``skipped`` says why others were left out."""
 
-    pixels: NDArray[np.uint8]  # (bytes,)
-    table: list[dict[str, Any]]  # per picture: name, at, lr (h, w), hr (H, W)
+    file: Path  # uint8
+    table: list[dict[str, Any]]  # per picture: name, at, lr (h, w), hr (H, W), hash of its pixels
     skipped: list[str]
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @cached_property
+    def _pixels(self) -> NDArray[np.uint8]:
+        return np.memmap(self.file, np.uint8, "r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For processes that prepare batches: each maps the file itself."""
+        return {k: v for k, v in vars(self).items() if k != "_pixels"}
+
+    @property
+    def digest(self) -> str:
+        """What there is to learn from, wherever it lies: names under the folder, sizes and pixels."""
+        rows = [[row[k] for k in ("name", "lr", "hr", "hash")] for row in self.table]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> tuple[Pixels, Pixels]:
         """LR ``(h, w, 3)`` and HR ``(s*h, s*w, 3)``; nothing is read from the disk before it is used."""
         row = self.table[index]
         (h, w), (tall, wide) = row["lr"], row["hr"]
         middle, end = row["at"] + h * w * 3, row["at"] + (h * w + tall * wide) * 3
-        return self.pixels[row["at"] : middle].reshape(h, w, 3), self.pixels[middle:end].reshape(tall, wide, 3)
+        return self._pixels[row["at"] : middle].reshape(h, w, 3), self._pixels[middle:end].reshape(tall, wide, 3)
 
 
-def load_pairs(data: Data, scale: int, *, resized: bool = False) -> Pairs:
+def load_pairs(
+    data: Data, scale: int, *, resized: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Pairs:
     """Every picture under ``data.hr`` that is large enough for a patch, from the cache or decoded into it.
 
-    The cache lies in ``ROBUSTSR_HOME``/training and belongs to the files' names, sizes and dates. ``resized``: the
-    input is as large as HR, made of each patch (the thesis), so that no LR is kept.
-    RobustSRError: no usable picture, or an HR picture without its LR.
+    The cache lies in ``ROBUSTSR_HOME``/training (on Linux ~/.cache/robustsr/training where that is not set), belongs to
+    the files' places, sizes and dates, and may be deleted when nothing trains: it is made anew. ``resized``: the input
+    is as large as HR, made of each patch (the thesis), so that no LR is kept. ``say`` is told before it takes long.
+    RobustSRError: no usable picture, an HR picture without its LR, or two of one name.
     """
     files = _files(data)
-    marks = [(str(p), s.st_size, s.st_mtime_ns) for pair in files for p in pair if p for s in [p.stat()]]
-    settings = [VERSION, scale, data.downscale, data.patch, resized, marks]
+    marks = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for pair in files for p in pair if p for s in [p.stat()]]
+    settings = [VERSION, scale, data.downscale, resized, marks]
     folder = home() / "training" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     if not (folder / "table.json").exists():
+        say(f"decoding {len(files)} pictures")
         _decode(files, data, scale, resized, folder)
-    table = json.loads((folder / "table.json").read_text("utf-8"))
-    return Pairs(np.memmap(folder / "pixels.bin", np.uint8, "r"), **table)
+    found = json.loads((folder / "table.json").read_text("utf-8"))
+    least, table, skipped = data.patch * (1 if resized else scale), [], found["skipped"]
+    for row in found["table"]:
+        if min(row["hr"]) >= least:
+            table.append(row)
+        else:
+            skipped.append(f"{row['name']}: {row['hr'][1]}x{row['hr'][0]} is smaller than a patch of {least}")
+    if not table:
+        raise RobustSRError(f"no usable picture under {data.hr!r}: {skipped[-1]}")
+    return Pairs(folder / "pixels.bin", table, skipped)
 
 
 def _files(data: Data) -> list[tuple[Path, Path | None]]:
-    hr = pictures(data.hr)
     if not data.lr:
-        return [(path, None) for path in hr]
-    by_stem = {path.stem: path for path in pictures(data.lr)}
-    if missing := [path.name for path in hr if path.stem not in by_stem]:
-        raise RobustSRError(f"{data.lr} has no picture for {', '.join(missing[:3])} of {data.hr}: names must agree")
-    return [(path, by_stem[path.stem]) for path in hr]
+        return [(path, None) for path in pictures(data.hr)]
+    hr, lr = _by_name(data.hr), _by_name(data.lr)
+    if missing := [name for name in hr if name not in lr]:
+        few = ", ".join(str(hr[name].relative_to(data.hr)) for name in missing[:3])
+        raise RobustSRError(f"{data.lr} has no picture for {few} of {data.hr}: folders and names must agree")
+    return [(path, lr[name]) for name, path in hr.items()]
+
+
+def _by_name(folder: str) -> dict[str, Path]:
+    """Pictures by their place under ``folder``, without the ending. RobustSRError: two share one."""
+    named: dict[str, Path] = {}
+    for path in pictures(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise RobustSRError(f"{named[name]} and {path} have one name, so no partner can be told: remove one")
+        named[name] = path
+    return named
 
 
 def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resized: bool, folder: Path) -> None:
     def one(pair: tuple[Path, Path | None]) -> tuple[str, Pixels, Pixels] | str:
+        """Its name, LR and HR, or why there are none."""
         path, lr_path = pair
         try:
             hr, lr = read(path), read(lr_path) if lr_path else None
         except RobustSRError as error:
             return str(error)
         step = 1 if resized else scale
+        if min(hr.size) < step:
+            return f"{path}: {hr.width}x{hr.height} is smaller than a pixel of LR"
         hr = hr.crop((0, 0, hr.width // step * step, hr.height // step * step))
-        if min(hr.size) < data.patch * step:
-            return f"{path}: {hr.width}x{hr.height} is smaller than a patch of {data.patch * step}"
         if lr is None:
             small = np.zeros((0, 0, 3), np.uint8) if resized else np.asarray(downscale(hr, scale, data.downscale))
         elif lr.size != (hr.width // scale, hr.height // scale):
             return f"{lr_path}: {lr.width}x{lr.height} is not a {scale}th of {path}, {hr.width}x{hr.height}"
         else:
             small = np.asarray(lr)
-        return path.name, small, np.asarray(hr)
+        return path.relative_to(data.hr).as_posix(), small, np.asarray(hr)
 
     table, skipped, at = [], [], 0
     with staged(folder) as part, ThreadPoolExecutor(os.cpu_count()) as pool, open(part / "pixels.bin", "wb") as out:
@@ -132,8 +171,10 @@ def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resiz
                     skipped.append(found)
                     continue
                 name, lr, hr = found
-                table.append({"name": name, "at": at, "lr": lr.shape[:2], "hr": hr.shape[:2]})
-                at += out.write(lr.tobytes()) + out.write(hr.tobytes())
+                both = lr.tobytes() + hr.tobytes()
+                row = {"name": name, "at": at, "lr": lr.shape[:2], "hr": hr.shape[:2]}
+                table.append(row | {"hash": hashlib.sha256(both).hexdigest()[:16]})
+                at += out.write(both)
         if not table:
             raise RobustSRError(f"no usable picture under {data.hr!r}: {skipped[0]}")
         (part / "table.json").write_text(json.dumps({"table": table, "skipped": skipped}), "utf-8")
@@ -153,10 +194,15 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
     seed: int
     resized: bool = False
 
+    @cached_property
+    def _chances(self) -> NDArray[np.float64]:
+        areas = np.array([row["hr"][0] * row["hr"][1] for row in self.pairs.table], dtype=np.float64)
+        chances: NDArray[np.float64] = areas / areas.sum()
+        return chances
+
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, step))
-        areas = np.array([row["hr"][0] * row["hr"][1] for row in self.pairs.table], dtype=np.float64)
-        chosen = rng.choice(len(areas), size=self.data.batch, p=areas / areas.sum())
+        chosen = rng.choice(len(self._chances), size=self.data.batch, p=self._chances)
         lrs, hrs = zip(*(self._patch(int(i), rng) for i in chosen), strict=True)
         return _stack(lrs), _stack(hrs)
 
