@@ -12,9 +12,10 @@ import typer
 
 from . import console
 from .cli_common import Option, before_torch, first_process
+from .types import RobustSRError
 
 if TYPE_CHECKING:
-    from robustsr_training.loop import Progress
+    from robustsr_training.log import Progress
     from robustsr_training.recipe import Recipe
 
 EVERY = 50  # steps between two lines where there is no terminal
@@ -114,7 +115,8 @@ def _run(chosen: Recipe, folder: Path, resume: bool, device: str, stop: Callable
 
 def _line(at: Progress) -> str:
     parts = "  ".join(f"{name} {value:.4f}" for name, value in at.losses.items())
-    return f"{at.step}/{at.steps}  {parts}  {_pace(at.rate)}  {console.duration(at.seconds_left)} left"
+    pace = f"  {_pace(at.rate)}  {console.duration(at.seconds_left)} left" if at.rate else ""
+    return f"{at.step}/{at.steps}  {parts}{pace}"
 
 
 def _pace(rate: float) -> str:
@@ -124,6 +126,8 @@ def _pace(rate: float) -> str:
 def _closing(chosen: Recipe, folder: Path) -> None:
     """Where everything lies, and what to do with it."""
     weights = folder / f"{chosen.name}.safetensors"
+    if not weights.is_file():
+        raise RobustSRError(f"the run is done, yet there is no {weights}: --resume makes it from the checkpoint")
     console.say(f"weights: {weights}")
     for name, path in (("samples", folder / "samples"), ("log", folder / "log.jsonl")):
         if path.exists():

@@ -1,13 +1,15 @@
 """The loop: what a run learns, writes and measures, and that it resumes to the very same weights."""
 
 import json
+import sys
 
 import pytest
 import tiny_run
 import torch
-from robustsr_training import checkpoint
+from robustsr_training import checkpoint, loop
 from robustsr_training.checkpoint import State, read
-from robustsr_training.loop import Progress, Session, train
+from robustsr_training.log import Progress
+from robustsr_training.loop import Session, train
 from robustsr_training.networks import build
 from robustsr_training.recipe import Generator
 from safetensors.torch import load_file
@@ -140,12 +142,13 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_another_recipe(folder):
     list(train(tiny_run.recipe(folder), folder / "run"))
     with pytest.raises(RobustSRError, match="--resume continues it"):
         next(train(tiny_run.recipe(folder), folder / "run"))
-    with pytest.raises(RobustSRError, match="made with another optimiser"):
-        next(train(tiny_run.recipe(folder, "optimiser.lr=1"), folder / "run", resume=True))
+    change = r"another recipe: data.batch was 2 and is 4, optimiser.lr was 0.001 and is 1.0: resume with what"
+    with pytest.raises(RobustSRError, match=change):
+        next(train(tiny_run.recipe(folder, "optimiser.lr=1", "data.batch=4"), folder / "run", resume=True))
     with pytest.raises(RobustSRError, match="nothing to resume"):
         next(train(tiny_run.recipe(folder), folder / "elsewhere", resume=True))
     (folder / "hr" / "3.png").unlink()
-    with pytest.raises(RobustSRError, match="made with 4 pictures, there are 3 now"):
+    with pytest.raises(RobustSRError, match="made with other pictures than these 3: names, sizes or pixels differ"):
         next(train(tiny_run.recipe(folder), folder / "run", resume=True))
 
 
@@ -155,17 +158,84 @@ def test_a_checkpoint_from_before_a_recipe_had_some_key_still_resumes(folder):
     path = folder / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     del state["recipe"]["inputs"]["attack_step"], state["recipe"]["denoiser"]
+    state["pictures"] = 4  # not yet a digest
     torch.save(state, path)
-    resumed = State.fresh(config, torch.device("cpu"))
-    resumed.restore(path, config, 4)
-    assert resumed.step == 3
-    with pytest.raises(RobustSRError, match="made with another inputs"):
-        resumed.restore(path, tiny_run.recipe(folder, "inputs.attack_step=0.7"), 4)
+    assert State.resumed(path, config, torch.device("cpu")).step == 3
+    with pytest.raises(RobustSRError, match="inputs.attack_step was 0.25 and is 0.7"):
+        State.resumed(path, tiny_run.recipe(folder, "inputs.attack_step=0.7"), torch.device("cpu"))
+    last = list(train(config, folder / "run", resume=True))[-1]
+    assert last.step == 12 and isinstance(read(path)["pictures"], str)
+    state["pictures"] = 5
+    torch.save(state, path)
+    with pytest.raises(RobustSRError, match="made with other pictures than these 4"):
+        next(train(config, folder / "run", resume=True))
+
+
+def test_a_run_goes_on_where_its_folders_and_what_it_began_with_lie_elsewhere(folder, tiny):
+    """The generator's init is of another width than the recipe says, and no longer there."""
+    began = folder / "began.safetensors"
+    began.write_bytes(tiny.read_bytes())
+    gan = ["data.patch=16", "loss.gan=0.05"]
+    list(train(tiny_run.recipe(folder, *gan, 'name="first"'), folder / "first", stop=after(2)))
+    whole = [*gan, f"generator.init={began}", f"discriminator.init={folder / 'first/checkpoint.pt'}"]
+    list(train(tiny_run.recipe(folder, *whole), folder / "whole"))
+    list(train(tiny_run.recipe(folder, *whole), folder / "parts", stop=after(5)))
+    began.unlink()
+    (folder / "first/checkpoint.pt").unlink()
+    (folder / "hr").rename(folder / "moved")
+    moved = [*gan, "generator.init=", "data.workers=1", f"data.hr={folder / 'moved'}"]
+    assert list(train(tiny_run.recipe(folder, *moved), folder / "parts", resume=True))[0].step == 5
+    assert same(*(deep(read(folder / run / "checkpoint.pt")) for run in ("whole", "parts")))
+
+
+@pytest.mark.parametrize("harm", ["export", "validate", "deleted"])
+def test_a_run_that_failed_after_its_last_checkpoint_gets_its_weights(folder, monkeypatch, harm):
+    config = tiny_run.recipe(folder)
+    weights, whole = folder / "run/psnr.safetensors", folder / "whole/psnr.safetensors"
+    list(train(config, folder / "whole"))
+    if harm == "deleted":
+        list(train(config, folder / "run"))
+        weights.unlink()
+    else:
+        real, calls = getattr(loop, harm), []
+
+        def failing(*arguments):
+            calls.append(1)
+            if len(calls) == 2:  # at the end; step 6 leaves weights behind, which are not the last
+                raise RobustSRError("the disk is full")
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, harm, failing)
+            with pytest.raises(RobustSRError, match="the disk is full"):
+                list(train(config, folder / "run"))
+    last = list(train(config, folder / "run", resume=True))[-1]
+    assert last.step == 12 and last.measured["val clean"]["psnr"] > 5
+    assert same(load_file(weights), load_file(whole))
+    assert len(list(train(config, folder / "run", resume=True))) == 1  # it is done: nothing is measured again
+
+
+def test_what_is_done_again_after_a_kill_is_logged_once(folder):
+    config = tiny_run.recipe(folder, "checkpoint_every=5")
+    run = train(config, folder / "run", every=1)
+    while next(run).step < 8:
+        pass
+    run.close()  # killed at step 8; the checkpoint is of step 5
+    path = folder / "run" / "log.jsonl"
+    path.write_text(path.read_text() + '{"step": 9, "lo')
+    list(train(config, folder / "run", resume=True, every=1))
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == list(range(1, 13))
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "run" / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss/l1")] == list(range(1, 13))
 
 
 def test_a_run_that_diverges_keeps_only_states_that_can_go_on(folder):
     wild = tiny_run.recipe(folder, "optimiser.lr=1e30", "precision=fp32", "checkpoint_every=1")
-    with pytest.raises(RobustSRError, match="the run diverged by step 1 .*no state was kept"):
+    with pytest.raises(RobustSRError, match=r"diverged by step 1 .*lower optimiser.lr \(1e\+30\); no state was kept"):
         list(train(wild, folder / "run", every=1))
     assert not (folder / "run" / "checkpoint.pt").exists()
 
@@ -178,6 +248,101 @@ def test_a_run_that_diverges_keeps_only_states_that_can_go_on(folder):
     with pytest.raises(RobustSRError, match="the run diverged by step 6 .*the last good state is"):
         list(train(tiny_run.recipe(folder), folder / "good", resume=True))
     assert (folder / "good/checkpoint.pt").read_bytes() == poisoned != before
+
+
+@pytest.mark.parametrize("part", ["net", "ema", "discriminator", "optimiser", "d_optimiser"])
+def test_nothing_that_is_not_finite_replaces_a_good_checkpoint(folder, monkeypatch, part):
+    """Spoilt after the last step before a checkpoint, where losses do not show it yet."""
+    config = tiny_run.recipe(folder, "data.patch=16", "loss.gan=0.05", "checkpoint_every=2")
+    list(train(config, folder / "run", stop=after(2)))
+    good, step = (folder / "run/checkpoint.pt").read_bytes(), loop.Step.__call__
+
+    def spoilt(self, *batch):
+        losses, now = step(self, *batch), getattr(self.state, part)
+        if self.state.step == 3:
+            [*filter(torch.is_floating_point, checkpoint._tensors(now.state_dict()))][-1].view(-1)[-1] = float("nan")
+        return losses
+
+    monkeypatch.setattr(loop.Step, "__call__", spoilt)
+    rates = r"lower optimiser.lr \(0.001\) or discriminator.lr \(0.0001\); the last good state"
+    with pytest.raises(RobustSRError, match=rf"diverged by step 4 .*{rates}"):
+        list(train(config, folder / "run", resume=True))
+    assert (folder / "run/checkpoint.pt").read_bytes() == good
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+@pytest.mark.parametrize("mib", [0, 1])
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(folder, mib):
+    import resource
+
+    config = tiny_run.recipe(folder, f"checkpoint_mib={mib}")
+    list(train(config, folder / "run", stop=after(2)))
+    path = folder / "run/checkpoint.pt"
+    state, before = State.resumed(path, config, torch.device("cpu")), deep(read(path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(RobustSRError, match="cannot write .*checkpoint"):
+            state.save(path, config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert same(deep(read(path)), before) and not list((folder / "run").glob(".robustsr-*"))
+
+
+def test_a_log_that_cannot_be_written_is_said(folder):
+    (folder / "run").mkdir()
+    run = train(tiny_run.recipe(folder), folder / "run")
+    next(run)
+    (folder / "run/log.jsonl").mkdir()
+    with pytest.raises(RobustSRError, match="cannot write .*log.jsonl: .*--resume goes on from the last checkpoint"):
+        list(run)
+
+
+@pytest.mark.parametrize("harm", ["truncated", "empty", "text", "weights", "a list", "missing"])
+def test_a_checkpoint_that_is_none_is_said(folder, harm):
+    list(train(tiny_run.recipe(folder, "data.patch=16", "loss.gan=0.05"), folder / "run", stop=after(2)))
+    path = folder / "run/checkpoint.pt"
+    whole = path.read_bytes()
+    made = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"no checkpoint\n"}
+    if harm in made:
+        path.write_bytes(made[harm])
+    elif harm == "missing":
+        path.unlink()
+    else:
+        torch.save(build(Generator(), 0).state_dict() if harm == "weights" else [1], path)
+    with pytest.raises(RobustSRError, match="checkpoint.pt (cannot be read as a|is no) checkpoint"):
+        read(path)
+    config = tiny_run.recipe(folder, "data.patch=16", "loss.gan=0.05", f"discriminator.init={path}")
+    with pytest.raises(RobustSRError, match="checkpoint.pt (cannot be read as a|is no) checkpoint"):
+        State.fresh(config, torch.device("cpu"))
+
+
+def test_a_discriminator_of_another_width_and_none_at_all_are_said(folder):
+    list(train(tiny_run.recipe(folder, "data.patch=16", "loss.gan=0.05"), folder / "gan", stop=after(1)))
+    list(train(tiny_run.recipe(folder), folder / "none", stop=after(1)))
+    for run, message in (
+        ("gan", "has 4 features, the recipe's 8: --set discriminator.features=4"),
+        ("none", "no discr"),
+    ):
+        more = ["loss.gan=1", "discriminator.features=8", f"discriminator.init={folder / run / 'checkpoint.pt'}"]
+        with pytest.raises(RobustSRError, match=f"discriminator.init: .*{message}"):
+            State.fresh(tiny_run.recipe(folder, *more), torch.device("cpu"))
+
+
+def test_a_checkpoint_whose_parts_do_not_fit_its_recipe_is_said(folder):
+    config = tiny_run.recipe(folder)
+    list(train(config, folder / "run", stop=after(1)))
+    path = folder / "run/checkpoint.pt"
+    for change in (
+        lambda s: s.pop("ema"),
+        lambda s: s["net"].popitem(),
+        lambda s: s["optimiser"]["param_groups"].pop(),
+    ):
+        state = read(path)
+        change(state)
+        torch.save(state, folder / "bad.pt")
+        with pytest.raises(RobustSRError, match="bad.pt does not fit its own recipe"):
+            State.resumed(folder / "bad.pt", config, torch.device("cpu"))
 
 
 def test_the_initialisation_lets_the_gradient_through():
@@ -285,11 +450,11 @@ def test_a_kill_while_parts_are_written_leaves_the_checkpoint_before(folder, mon
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "atomic", killed)
         with pytest.raises(KeyboardInterrupt):
-            state.save(path, config, 4)
+            state.save(path, config)
     assert same(deep(read(path)), before)
-    state.restore(path, config, 4)
+    state = State.resumed(path, config, torch.device("cpu"))
     assert state.step == 3
-    state.save(path, config, 4)  # and what the kill left behind goes with the next one
+    state.save(path, config)  # and what the kill left behind goes with the next one
     assert set(parts_of(folder / "run")) == set(torch.load(path, weights_only=True)["parts"])
 
 

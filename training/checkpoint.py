@@ -5,27 +5,33 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from robustsr.files import atomic
 from robustsr.types import RobustSRError
 
+from .data import Pairs
 from .discriminator import VGGDiscriminator
-from .networks import build
+from .networks import build, rebuilt
 from .recipe import Data, Recipe
 
-DECIDES = ("seed", "generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
+DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
+MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.init")  # with the machine
 
 
 @dataclass
 class State:
-    """After ``step`` steps: the network, its moving average, perhaps a discriminator, and their optimisers."""
+    """After ``step`` steps: the network, its moving average, perhaps a discriminator, and their optimisers.
+
+    ``pictures``: the digest of those it has learnt from; None: of none so far; a number: how many, in old checkpoints.
+    """
 
     net: nn.Module
     ema: nn.Module
@@ -33,11 +39,43 @@ class State:
     discriminator: nn.Module | None
     d_optimiser: Adam | None
     step: int = 0
+    pictures: str | int | None = None
 
     @classmethod
     def fresh(cls, recipe: Recipe, device: torch.device) -> State:
-        """Step 0 of a recipe, a function of its seed."""
-        net = build(recipe.generator, recipe.seed).to(device)
+        """Step 0 of a recipe, a function of its seed. RobustSRError: an ``init`` cannot be used."""
+        state = cls._around(build(recipe.generator, recipe.seed), recipe, device)
+        if state.discriminator and recipe.discriminator.init:
+            _start(state.discriminator, Path(recipe.discriminator.init))
+        return state
+
+    @classmethod
+    def resumed(cls, path: Path, recipe: Recipe, device: torch.device) -> State:
+        """Where a checkpoint is; no ``init`` of the recipe is needed. RobustSRError: damaged, or of another recipe."""
+        saved = read(path)
+        began = _completed(saved["recipe"])
+        before, now = _deciding(began), _deciding(asdict(recipe))
+        keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        if keys:
+            changes = ", ".join(f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in keys)
+            raise RobustSRError(f"{path} was made by another recipe: {changes}: resume with what it began with")
+        net = (
+            rebuilt(saved["net"])
+            if began["generator"]["init"]
+            else build(replace(recipe.generator, init=""), recipe.seed)
+        )
+        state = cls._around(net, recipe, device)
+        try:
+            for name, part in state._parts().items():
+                part.load_state_dict(saved[name])
+        except (KeyError, RuntimeError, ValueError) as error:  # what torch raises of other names and shapes
+            raise RobustSRError(f"{path} does not fit its own recipe, it is damaged: {_first_line(error)}") from error
+        state.step, state.pictures = int(saved["step"]), saved.get("pictures")
+        return state
+
+    @classmethod
+    def _around(cls, net: nn.Module, recipe: Recipe, device: torch.device) -> State:
+        net = net.to(device)
         ema = copy.deepcopy(net).requires_grad_(False).eval()
         betas = recipe.optimiser.betas
         optimiser = Adam(net.parameters(), recipe.optimiser.lr, betas)
@@ -46,8 +84,6 @@ class State:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             judge = VGGDiscriminator(recipe.discriminator.features)
-        if recipe.discriminator.init:
-            judge.load_state_dict(_discriminator(Path(recipe.discriminator.init)))
         judge = judge.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(net, ema, optimiser, judge, Adam(judge.parameters(), recipe.discriminator.lr, betas))
 
@@ -55,36 +91,41 @@ class State:
         named = {name: getattr(self, name) for name in ("net", "ema", "optimiser", "discriminator", "d_optimiser")}
         return {name: part for name, part in named.items() if part is not None}
 
-    def save(self, path: Path, recipe: Recipe, pictures: int) -> None:
-        """Writes a checkpoint in place of the one before, which stays until this one is whole."""
-        state: dict[str, Any] = {"step": self.step, "pictures": pictures, "recipe": asdict(recipe)}
+    def meet(self, pairs: Pairs) -> None:
+        """From now on it learns from ``pairs``. RobustSRError: it has learnt from others."""
+        if self.pictures not in (None, pairs.digest, len(pairs)):
+            raise RobustSRError(
+                f"the checkpoint was made with other pictures than these {len(pairs)}: names, sizes or pixels differ; "
+                "resume with those it began with"
+            )
+        self.pictures = pairs.digest
+
+    def finite(self) -> bool:
+        """Whether every weight, average, buffer and moment is."""
+        states = (part.state_dict() for part in self._parts().values())
+        return all(bool(value.isfinite().all()) for state in states for value in _tensors(state))
+
+    def save(self, path: Path, recipe: Recipe) -> None:
+        """Writes a checkpoint in place of the one before, which stays until this one is whole.
+
+        RobustSRError: the disk is full or refuses.
+        """
+        state: dict[str, Any] = {"step": self.step, "pictures": self.pictures, "recipe": asdict(recipe)}
         state |= {name: part.state_dict() for name, part in self._parts().items()}
         names = _write_parts(state, path, recipe.checkpoint_mib << 20) if recipe.checkpoint_mib else []
         with atomic(path, make_folder=True) as file:
-            torch.save({"parts": names} if names else state, file)
+            try:
+                torch.save({"parts": names} if names else state, file)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise RobustSRError(f"cannot write {path}: is the disk full? ({_first_line(error)})") from error
         for old in path.parent.glob(f"{path.stem}-*.part"):
             if old.name not in names:
                 old.unlink(missing_ok=True)
 
-    def restore(self, path: Path, recipe: Recipe, pictures: int) -> None:
-        """Continues from a checkpoint. RobustSRError: it belongs to another recipe or other pictures."""
-        state = read(path)
-        before, now = _completed(state["recipe"]), asdict(recipe)
-        for key in DECIDES:
-            if before[key] != now[key]:
-                raise RobustSRError(
-                    f"{path} was made with another {key} ({before[key]}): resume with the recipe it began with"
-                )
-        if state["pictures"] != pictures:
-            raise RobustSRError(f"{path} was made with {state['pictures']} pictures, there are {pictures} now")
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.step = int(state["step"])
-
 
 def read(path: Path) -> dict[str, Any]:
-    """What `State.save` wrote, on the CPU. OSError: no such file; RobustSRError: a part is missing or damaged."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    """What `State.save` wrote, on the CPU. RobustSRError: it or a part of it is missing, damaged or something else."""
+    state = _loaded(path, path)
     if "parts" not in state:
         return state
     whole = io.BytesIO()
@@ -95,8 +136,30 @@ def read(path: Path) -> dict[str, Any]:
             raise RobustSRError(f"{part} is {'damaged' if data else 'missing'}: {path} cannot be used without it")
         whole.write(data)
     whole.seek(0)
-    state = torch.load(whole, map_location="cpu", weights_only=True)
+    return _loaded(whole, path)
+
+
+def _loaded(file: Path | io.BytesIO, path: Path) -> dict[str, Any]:
+    try:
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # readers of damaged files raise whatever comes
+        raise RobustSRError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+    if not isinstance(state, dict) or not ("parts" in state or {"step", "recipe", "net"} <= state.keys()):
+        raise RobustSRError(f"{path} is no checkpoint of `robustsr train`: name the checkpoint.pt of a run")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:  # noqa: ANN401
+    """Those in a state dict, however deep."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from _tensors(value)
 
 
 def _write_parts(state: dict[str, Any], path: Path, size: int) -> list[str]:
@@ -122,10 +185,24 @@ def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
     return {k: {**v, **recipe.get(k, {})} if isinstance(v, dict) else recipe.get(k, v) for k, v in defaults.items()}
 
 
-def _discriminator(path: Path) -> dict[str, Any]:
-    """The discriminator in a run's checkpoint. RobustSRError: there is none."""
+def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What decides what is learnt: ``section.key`` to its value."""
+    flat = {"seed": recipe["seed"]}
+    for section in DECIDES:
+        flat |= {f"{section}.{key}": value for key, value in recipe[section].items()}
+    return {key: value for key, value in flat.items() if key not in MOVES}
+
+
+def _start(judge: nn.Module, path: Path) -> None:
+    """The discriminator goes on from that of a run's checkpoint. RobustSRError: it has none, or one of other width."""
+    found = read(path).get("discriminator")
+    if found is None:
+        raise RobustSRError(f"discriminator.init: no discriminator in {path}: name a run whose loss.gan is not 0")
     try:
-        found: dict[str, Any] = read(path)["discriminator"]
-    except (OSError, KeyError) as error:
-        raise RobustSRError(f"discriminator.init: no discriminator in {path} ({error!r})") from None
-    return found
+        judge.load_state_dict(found)
+    except RuntimeError:  # other shapes
+        theirs, ours = (len(state["features.0.bias"]) for state in (found, judge.state_dict()))
+        raise RobustSRError(
+            f"discriminator.init: that of {path} has {theirs} features, the recipe's {ours}: "
+            f"--set discriminator.features={theirs}"
+        ) from None

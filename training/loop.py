@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
@@ -22,28 +20,13 @@ from robustsr.types import RobustSRError
 
 from .checkpoint import State
 from .data import Batches, Pairs, load_pairs
+from .log import Log, Progress
 from .networks import export, own_scale
 from .recipe import Recipe
 from .step import Step
 from .validation import Measured, check, sheet, validate
 
 FIRST = 4  # steps after which a run says how fast it is
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands after ``step`` steps; ``measured`` (see validation.py) only where it was."""
-
-    step: int
-    steps: int
-    losses: dict[str, float]  # means since the last report, weighted as in their sum
-    rate: float  # steps per second since the last report
-    measured: Measured = field(default_factory=dict)
-    message: str = ""
-
-    @property
-    def seconds_left(self) -> float:
-        return (self.steps - self.step) / self.rate if self.rate else math.inf
 
 
 @dataclass(frozen=True)
@@ -79,14 +62,13 @@ class Session:
         where = torch.device(device) if alone else crew.device
         scale = recipe.generator.scale
         resized = own_scale(recipe.generator) != scale
-        state = State.fresh(recipe, where)
+        state = State.resumed(checkpoint, recipe, where) if checkpoint else State.fresh(recipe, where)
         step = Step(recipe, state, where, crew)
         if recipe.denoiser.objective == "task" and step.behind:
             scale = step.behind.scale  # the denoiser sees what f will see
         with crew.main_process_first():
             pairs = load_pairs(recipe.data, scale, resized=resized)
-        if checkpoint:
-            state.restore(checkpoint, recipe, len(pairs))
+        state.meet(pairs)
         batches = Batches(pairs, recipe.data, scale, recipe.seed, resized)
         return cls(recipe, crew, pairs, batches, state, step)
 
@@ -145,7 +127,9 @@ def train(
     end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``. ``pulse``: seconds after which
     it also yields between reports, which is not logged; so does the fourth step, to say how fast it goes.
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
-    it as if it had never stopped. A loss that is not finite ends the run with the last good checkpoint kept.
+    it as if it had never stopped, and exports and validates where a run failed after its last checkpoint. A loss,
+    weight or moment that is not finite ends the run with the last good checkpoint kept.
+    RobustSRError: a mistake in the recipe, a checkpoint that does not fit it or is damaged, a full disk.
 
     Under `torchrun` (or `accelerate launch --multi_gpu`; with --cpu that starts one process only) every process takes
     its share of each batch, see `Step`; only the first one yields and writes, the others wait for it, and all stop
@@ -158,28 +142,25 @@ def train(
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
     check(recipe)
     session = Session.begin(recipe, device, checkpoint if resume else None)
-    board = _board(out) if session.crew.is_main_process else None
-    try:
-        yield from _steps(session, out, board, stop, every, pulse)
-    finally:
-        if board:
-            board.close()
+    if session.crew.is_main_process:
+        with closing(Log(out, session.state.step)) as log:
+            yield from _steps(session, out, log, stop, every, pulse)
+    else:
+        yield from _steps(session, out, None, stop, every, pulse)
     session.end()
 
 
 def _steps(
-    session: Session,
-    out: Path,
-    board: Any,  # noqa: ANN401
-    stop: Callable[[], bool],
-    every: int,
-    pulse: float,
+    session: Session, out: Path, log: Log | None, stop: Callable[[], bool], every: int, pulse: float
 ) -> Iterator[Progress]:
-    recipe, state, first = session.recipe, session.state, session.crew.is_main_process
+    """The steps that are left; ``log``: of the first process, which alone writes and yields."""
+    recipe, state = session.recipe, session.state
     steps, checkpoint = recipe.optimiser.steps, out / "checkpoint.pt"
-    if first:
+    if log:
         message = "\n".join([*session.pairs.skipped, f"{len(session.pairs)} pictures"])
         yield Progress(state.step, steps, {}, 0, message=message)
+        if state.step == steps and not (log.last == steps and _weights(recipe, out).exists()):
+            yield log.add(Progress(steps, steps, {}, 0, _validated(session, out, log)))
     clock, kept = Clock(), list[dict[str, Tensor]]()
     seen, early = time.perf_counter(), state.step + FIRST
     for lr, hr in session.batches.stream(state.step, steps):
@@ -193,18 +174,16 @@ def _steps(
             means = session.means(kept)
             if session.any(not session.step.healthy(lr if save else None, means)):
                 last = f"the last good state is {checkpoint}" if checkpoint.exists() else "no state was kept"
-                raise RobustSRError(f"the run diverged by step {state.step} ({means}): lower optimiser.lr; {last}")
-            if first:
+                raise RobustSRError(f"the run diverged by step {state.step} ({means}): lower {_rates(recipe)}; {last}")
+            if log:
                 if save:
-                    state.save(checkpoint, recipe, len(session.pairs))
-                measured = _validated(session, out, board) if look else {}
-                progress = Progress(state.step, steps, means, clock.rate, measured)
-                _log(progress, out, board)
-                yield progress
+                    state.save(checkpoint, recipe)
+                measured = _validated(session, out, log) if look else {}
+                yield log.add(Progress(state.step, steps, means, clock.rate, measured))
                 seen = time.perf_counter()
             kept = []
             clock.restart()
-        elif first and (state.step == early or time.perf_counter() - seen > pulse):
+        elif log and (state.step == early or time.perf_counter() - seen > pulse):
             means = {k: float(torch.stack([row[k] for row in kept]).mean()) for k in kept[0]}
             yield Progress(state.step, steps, means, clock.rate)
             seen = time.perf_counter()
@@ -212,34 +191,21 @@ def _steps(
             break
 
 
-def _validated(session: Session, out: Path, board: Any) -> Measured:  # noqa: ANN401
+def _rates(recipe: Recipe) -> str:
+    judge = f" or discriminator.lr ({recipe.discriminator.lr:g})" if recipe.loss.gan else ""
+    return f"optimiser.lr ({recipe.optimiser.lr:g}){judge}"
+
+
+def _weights(recipe: Recipe, out: Path) -> Path:
+    return out / f"{recipe.name}.safetensors"
+
+
+def _validated(session: Session, out: Path, log: Log) -> Measured:
     """Exports the averaged weights, measures them and keeps samples."""
-    recipe, state = session.recipe, session.state
-    weights = out / f"{recipe.name}.safetensors"
+    recipe, state, weights = session.recipe, session.state, _weights(session.recipe, out)
     export(state.ema, weights, {"recipe": recipe.name, "steps": str(state.step)})
     measured, samples = validate(recipe, weights, out / "validation", str(session.step.device))
     grid = sheet(samples, out / "validation", out / "samples" / f"{state.step:07d}.png")
-    if board and grid:
-        board.add_image("samples", np.asarray(grid), state.step, dataformats="HWC")
+    if grid:
+        log.show(grid, state.step)
     return measured
-
-
-def _log(progress: Progress, out: Path, board: Any) -> None:  # noqa: ANN401
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
-        log.write(json.dumps(asdict(progress)) + "\n")
-    if board:
-        for name, value in progress.losses.items():
-            board.add_scalar(f"loss/{name}", value, progress.step)
-        board.add_scalar("rate", progress.rate, progress.step)
-        for place, row in progress.measured.items():
-            for name, value in row.items():
-                board.add_scalar(f"{name}/{place}", value, progress.step)
-
-
-def _board(out: Path) -> Any:  # noqa: ANN401 - tensorboard is optional and not typed
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"))

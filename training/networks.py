@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from robustsr.files import atomic
 from robustsr.models import Network, load
 from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
-from robustsr.unet import UNet
+from robustsr.unet import UNet, matching
 
 from .recipe import Generator
 
 import_torchvision()
+from spandrel import ModelLoader  # noqa: E402
 from spandrel.architectures.Compact import Compact  # noqa: E402
 from spandrel.architectures.ESRGAN import ESRGAN  # noqa: E402
 
@@ -60,6 +62,12 @@ def _start(config: Generator) -> nn.Module:
     if start.scale != own_scale(config):
         raise RobustSRError(f"generator.init {config.init!r} is x{start.scale}, the recipe's is x{own_scale(config)}")
     return start.module.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def rebuilt(weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network that a state dict is of, to train on: that of a run, without the ``generator.init`` it began with."""
+    net = matching(weights) or ModelLoader("cpu").load_from_state_dict(dict(weights)).model
+    return net.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:

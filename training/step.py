@@ -79,10 +79,13 @@ class Step:
         return {name: value.detach() for name, value in terms.items()}
 
     def healthy(self, lr: Tensor | None, means: dict[str, float]) -> bool:
-        """Whether the losses are finite and, where ``lr`` is given, so is the output: the next step can start."""
+        """Whether the losses are finite and, where ``lr`` is given, so are the whole state and the output.
+
+        The next step can then start.
+        """
         net = self.state.net.eval()  # batch norm would learn from another look
         with torch.no_grad():
-            good = lr is None or bool(net(self._unit(lr)).isfinite().all())
+            good = lr is None or (self.state.finite() and bool(net(self._unit(lr)).isfinite().all()))
         net.train()
         return good and all(math.isfinite(value) for value in means.values())
 
