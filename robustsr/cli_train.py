@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import console
-from .cli_common import Option, before_torch, first_process
+from .cli_common import Option, before_torch, first_process, interruptible
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def train(
 ) -> None:
     """Train a model by a recipe: `robustsr train psnr --set data.hr=photos/`.
 
-    Ctrl-C writes a checkpoint from which --resume continues.
+    Ctrl-C writes a checkpoint from which --resume continues; pressed again, or before the first step, it ends at once.
+
+    Pictures are decoded once, into ROBUSTSR_HOME/training (on Linux ~/.cache/robustsr/training where that is not set),
+    which may be deleted when nothing trains.
 
     On four GPUs: `torchrun --standalone --nproc-per-node 4 -m robustsr train psnr ...`, with the same options (or
     `accelerate launch --multi_gpu`). The processes share data.batch.
@@ -56,7 +60,10 @@ def train(
         _estimate(chosen, where)
         return
     folder = out or Path("runs") / chosen.name
-    with _stopping() as stop:
+    with (
+        _stopping() as stop,
+        interruptible(f"what lies in {folder} stays; --resume goes on from its checkpoint, if any"),
+    ):
         last = _run(chosen, folder, resume, where, stop)
     if last is None:  # another process than the first
         return
@@ -69,7 +76,7 @@ def train(
 def _estimate(chosen: Recipe, device: str) -> None:
     from robustsr_training.estimate import estimate
 
-    found = estimate(chosen, device)
+    found = estimate(chosen, device, say=console.say)
     if first_process():
         memory = f", {found.memory / 2**30:.1f} GB of memory" if found.memory else ""
         console.out.print(
@@ -79,13 +86,30 @@ def _estimate(chosen: Recipe, device: str) -> None:
         )
 
 
+class _Stop:
+    """Whether Ctrl-C or a request to end has come, asked after each step. KeyboardInterrupt: before one, or again."""
+
+    def __init__(self) -> None:
+        self._asked = self._came = False
+
+    def __call__(self) -> bool:
+        self._asked = True
+        return self._came
+
+    def heard(self, _number: int, _frame: object) -> None:
+        """Handles a signal."""
+        if self._came or not self._asked:
+            raise KeyboardInterrupt
+        self._came = True
+
+
 @contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or a request to end has come; the run decides when to stop."""
-    came: list[int] = []
-    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    """Ctrl-C and requests to end go to a `_Stop`; the run decides when to stop."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.heard) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -93,12 +117,13 @@ def _stopping() -> Iterator[Callable[[], bool]]:
 
 def _run(chosen: Recipe, folder: Path, resume: bool, device: str, stop: Callable[[], bool]) -> int | None:
     """Trains and shows it; the last step. None: this process is not the one that reports."""
-    from robustsr_training.loop import train as run
+    from robustsr_training.loop import train
 
     live = console.err.is_terminal and first_process()
+    run = partial(train, resume=resume, device=device, stop=stop, every=EVERY, pulse=1 if live else 1e9)
     shown = last = None
     with console.steps_bar(chosen.optimiser.steps, shown=first_process()) as update:
-        for at in run(chosen, folder, resume=resume, device=device, stop=stop, every=EVERY, pulse=1 if live else 1e9):
+        for at in run(chosen, folder, say=console.say):
             last = at.step
             if at.message:
                 console.say(at.message)

@@ -16,6 +16,7 @@ from robustsr_training.estimate import Estimate, estimate
 from robustsr_training.recipe import shipped
 
 from robustsr import console
+from robustsr.cli_train import _stopping
 
 
 @pytest.fixture
@@ -57,6 +58,12 @@ def test_a_terminal_has_a_bar_with_losses_and_only_what_was_measured_above_it(tr
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=120, highlight=False)
     monkeypatch.setattr(console, "err", terminal)
+    from robustsr_training.step import Step
+
+    real = Step.__call__
+    monkeypatch.setattr(
+        Step, "__call__", lambda self, *batch: (time.sleep(0.15), real(self, *batch))[1]
+    )  # a frame is .1
     assert train()[0] == 0
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue())
     assert re.search(r"━.* 4/12 l1 0\.\d{4}  [\d.]+ it/s  [\d.]+ s left", text)
@@ -89,6 +96,40 @@ def test_an_estimate_runs_real_steps_and_writes_nothing_into_the_run(train, fold
     found = estimate(tiny_run.recipe(folder))
     assert len(calls) == 4 and 0.05 < found.seconds < 1 and found.total == found.seconds * 12
     assert found.memory > 50e6 and Estimate(2.0, 10, "cpu", None).total == 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_pictures_are_decoded_ends_at_once(train, folder, home, monkeypatch, number):
+    """The first two pictures, one a thread, are being decoded; the other four never begin."""
+    from robustsr_training import data
+
+    names, read = [], data.read
+
+    def slow(path):
+        names.append(path.name)
+        if len(names) == 1:
+            os.kill(os.getpid(), number)
+        time.sleep(0.5)
+        return read(path)
+
+    monkeypatch.setattr(data, "read", slow)
+    monkeypatch.setattr(data.os, "cpu_count", lambda: 2)
+    before = signal.getsignal(number)
+    code, _, err = train()
+    assert code == 130 and "decoding 6 pictures" in err and "interrupted: what lies in runs/psnr stays" in err
+    assert len(names) <= 3 and signal.getsignal(number) is before
+    assert not Path("runs").exists() and not [p for p in home.rglob("*") if p.is_file()]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_step():
+    with _stopping() as stop:
+        with pytest.raises(KeyboardInterrupt):  # no step is done yet
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_ctrl_c_ends_with_a_checkpoint_that_resumes(train, folder):

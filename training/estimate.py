@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,12 +31,14 @@ class Estimate:
         return self.seconds * self.steps
 
 
-def estimate(recipe: Recipe, device: str = "cpu", steps: int = 3) -> Estimate:
+def estimate(
+    recipe: Recipe, device: str = "cpu", steps: int = 3, *, say: Callable[[str], None] = lambda text: None
+) -> Estimate:
     """Runs ``steps`` steps after one to warm up, and writes nothing but the cache of decoded pictures.
 
-    In several processes the figures are those of the calling one. RobustSRError: as for `train`.
+    In several processes the figures are those of the calling one. RobustSRError and ``say``: as for `train`.
     """
-    session = Session.begin(recipe, device)
+    session = Session.begin(recipe, device, say=say)
     where = session.step.device
     for number, (lr, hr) in enumerate(session.batches.stream(0, steps + 1)):
         losses = session.step(lr, hr)

@@ -41,10 +41,16 @@ class Session:
     step: Step
 
     @classmethod
-    def begin(cls, recipe: Recipe, device: str, checkpoint: Path | None = None) -> Session:
+    def begin(
+        cls,
+        recipe: Recipe,
+        device: str,
+        checkpoint: Path | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> Session:
         """At step 0, or where ``checkpoint`` is. RobustSRError: pictures, weights or checkpoint cannot be used.
 
-        Pictures come last, for they take longest: a mistake elsewhere is answered before.
+        Pictures come last, for they take longest, which ``say`` is told: a mistake elsewhere is answered before.
         """
         full_float32()  # from the first step on, not from when validation loads its networks
         wait = InitProcessGroupKwargs(timeout=timedelta(days=1))  # for the first process, which validates
@@ -67,7 +73,7 @@ class Session:
         if recipe.denoiser.objective == "task" and step.behind:
             scale = step.behind.scale  # the denoiser sees what f will see
         with crew.main_process_first():
-            pairs = load_pairs(recipe.data, scale, resized=resized)
+            pairs = load_pairs(recipe.data, scale, resized=resized, say=say)
         state.meet(pairs)
         batches = Batches(pairs, recipe.data, scale, recipe.seed, resized)
         return cls(recipe, crew, pairs, batches, state, step)
@@ -120,12 +126,14 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     every: int = 50,
     pulse: float = math.inf,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Progress]:
     """Runs a recipe and yields where it stands every ``every`` steps and after each validation.
 
     Writes ``out/checkpoint.pt``, ``out/log.jsonl`` and TensorBoard's events as it goes, at each validation and at the
     end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``. ``pulse``: seconds after which
     it also yields between reports, which is not logged; so does the fourth step, to say how fast it goes.
+    ``say`` is told before pictures are decoded.
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
     it as if it had never stopped, and exports and validates where a run failed after its last checkpoint. A loss,
     weight or moment that is not finite ends the run with the last good checkpoint kept.
@@ -141,7 +149,7 @@ def train(
     if checkpoint.exists() and not resume:
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
     check(recipe)
-    session = Session.begin(recipe, device, checkpoint if resume else None)
+    session = Session.begin(recipe, device, checkpoint if resume else None, say)
     if session.crew.is_main_process:
         with closing(Log(out, session.state.step)) as log:
             yield from _steps(session, out, log, stop, every, pulse)
