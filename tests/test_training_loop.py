@@ -353,6 +353,22 @@ def test_the_initialisation_lets_the_gradient_through():
     assert norms[0] > 1e-3 * max(norms)
 
 
+def test_a_fresh_rrdb_puts_out_what_a_picture_could_be():
+    """ESRGAN's scheme: the std of outputs for x in [0, 1], 23 blocks deep, is below 1; the network is its seed's."""
+    config = Generator(architecture="rrdb", features=16, blocks=23)
+    nets = [build(config, seed) for seed in (0, 0, 1)]
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, again, other = (net(x) for net in nets)
+    assert 0.01 < one.std() < 1 and torch.equal(one, again) and not torch.equal(one, other)
+    dense = {n: p for n, p in nets[0].named_parameters() if "RDB" in n}
+    assert len(dense) == 2 * 3 * 5 * 23
+    for name, p in dense.items():
+        fan = p[0].numel()
+        wanted = 0.1 * (2 / fan) ** 0.5 if name.endswith("weight") else 0
+        assert float(p.detach().std()) == pytest.approx(wanted, rel=0.1), name
+
+
 # --- what a step trains ---
 
 

@@ -31,9 +31,9 @@ def own_scale(config: Generator) -> int:
 def build(config: Generator, seed: int) -> nn.Module:
     """The generator, float32, channels-last: from ``config.init``, whatever architecture that has, or fresh.
 
-    Fresh ones are a function of ``seed``: Kaiming-normal with zero biases, for PReLU's slope of .25 and, in the
-    dense blocks of RRDB, times .1 (ESRGAN, section 3.1); the last convolution times .1. PyTorch's own lets the
-    gradient vanish through 16 PReLU layers (1e-8 at the first).
+    Fresh ones are a function of ``seed``. Compact and U-Net: Kaiming-normal for PReLU's slope of .25, zero biases, the
+    last convolution times .1; PyTorch's own lets the gradient vanish through 16 PReLU layers (1e-8 at the first).
+    RRDB: see `_rrdb`.
     """
     if config.init:
         return _start(config)
@@ -42,16 +42,32 @@ def build(config: Generator, seed: int) -> nn.Module:
     elif config.architecture == "unet":
         net = UNet()
     else:
-        net = ESRGAN(num_filters=config.features, num_blocks=config.blocks, scale=config.scale)
+        return _rrdb(config, seed)
     generator = torch.Generator().manual_seed(seed)
-    convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     with torch.no_grad():
-        for name, conv in convs.items():
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight, a=0.25, generator=generator)
             assert conv.bias is not None
             conv.bias.zero_()
-            if "RDB" in name or conv is [*convs.values()][-1]:
-                conv.weight.mul_(0.1)
+        convs[-1].weight.mul_(0.1)
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _rrdb(config: Generator, seed: int) -> nn.Module:
+    """ESRGAN's network with its authors' initialisation: PyTorch's, but in dense blocks Kaiming-normal times .1.
+
+    Biases there are zero (ESRGAN, section 3.1, and BasicSR's RRDBNet).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net: nn.Module = ESRGAN(num_filters=config.features, num_blocks=config.blocks, scale=config.scale)
+        for name, conv in net.named_modules():
+            if "RDB" in name and isinstance(conv, nn.Conv2d) and conv.bias is not None:
+                nn.init.kaiming_normal_(conv.weight)
+                with torch.no_grad():
+                    conv.weight.mul_(0.1)
+                    conv.bias.zero_()
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
