@@ -1,9 +1,11 @@
 """Recipes: the shipped ones, what overrides and bases do, and mistakes by name."""
 
+from dataclasses import is_dataclass
+
 import pytest
 import tiny_run
 from robustsr_training.loop import train
-from robustsr_training.recipe import RECIPES, Optimiser, Recipe
+from robustsr_training.recipe import RANGES, RECIPES, Data, Optimiser, Recipe
 from robustsr_training.step import learning_rate
 
 from robustsr.types import RobustSRError
@@ -35,14 +37,43 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
         ("optimiser.schedule=linear", "optimiser.schedule must be cosine or constant"),
         ("precision=int8", "precision must be fp32 or bf16"),
         ("denoiser.objective=psnr", "denoiser.objective must be mse or stability or task"),
-        ("inputs.sigmas=[0.1, 0.2]", r"must be as many, got \[0.1, 0.2\] and \[1\]"),
+        ("inputs.sigmas=[0.1, 0.2]", r"must be as many, at least one, got \[0.1, 0.2\] and \[1\]"),
+        ("inputs.sigmas=[]", "must be as many, at least one"),
+        ("inputs.sigmas=0.1", r"inputs.sigmas must be a list, got 0.1: write inputs.sigmas=\[0.1\]"),
+        ("validation.sets=Set5", r"must be a list, got 'Set5': write validation.sets=\[\"Set5\"\]"),
+        ("inputs.sigmas=[true]", "inputs.sigmas, each, must be float, got True"),
+        ("inputs.sigmas=[1.5]", r"inputs.sigmas must be in \[0, 1\], got \[1.5\]"),
+        ("inputs.draws=[0]", r"inputs.draws must be at least 1, got \[0\]"),
+        ("inputs.draws=[1.5]", "inputs.draws, each, must be int, got 1.5"),
+        ("validation.perturbations=[1]", "validation.perturbations, each, must be str, got 1"),
+        ("optimiser.betas=[0.9]", r"optimiser.betas must be a list of 2, got \[0.9\]"),
+        ("optimiser.betas=[0.9, 1.0]", r"optimiser.betas must be in \[0, 1\), got \[0.9, 1.0\]"),
+        ("optimiser.betas=0.9", r"write optimiser.betas=\[0.9, 0.9\]"),
+        ("optimiser.lr=0", "optimiser.lr must be more than 0, got 0.0"),
+        ("optimiser.lr=inf", "optimiser.lr must be more than 0"),
+        ("optimiser.lr=nan", "optimiser.lr must be more than 0"),
+        ("discriminator.lr=-1", "discriminator.lr must be more than 0"),
+        ("generator.scale=9", "generator.scale must be in 1 to 8, got 9"),
+        ("generator.features=0", "generator.features must be at least 1"),
+        ("data.workers=-1", "data.workers must be at least 0"),
+        ("seed=-1", "seed must be at least 0"),
+        ("data.light=2", r"data.light must be in \[0, 1\], got 2.0"),
+        ("inputs.attack_share=1.1", r"inputs.attack_share must be in \[0, 1\]"),
+        ("loss.gan=-1", "loss.gan must be at least 0"),
+        ("validation.limit=-1", "validation.limit must be at least 0"),
+        ("validation.crop=-1", "validation.crop must be at least 0"),
+        (
+            "denoiser.objective=mse",
+            "denoiser.objective=mse trains a network of scale 1, generator.scale is 4: set it to",
+        ),
+        ("denoiser.objective=stability", "trains a network of scale 1"),
+        ("denoiser.objective=task", "trains a network of scale 1"),
         ("loss.l1=0", "all weights under loss are 0"),
-        ("checkpoint_mib=-1", "checkpoint_mib must be at least 1, or 0 for one file"),
+        ("checkpoint_mib=-1", "checkpoint_mib must be at least 0"),
         ('inputs.attack="pdg:eps=1/255"', "no attack 'pdg'"),
         ('inputs.attack="random:eps=1/255"', "inputs.attack 'random:eps=1/255' is noise"),
         ('validation.sets=["/no/such/set"]', "no folder /no/such/set"),
         ('validation.perturbations=["fogg"]', "no corruption 'fogg'"),
-        ('denoiser={objective="task", model="nope"}', "no model 'nope'"),
         ("steps", "--set wants key=value"),
         ('data.hr=""', "data.hr is empty: --set data.hr=FOLDER"),
         ("data.hr=/no/such/folder", "no folder '/no/such/folder'"),
@@ -55,12 +86,37 @@ def test_mistakes_in_a_recipe_are_named(tmp_path, photo, home, override, message
     assert not (folder / "run").exists()
 
 
+def test_every_number_of_a_recipe_has_a_range_and_every_range_a_key():
+    named = [key for _, _, keys in RANGES for key in keys.split()]
+    recipe = Recipe("", data=Data(hr="-"))
+    flat = {k: v for k, v in vars(recipe).items() if not is_dataclass(v)}
+    flat |= {f"{s}.{k}": v for s, part in vars(recipe).items() if is_dataclass(part) for k, v in vars(part).items()}
+    first = {k: v[0] if isinstance(v, tuple) and v else v for k, v in flat.items()}
+    assert sorted(named) == sorted(k for k, v in first.items() if type(v) in (int, float))
+
+
+def test_a_base_is_looked_for_where_the_recipe_lies(tmp_path, monkeypatch):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "a.toml").write_text('name = "a"\n[data]\nhr = "x"\npatch = 7')
+    (tmp_path / "deep" / "b.toml").write_text('base = "../a.toml"\n[data]\nbatch = 3')
+    (tmp_path / "deep" / "er" / "c.toml").write_text('base = "../b.toml"\nname = "c"')
+    monkeypatch.chdir(tmp_path)
+    made = Recipe.load("deep/er/c.toml")
+    assert (made.name, made.data.patch, made.data.batch) == ("c", 7, 3)
+    (tmp_path / "a.toml").write_text('base = "deep/er/c.toml"')
+    with pytest.raises(RobustSRError, match=r"base of .*a.toml leads back to .*c.toml"):
+        Recipe.load("deep/er/c.toml")
+
+
 def test_a_missing_recipe_and_broken_toml_are_named(tmp_path):
     with pytest.raises(RobustSRError, match="no recipe 'nope': give a .toml file or one of: .*psnr"):
         Recipe.load("nope")
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(RobustSRError, match="bad.toml is not valid TOML"):
         Recipe.load(str(tmp_path / "bad.toml"))
+    (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
+    with pytest.raises(RobustSRError, match="latin.toml is not UTF-8, as TOML has to be .*: save it as such"):
+        Recipe.load(str(tmp_path / "latin.toml"))
     (tmp_path / "empty.toml").write_text("seed = 1")
     with pytest.raises(RobustSRError, match="missing 1 required positional argument: 'name'"):
         Recipe.load(str(tmp_path / "empty.toml"))

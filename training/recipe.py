@@ -7,14 +7,36 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast, get_type_hints
+from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from robustsr.types import RobustSRError
 
 RECIPES = Path(__file__).parent / "recipes"
+RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: each element
+    (
+        "at least 1",
+        lambda v: v >= 1,
+        "checkpoint_every generator.features generator.blocks data.batch data.patch inputs.draws "
+        "discriminator.features optimiser.steps validation.every",
+    ),
+    (
+        "at least 0",
+        lambda v: 0 <= v < math.inf,
+        "seed checkpoint_mib generator.convs data.workers inputs.attack_step inputs.attack_warmup loss.l1 loss.mse "
+        "loss.perceptual loss.gan optimiser.warmup validation.limit validation.crop validation.samples",
+    ),
+    ("more than 0", lambda v: 0 < v < math.inf, "discriminator.lr optimiser.lr"),
+    ("in 1 to 8", lambda v: 1 <= v <= 8, "generator.scale"),
+    ("in [0, 1]", lambda v: 0 <= v <= 1, "data.degraded data.light inputs.sigmas inputs.attack_share"),
+    ("in [0, 1)", lambda v: 0 <= v < 1, "optimiser.betas optimiser.ema"),
+)
 
 
 @dataclass(frozen=True)
@@ -137,15 +159,11 @@ class Recipe:
     validation: Validation = field(default_factory=Validation)
 
     def __post_init__(self) -> None:
-        for key, value in (
-            ("data.batch", self.data.batch),
-            ("data.patch", self.data.patch),
-            ("optimiser.steps", self.optimiser.steps),
-            ("validation.every", self.validation.every),
-            ("checkpoint_every", self.checkpoint_every),
-        ):
-            if value < 1:
-                raise RobustSRError(f"recipe: {key} must be at least 1, got {value}")
+        for words, holds, keys in RANGES:
+            for key in keys.split():
+                value = attrgetter(key)(self)
+                if not all(holds(v) for v in (value if isinstance(value, tuple) else (value,))):
+                    raise RobustSRError(f"recipe: {key} must be {words}, got {_toml(value)}")
         for key, chosen, known in (
             ("precision", self.precision, ("fp32", "bf16")),
             ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
@@ -157,17 +175,16 @@ class Recipe:
                 raise RobustSRError(f"recipe: {key} must be {' or '.join(k for k in known if k)}, got {chosen!r}")
         if not self.data.hr:
             raise RobustSRError("recipe: data.hr is empty: --set data.hr=FOLDER names the pictures to train on")
-        if self.checkpoint_mib < 0:
-            raise RobustSRError(
-                f"recipe: checkpoint_mib must be at least 1, or 0 for one file, got {self.checkpoint_mib}"
-            )
-        if not 0 <= self.optimiser.ema < 1:
-            raise RobustSRError(f"recipe: optimiser.ema must be in [0, 1), got {self.optimiser.ema}")
         sigmas, draws = self.inputs.sigmas, self.inputs.draws
-        if not sigmas or len(sigmas) != len(draws) or min(sigmas) < 0 or max(sigmas) > 1 or min(draws) < 1:
+        if not sigmas or len(sigmas) != len(draws):
             raise RobustSRError(
-                f"recipe: inputs.sigmas (each 0 to 1) and inputs.draws (each at least 1) must be as many, "
+                f"recipe: inputs.sigmas and inputs.draws must be as many, at least one, "
                 f"got {list(sigmas)} and {list(draws)}"
+            )
+        if self.denoiser.objective and self.generator.scale != 1:
+            raise RobustSRError(
+                f"recipe: denoiser.objective={self.denoiser.objective} trains a network of scale 1, generator.scale is "
+                f"{self.generator.scale}: set it to 1"
             )
         weights = vars(self.loss)
         if not any(weights[k] for k in ("l1", "mse", "perceptual", "gan")):
@@ -177,7 +194,7 @@ class Recipe:
     def load(cls, name_or_path: str, overrides: list[str] | None = None) -> Self:
         """Reads a shipped recipe by name or a TOML file by path; ``overrides`` are ``key=value`` with a TOML value.
 
-        A recipe may be said as what differs from another: ``base = "NAME"``, or the path of a file.
+        A recipe may be said as what differs from another: ``base = "NAME"``, or the path of a file from its own folder.
         """
         table = _table(name_or_path)
         for override in overrides or []:
@@ -197,7 +214,9 @@ T = TypeVar("T")
 def _table(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The recipe's TOML over that of its base."""
     path = Path(name_or_path)
-    if path.suffix != ".toml":
+    if path.suffix == ".toml":
+        path = ((seen[-1].parent if seen else Path()) / path).resolve()
+    else:
         path = RECIPES / f"{name_or_path}.toml"
     if not path.is_file():
         raise RobustSRError(f"no recipe {name_or_path!r}: give a .toml file or one of: {', '.join(shipped())}")
@@ -207,6 +226,8 @@ def _table(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise RobustSRError(f"{path} is not valid TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise RobustSRError(f"{path} is not UTF-8, as TOML has to be ({error.reason}): save it as such") from None
     base = table.pop("base", "")
     return _merged(_table(base, (*seen, path)), table) if base else table
 
@@ -246,15 +267,32 @@ def _build(cls: type[T], table: dict[str, Any], prefix: str) -> T:
                 raise RobustSRError(f"recipe: {prefix}{key} is a section, got {value!r}")
             values[key] = _build(cast(type[Any], kind), value, f"{prefix}{key}.")
             continue
-        if isinstance(value, list):
-            value = tuple(value)
-        expected = getattr(kind, "__origin__", kind)
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-            raise RobustSRError(f"recipe: {prefix}{key} must be {expected.__name__}, got {value!r}")
-        values[key] = value
+        values[key] = _list(kind, value, prefix + key) if get_origin(kind) is tuple else _one(kind, value, prefix + key)
     try:
         return cls(**values)
     except TypeError as error:  # a required key is missing
         raise RobustSRError(f"recipe: {error}") from None
+
+
+def _list(kind: Any, value: Any, key: str) -> tuple[Any, ...]:  # noqa: ANN401
+    """A TOML list as the tuple that ``kind`` says: of one type, and where it says so of one length."""
+    element, *others = get_args(kind)
+    count = None if others == [...] else 1 + len(others)
+    if not isinstance(value, list):
+        raise RobustSRError(f"recipe: {key} must be a list, got {value!r}: write {key}={_toml([value] * (count or 1))}")
+    if count not in (None, len(value)):
+        raise RobustSRError(f"recipe: {key} must be a list of {count}, got {_toml(value)}")
+    return tuple(_one(element, one, f"{key}, each,") for one in value)
+
+
+def _one(kind: type, value: Any, key: str) -> Any:  # noqa: ANN401
+    """A TOML value of the type ``kind``; whole numbers are floats too."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise RobustSRError(f"recipe: {key} must be {kind.__name__}, got {value!r}")
+    return value
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401
+    return json.dumps(value, ensure_ascii=False, default=str)
