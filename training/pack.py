@@ -63,9 +63,11 @@ def pack(folder: str | Path, out: str | Path, mib: float) -> Packed:
 def _names(files: list[Path], root: Path) -> dict[Path, Path]:
     """What each file is called in the pack: its stem stays, for pictures are known by it."""
     names: dict[Path, Path] = {}
+    taken: set[Path] = set()
     for path in files:
         name = path.relative_to(root).with_suffix(".webp")
-        names[path] = name if name not in names.values() else name.with_name(f"{path.name}.webp")
+        names[path] = name if name not in taken else name.with_name(f"{path.name}.webp")
+        taken.add(names[path])
     return names
 
 
