@@ -59,11 +59,8 @@ class State:
         if keys:
             changes = ", ".join(f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in keys)
             raise RobustSRError(f"{path} was made by another recipe: {changes}: resume with what it began with")
-        net = (
-            rebuilt(saved["net"])
-            if began["generator"]["init"]
-            else build(replace(recipe.generator, init=""), recipe.seed)
-        )
+        fresh = replace(recipe.generator, init="")
+        net = rebuilt(saved["net"]) if began["generator"]["init"] else build(fresh, recipe.seed)
         state = cls._around(net, recipe, device)
         try:
             for name, part in state._parts().items():
