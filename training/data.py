@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +32,6 @@ MAX_PIXELS = 400_000_000
 VERSION = 2  # of the cache
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 Pixels = NDArray[np.uint8]  # (h, w, 3)
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def pictures(folder: str | Path) -> list[Path]:
@@ -167,28 +165,19 @@ def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resiz
 
     table, skipped, at = [], [], 0
     with staged(folder) as part, ThreadPoolExecutor(os.cpu_count()) as pool, open(part / "pixels.bin", "wb") as out:
-        for found in _in_order(pool, one, files):
-            if isinstance(found, str):
-                skipped.append(found)
-                continue
-            name, lr, hr = found
-            both = lr.tobytes() + hr.tobytes()
-            row = {"name": name, "at": at, "lr": lr.shape[:2], "hr": hr.shape[:2]}
-            table.append(row | {"hash": hashlib.sha256(both).hexdigest()[:16]})
-            at += out.write(both)
+        for start in range(0, len(files), 32):  # not all at once in memory
+            for found in pool.map(one, files[start : start + 32]):
+                if isinstance(found, str):
+                    skipped.append(found)
+                    continue
+                name, lr, hr = found
+                both = lr.tobytes() + hr.tobytes()
+                row = {"name": name, "at": at, "lr": lr.shape[:2], "hr": hr.shape[:2]}
+                table.append(row | {"hash": hashlib.sha256(both).hexdigest()[:16]})
+                at += out.write(both)
         if not table:
             raise RobustSRError(f"no usable picture under {data.hr!r}: {skipped[0]}")
         (part / "table.json").write_text(json.dumps({"table": table, "skipped": skipped}), "utf-8")
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: list[T]) -> Iterator[R]:
-    """``pool.map``, not all at once in memory; what has not begun when it is interrupted never does."""
-    try:
-        for start in range(0, len(items), 32):
-            yield from pool.map(work, items[start : start + 32])
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
 
 
 @dataclass(frozen=True)
