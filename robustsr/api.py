@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .images import Metadata, Picture
-from .models import Loaded, load
+from .models import Loaded, load, seeded
 from .pipeline import upscale_picture
 from .plan import Target, make_plan, smoothing_for
 from .smoothing import Draws, Reduce
@@ -53,6 +53,7 @@ def upscale(
         raise RobustSRError("denoise goes with a model's name or path: load(model, denoise=...) makes both one")
     else:
         network = model
+    network = seeded(network, seed)
     smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed) if smooth else None
     target, plan = Target(scale=scale), make_plan(network, smoothing)
 

@@ -6,12 +6,13 @@ import errno
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from . import images
@@ -23,6 +24,7 @@ from .models import Loaded
 from .noise import ALGORITHM
 from .pipeline import upscale_picture
 from .plan import Plan, Smoothing, Target, cost
+from .remote import Place, State, Url, delivered, fetched, looked_up, state
 from .types import Cancelled, RobustSRError
 
 
@@ -80,26 +82,27 @@ class Task:
 @dataclass(frozen=True)
 class _Read:
     picture: Picture
-    stat: os.stat_result
+    state: State
     digest: str
 
 
-def examine(job: Job, task: Task) -> tuple[Info, tuple[int, int]]:
-    """The header of a job's input and the size of its result.
+def examine(source: Path, target: Place, task: Task) -> tuple[Info, tuple[int, int]]:
+    """The header of an input and the size of its result.
 
     RobustSRError: whatever can be known to fail before a pixel is read, too many pixels for one.
     """
     limit, native, output = task.output.max_pixels, task.network.scale, task.output
-    info = images.inspect(job.source, max_pixels=limit)
+    info = images.inspect(source, max_pixels=limit)
     factor = native ** task.target.passes(info.width, info.height, native)
     size = task.target.size(info.width, info.height, native)
     largest = max(info.width * info.height * factor**2, size[0] * size[1])
     if largest > limit:
         raise RobustSRError(
-            f"{job.source}: {info.width}x{info.height} enlarged {factor} times has {largest:,} pixels, "
+            f"{source}: {info.width}x{info.height} enlarged {factor} times has {largest:,} pixels, "
             f"over the limit of {limit:,}: raise --max-pixels if memory allows (about {largest * 24 / 2**30:.1f} GB)"
         )
-    images.check(job.target, *size, quality=output.quality, lossless=output.lossless, background=output.background)
+    path = Path(target.name) if isinstance(target, Url) else target
+    images.check(path, *size, quality=output.quality, lossless=output.lossless, background=output.background)
     return info, size
 
 
@@ -121,18 +124,10 @@ def run(
     """
     wanted = task.settings()
     name = digest(wanted)
-    roots = {job.root for job in jobs}
     with ExitStack() as stack:
-        for root in sorted(roots):
-            stack.enter_context(locked(root))
-        manifests = {root: Manifest.read(root) for root in roots}
-        todo: list[Job] = []
-        for job in jobs:
-            before = None if overwrite else _made_before(job, manifests[job.root], name)
-            if before is None:
-                todo.append(job)
-            else:
-                yield before
+        manifests = stack.enter_context(opened(jobs))
+        todo = yield from sort_out(jobs, manifests, name, overwrite)
+        announce([job for job in todo if isinstance(job.root, Url)], manifests)
         reader = stack.enter_context(ThreadPoolExecutor(1, "read"))
         writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
         upcoming = reader.submit(_read, todo[0], task) if todo else None
@@ -171,9 +166,52 @@ def run(
             yield _settle(writing[0], writing[1].result)
 
 
+@contextmanager
+def opened(jobs: Sequence[Job]) -> Iterator[dict[Place, Manifest]]:
+    """The manifests of the jobs' output folders, which are ours alone, on this machine, while the block lasts."""
+    roots = sorted({job.root for job in jobs}, key=str)
+    with ExitStack() as stack:
+        for root in roots:
+            stack.enter_context(locked(root))
+        manifests = {root: Manifest.read(root) for root in roots}
+        try:
+            yield manifests
+        finally:
+            for manifest in manifests.values():
+                manifest.flush()
+
+
+def announce(jobs: Sequence[Job], manifests: dict[Place, Manifest]) -> None:
+    """Records all that will be made before the first of it is, where later might be too late: a record at a URL is
+    not written file by file, and a worker's comes when its file is there already."""
+    for job in jobs:
+        manifests[job.root].begin(job.source, job.target)
+    for manifest in manifests.values():
+        manifest.flush()
+
+
+def sort_out(
+    jobs: Sequence[Job], manifests: dict[Place, Manifest], settings: str, overwrite: bool
+) -> Generator[Result, None, list[Job]]:
+    """Yields the results of jobs that need nothing, or must not be done, and returns the others."""
+    todo: list[Job] = []
+    for job in jobs if overwrite else _looked_up(jobs):
+        before = None if overwrite else _made_before(job, manifests[job.root], settings)
+        if before is None:
+            todo.append(job)
+        else:
+            yield before
+    return todo
+
+
+def _looked_up(jobs: Sequence[Job]) -> list[Job]:
+    targets = looked_up([job.target for job in jobs])
+    return [replace(job, target=target) for job, target in zip(jobs, targets, strict=True)]
+
+
 def _made_before(job: Job, manifest: Manifest, settings: str) -> Result | None:
     """The result of a job that needs nothing, or must not be done; None: it is to be done."""
-    if not os.path.lexists(job.target) or not job.source.is_file():
+    if not _there(job.target) or not job.source.is_file():
         return None
     if manifest.is_done(job.source, job.target, settings):
         return Result(job, "skipped")
@@ -184,10 +222,29 @@ def _made_before(job: Job, manifest: Manifest, settings: str) -> Result | None:
     )
 
 
+def _there(target: Place) -> bool:
+    return target.exists() if isinstance(target, Url) else os.path.lexists(target)
+
+
+def carry_out(job: Job, task: Task, manifest: Manifest) -> Result:
+    """One job, all by itself: the same as among others in `run`."""
+    wanted = task.settings()
+    name = digest(wanted)
+    source = _settle(job, partial(_read, job, task))
+    if isinstance(source, Result):
+        return source
+    large = _settle(job, partial(_upscale, job, source, task, manifest, name, wanted, None))
+    if isinstance(large, Result):
+        return large
+    return _settle(job, partial(_write, job, source, *large, task, manifest, name))
+
+
 def _read(job: Job, task: Task) -> _Read:
-    examine(job, task)
-    stat, sha = job.source.stat(), sha256(job.source)
-    return _Read(images.read(job.source, max_pixels=task.output.max_pixels), stat, sha)
+    before = state(job.source)
+    with fetched(job.source) as path:
+        examine(path, job.target, task)
+        sha = sha256(path)
+        return _Read(images.read(path, max_pixels=task.output.max_pixels), before, sha)
 
 
 def _upscale(
@@ -219,21 +276,18 @@ def _upscale(
 def _write(
     job: Job, source: _Read, picture: Picture, seconds: float, task: Task, manifest: Manifest, name: str
 ) -> Result:
-    try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RobustSRError(f"cannot make the folder {job.target.parent}: {error.strerror}") from error
     output = task.output
-    manifest.begin(job.source, job.target)
-    notes = images.write(
-        picture,
-        job.target,
-        quality=output.quality,
-        lossless=output.lossless,
-        background=output.background,
-        strip=output.strip,
-    )
-    manifest.wrote(job.source, source.stat, source.digest, job.target, name)
+    with delivered(job.target) as path:
+        manifest.begin(job.source, job.target)
+        notes = images.write(
+            picture,
+            path,
+            quality=output.quality,
+            lossless=output.lossless,
+            background=output.background,
+            strip=output.strip,
+        )
+    manifest.wrote(job.source, source.state, source.digest, job.target, name)
     sizes = [(p.rgb.shape[1], p.rgb.shape[0]) for p in (source.picture, picture)]
     return Result(job, "done", seconds, sizes[0], sizes[1], (*picture.notes, *notes))
 
@@ -264,7 +318,10 @@ def _settle(job: Job, step: Callable[[], Value]) -> Value | Result:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a job will take: ``cost`` as in `plan.cost`; ``done``: nothing; ``error``: why it will fail."""
+    """What a job will take: ``cost`` as in `plan.cost`; ``done``: nothing; ``error``: why it will fail.
+
+    Of an input at a URL ``size`` is not known, and ``cost`` is its size in bytes.
+    """
 
     job: Job
     info: Info | None = None
@@ -276,19 +333,22 @@ class Forecast:
 
 
 def estimate(jobs: Sequence[Job], task: Task, *, overwrite: bool = False) -> list[Forecast]:
-    """What each job will take, from the headers alone."""
+    """What each job will take, from the headers alone; those of inputs at URLs are left to who upscales them."""
     name = digest(task.settings())
     manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
     rows = []
-    for job in jobs:
+    for job in jobs if overwrite else _looked_up(jobs):
         made = None if overwrite else _made_before(job, manifests[job.root], name)
         if made is not None:
             rows.append(Forecast(job, done=made.status == "skipped", error=made.error))
             continue
         try:
-            info, size = examine(job, task)
+            there = not overwrite and _there(job.target)
+            if isinstance(job.source, Url):
+                rows.append(Forecast(job, cost=float(state(job.source).size), replaces=there))
+                continue
+            info, size = examine(job.source, job.target, task)
             price = cost(task.network, task.smoothing, info.width, info.height, task.target, info.alpha)
-            there = not overwrite and os.path.lexists(job.target)
             rows.append(Forecast(job, info, size, price, replaces=there))
         except RobustSRError as error:
             rows.append(Forecast(job, error=str(error)))

@@ -93,6 +93,12 @@ def installed() -> dict[str, Path]:
     return found
 
 
+def shipped() -> list[str]:
+    """The models that come with the package, in the catalogue's order."""
+    here = installed()
+    return [name for name, entry in catalogue().items() if name in here and not entry.url]
+
+
 def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:
     """The weights file of a model named or given by path, and its catalogue entry if it has one."""
     text = str(name_or_path)

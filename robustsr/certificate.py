@@ -19,7 +19,7 @@ from torch import Tensor
 from .bounds import LEVELS, Bounds, Histogram, bounds, counter, shipped_picture
 from .certify import Claim
 from .engine import full_float32, is_out_of_memory
-from .models import Loaded
+from .models import Loaded, OnnxNetwork, noise_inside
 from .noise import gaussian
 from .tiling import windows
 from .types import RobustSRError
@@ -94,6 +94,8 @@ def certify(
     ``on_draws(done, total)`` counts draws, times windows, and may raise to stop. RobustSRError: too few draws for
     any bound, a field that the network does not have, values that are not numbers, not enough memory.
     """
+    if noise_inside(network):
+        raise RobustSRError(f"{network.name} adds noise of its own, which no certificate covers: take the model itself")
     h, w = x.shape[-2:]
     claim = for_picture(claim, network, h, w)
     where = find_field(network, field, h, w)
@@ -139,7 +141,9 @@ def find_field(network: Loaded, asked: FieldKind, h: int, w: int) -> Field:
     by reflection folds far pixels into a field.
     """
     why = ""
-    if not network.exact or network.feather:
+    if isinstance(network, OnnxNetwork):
+        why = "an ONNX file's word is no proof of its receptive field"
+    elif not network.exact or network.feather:
         why = "its receptive field is the whole picture or not known exactly, and its tiles are feathered"
     elif _padded(network, h, w):
         why = f"it takes a {w}x{h} picture only with reflected borders"

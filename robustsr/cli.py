@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,12 +14,14 @@ import typer
 from . import console
 from .cli_attack import attack
 from .cli_certify import certify
-from .cli_common import DENOISE, Option, before_torch, first_process, interruptible, typed, usage
+from .cli_common import DENOISE, Option, Spreadable, before_torch, first_process, interruptible, typed, usage
 from .cli_compare import compare
 from .cli_corrupt import corrupt
 from .cli_evaluate import evaluate, tune
+from .cli_export import export
 from .cli_models import app as models_app
 from .cli_train import train
+from .cli_ui import ui
 from .types import RobustSRError
 from .version import __version__
 
@@ -32,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models_app, name="models")
-for command in (attack, compare, corrupt, evaluate, tune, certify, train):
+for command in (attack, compare, corrupt, evaluate, tune, certify, train, export, ui):
     app.command()(command)
 
 
@@ -89,11 +92,12 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
 FILES, SIZE, SMOOTHING, RUNNING = "Files", "Size", "Smoothing", "Running"
 
 
-@app.command(context_settings={"auto_envvar_prefix": "ROBUSTSR"})
+@app.command(cls=Spreadable, context_settings={"auto_envvar_prefix": "ROBUSTSR"})
 def upscale(
     context: typer.Context,
     inputs: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, or patterns like '*.jpg'.", show_default=False)
+        list[str],
+        typer.Argument(help="Pictures, folders, patterns like '*.jpg'; URLs, too (s3://...).", show_default=False),
     ],
     out: Annotated[
         str | None,
@@ -225,6 +229,24 @@ def upscale(
             rich_help_panel=RUNNING,
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Share the work among workers of a Ray cluster: auto, HOST:PORT, ray://... Alone: of this machine.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        Option(
+            "--workers",
+            min=1,
+            help="How many, with --ray. Default: one for each GPU; without any, for four processors.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         Option("--dry-run", help="Say what would be done, and how long it would take.", rich_help_panel=RUNNING),
@@ -252,13 +274,21 @@ def upscale(
     Every option can also be set by a variable (ROBUSTSR_SIGMA=0.03) or in a --config file.
     """
     given = typed(context)
-    if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "draws", "seed") if p in given]):
+    if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "draws") if p in given]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
     sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
     if given & sizes.keys():  # a size that was typed takes the place of one that was configured
         sizes = {k: v for k, v in sizes.items() if k in given}
     if fp32 and precision not in ("auto", "fp32"):
         raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
+    if ray is None and "workers" in given:
+        raise typer.BadParameter("--workers only matters with --ray")
+    if ray and device.startswith("cuda:"):
+        raise typer.BadParameter(f"--device {device} with --ray: say cuda, each worker gets a GPU of its own")
+    if ray and any(word.startswith("memory:") for word in (*inputs, out or "")):
+        raise typer.BadParameter("memory:// is inside one process: leave out --ray")
+    if ray and find_spec("ray") is None:
+        raise RobustSRError("--ray needs Ray, which is not installed: pip install 'robustsr[ray]'")
 
     from . import catalogue, jobs
 
@@ -273,7 +303,7 @@ def upscale(
     before_torch()
     from . import batch, images
     from . import plan as planning
-    from .models import load
+    from .models import load, noise_inside, seeded
 
     imported = time.perf_counter()
     with usage():
@@ -281,21 +311,25 @@ def upscale(
         images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
     output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
     asked = "fp32" if fp32 else precision
-    network = load(name, device=device, precision=asked, denoise=denoise)
+    here = {"device": "cpu", "precision": "fp32"} if ray else {"device": device, "precision": asked}
+    network = seeded(load(name, **here, denoise=denoise), seed or 0)
+    inside = noise_inside(network)
+    if smooth == "off" and not inside and "seed" in given:
+        raise typer.BadParameter("--seed only matters with --smooth median or --smooth mean")
     with usage():
         smoothing = None
         if smooth != "off":
             smoothing = planning.smoothing_for(network, smooth, sigma_of(sigma), samples, draws, seed)
         plan = planning.make_plan(network, smoothing, tile, tile_pad)
-    requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad}
+    requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad, **({"seed": seed or 0} if inside else {})}
     task = batch.Task(network, smoothing, target, output, plan, requested)
     loaded = time.perf_counter()
 
     rows = batch.estimate(todo, task, overwrite=overwrite)
-    speed = planning.pixels_per_second(network) if any(row.size for row in rows) else 1.0
+    speed = planning.pixels_per_second(network) if not ray and any(row.size for row in rows) else None
     for warning in warnings:
         console.say(f"note: {warning}", "yellow")
-    for line in console.forecast(rows, network, smoothing, speed):
+    for line in console.forecast(rows, network, smoothing, speed, "Ray" if ray else ""):
         console.say(line)
     if dry_run:
         console.dry_run(rows, speed, as_json=json)
@@ -307,9 +341,24 @@ def upscale(
         def tick(job: jobs.Job, done: int, total: int) -> None:
             bar.window(job, job.source.name, done, total)
 
+        if ray:
+            from . import spread
+
+            recipe = spread.Recipe.of(task, name, denoise, device)
+            results = spread.run(
+                todo,
+                task,
+                recipe,
+                address=ray,
+                workers=workers,
+                overwrite=overwrite,
+                on_start=lambda crew: bar.line(str(crew)),
+            )
+        else:
+            results = batch.run(todo, task, overwrite=overwrite, on_window=tick)
         try:
             with interruptible("the same command goes on from here"):
-                for result in batch.run(todo, task, overwrite=overwrite, on_window=tick):
+                for result in results:
                     bar.picture(result.job)
                     tally.add(result, bar)
         finally:

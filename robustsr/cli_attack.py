@@ -18,7 +18,6 @@ from .cli_common import (
     interruptible,
     load,
     offer_weights,
-    shipped,
     show,
     status,
     usage,
@@ -35,7 +34,6 @@ from .cli_scene import (
     SamplesOption,
     SmoothOption,
     WholeOption,
-    distinct,
     read_scene,
     stem_of,
 )
@@ -44,7 +42,7 @@ from .types import RobustSRError
 if TYPE_CHECKING:
     from .models import Loaded
     from .plan import Smoothing
-    from .scene import Box, Scene, Shown
+    from .scene import Box, Scene
     from .threats import Threat, Variant
     from .universal import Universal
 
@@ -146,6 +144,7 @@ def attack(
     before_torch()
     from . import attack as work
     from . import attack_files, attack_report, losses, threats
+    from . import scene as scenes
     from .files import staged
     from .plan import smoothing_for
     from .scene import LARGEST, box
@@ -179,7 +178,7 @@ def attack(
     if universal:
         _universal(context, picture, hr, mask, target, place, folder, network, threat, variants, smoothing, seed)
         return
-    others = _others(network, compare, device)
+    others = scenes.others(network, compare, device)
     scene = read_scene(picture, hr, network.scale, place, None if whole else LARGEST, mask, target)
     how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}"
     if smooth is None and variants != ["base"]:
@@ -273,28 +272,6 @@ def _universal(
     show(attack_report.universal_table(result))
     curve(f"loss ({threat.loss})", result.curve)
     console.say(f"-> {folder}: universal.npy, universal.png, record.json, a picture each", "green")
-
-
-# --- input ---
-
-
-def _others(network: Loaded, names: list[str] | None, device: str) -> list[Shown]:
-    """The models besides the attacked one, and bicubic."""
-    from . import catalogue
-    from .scene import Shown, bicubic
-
-    made = []
-    for name in names if names is not None else shipped():
-        entry = catalogue.catalogue().get(name)
-        if name.startswith("bicubic") or (names is None and entry is not None and entry.scale != network.scale):
-            continue
-        other = load(name, device)
-        if other.scale != network.scale:
-            raise RobustSRError(f"--compare {name} is x{other.scale}, the attacked model x{network.scale}")
-        if other.digest != network.digest:
-            made.append(Shown(other.name, other))
-    shown = distinct([Shown(network.name, network), *made, *bicubic(network.scale, device)])
-    return [one for one in shown if one.network.digest != network.digest]
 
 
 # --- output ---

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .record import Verdict
 
 CLAIM, FILES, RUNNING = "Claim", "Files", "Running"
-SAMPLE, SAMPLE_CROP = "landscape.png", "72,56,48,48"
-ENDINGS = {"shipped": "certified", "lower": "lower", "upper": "upper"}  # the pictures that verification reads
 
 
 def certify(
@@ -120,36 +118,31 @@ def certify(
         raise typer.BadParameter("--form only matters with --smooth mean")
     with usage():
         claim = Claim(deviation, radius, samples, ship, alpha, beta, scope, smooth, form)
-    if picture is None:
-        crop = crop or SAMPLE_CROP
+    from . import certificate_files as work
+    from .certificate import certify as run
+    from .certificate import for_picture
+    from .scene import box
+
+    with usage():
+        place = box(crop) if crop else None if picture else work.SAMPLE_CROP
     folder = out or Path("certified")
-    stem = (picture or Path(SAMPLE)).stem
-    files = {key: f"{stem}_{name}.png" for key, name in {**ENDINGS, "width": "width"}.items()}
+    stem = (picture or Path(work.SAMPLE)).stem
     target = folder / f"{stem}_certificate.json"
-    there = [p.name for p in (*(folder / f for f in files.values()), target) if p.exists()]
+    there = [p.name for p in (*(folder / f for f in work.names(stem).values()), target) if p.exists()]
     if there and not overwrite:
         raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
 
-    x, notes = _input(picture, crop)
+    x, notes = work.read_input(picture, place, MOST_PIXELS)
     network = load(found(model), device, denoise=denoise and found(denoise))
-    reference = _truth(hr, crop, network.scale, x)
-    from .certificate import certify as run
-    from .certificate import for_picture
-    from .record import describe, pictures
-
+    reference = work.read_truth(hr, place, network.scale, x, MOST_PIXELS) if hr else None
     for note in notes:
         console.say(f"note: {note}", "yellow")
     claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
     _forecast(x, network, claim.n + claim.shipped)
     with interruptible("nothing was written"), _bar() as tick:
         made = run(x, network, claim, field=field, seed=seed, on_draws=tick)
-    record = describe(made, x, network, reference)
-    record["input"] |= {"name": picture.name if picture else f"sample:{SAMPLE}", "crop": crop}
-    record["model"]["name"] = network.name
-    if denoiser := getattr(network, "denoiser", None):
-        record["model"]["denoiser"]["name"] = denoiser.name
-    record["files"] = files
-    _write(folder, target, files, pictures(made), made.bounds.width, record)
+    name = picture.name if picture else f"sample:{work.SAMPLE}"
+    record = work.write(made, x, network, folder, stem, name=name, crop=place, hr=reference)
     _show(record, target, json)
 
 
@@ -163,59 +156,6 @@ def amount(text: str, flag: str) -> float:
     if len(parts) > 2:
         raise typer.BadParameter(f"{flag} must be a number like .05 or 8/255, got {text!r}")
     return value
-
-
-def _box(crop: str, w: int, h: int) -> tuple[slice, slice]:
-    """Rows and columns of ``x,y,width,height`` inside a picture of (w, h)."""
-    try:
-        left, top, wide, high = (int(part) for part in crop.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"--crop must be x,y,width,height in input pixels, got {crop!r}") from None
-    if min(left, top) < 0 or min(wide, high) < 1 or left + wide > w or top + high > h:
-        raise RobustSRError(f"--crop {crop} does not lie inside the picture of {w}x{h} pixels")
-    return slice(top, top + high), slice(left, left + wide)
-
-
-def _input(path: Path | None, crop: str | None) -> tuple[Tensor, list[str]]:
-    """The certified input ``(1, 3, h, w)``, and notes: its red, green and blue as decoded, cropped."""
-    from importlib import resources
-
-    import torch
-
-    from . import images
-
-    source = path or Path(str(resources.files("robustsr_assets"))) / "samples" / SAMPLE
-    picture = images.read(source, max_pixels=MOST_PIXELS)
-    notes = list(picture.notes)
-    if picture.gray:
-        notes.append("gray is treated as three equal channels with noise of their own: the result may be tinted")
-    if picture.alpha is not None:
-        notes.append("transparency is ignored: colours under it count, and the result is opaque")
-    rgb = picture.rgb
-    if crop:
-        rgb = rgb[_box(crop, rgb.shape[1], rgb.shape[0])]
-    return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()), notes
-
-
-def _truth(path: Path | None, crop: str | None, scale: int, x: Tensor) -> Tensor | None:
-    """The ground truth ``(3, scale*h, scale*w)`` of a cropped input."""
-    if path is None:
-        return None
-    import torch
-
-    from . import images
-
-    rgb = images.read(path, max_pixels=MOST_PIXELS).rgb
-    if crop:
-        scaled = ",".join(str(int(part) * scale) for part in crop.split(","))
-        rgb = rgb[_box(scaled, rgb.shape[1], rgb.shape[0])]
-    wanted = (x.shape[-2] * scale, x.shape[-1] * scale)
-    if rgb.shape[:2] != wanted:
-        raise RobustSRError(
-            f"{path} has {rgb.shape[1]}x{rgb.shape[0]} pixels, the result {wanted[1]}x{wanted[0]}: "
-            f"--hr must be {scale} times the input"
-        )
-    return torch.from_numpy(rgb.transpose(2, 0, 1).copy())
 
 
 @contextmanager
@@ -234,26 +174,6 @@ def _forecast(x: Tensor, network: Loaded, draws: int) -> None:
         f"{x.shape[-1]}x{x.shape[-2]} pixels, {draws} draws, about {console.duration(seconds)}: "
         f"{network.name} x{network.scale} on {network.device} (fp32)"
     )
-
-
-def _write(
-    folder: Path, target: Path, files: dict[str, str], levels: dict[str, Tensor], width: Tensor, record: dict[str, Any]
-) -> None:
-    """The pictures, then the certificate: where there is a certificate, its pictures are whole."""
-    from . import heatmap, images
-    from .files import atomic
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-    except OSError as error:
-        raise RobustSRError(f"cannot write into {folder}: {error.strerror}") from error
-    shown = {key: value.permute(1, 2, 0).numpy() for key, value in levels.items()}
-    shown["width"] = heatmap.width_map(width.numpy())
-    for key, pixels in shown.items():
-        images.write_pixels(pixels, folder / files[key])
-    with atomic(target) as part:
-        part.write_text(jsonlib.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _show(record: dict[str, Any], target: Path, json: bool) -> None:
@@ -306,6 +226,10 @@ def _verify(
     json: bool,
 ) -> None:
     """Recomputes a certificate; exit code 1 if anything does not hold."""
+    from . import certificate_files as work
+    from .record import verify
+    from .scene import box
+
     try:
         record = jsonlib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -316,25 +240,24 @@ def _verify(
         raise RobustSRError(f"{path} is not a certificate")
     try:
         named, (trained, first) = str(record["input"]["name"]), _names(record["model"])
-        crop = str(record["input"]["crop"]) if record["input"]["crop"] is not None else None
-        names = {key: Path(record["files"][key]).name for key in ENDINGS}
-    except (KeyError, TypeError) as error:
+        crop = box(str(record["input"]["crop"])) if record["input"]["crop"] is not None else None
+        names = {key: Path(record["files"][key]).name for key in work.ENDINGS}
+    except (KeyError, TypeError, RobustSRError) as error:
         raise RobustSRError(f"{path} is damaged: {error}") from None
     source = picture
-    if source is None and named != f"sample:{SAMPLE}":
+    if source is None and named != f"sample:{work.SAMPLE}":
         near = [folder / Path(named).name for folder in (path.parent, path.parent.parent, Path.cwd())]
         source = next((p for p in near if p.is_file()), None)
         if source is None:
             raise RobustSRError(f"{named} is not near the certificate: give the picture after it")
-    x, _ = _input(source, crop)
+    x, _ = work.read_input(source, crop, MOST_PIXELS)
     denoise = denoise or first
     network = load(found(model or trained), device, denoise=denoise and found(denoise))
-    from .record import verify
-
     stored = {key: _levels(path.parent / name) for key, name in names.items()}
     _forecast(x, network, sum(int(record[key]) for key in ("n", "shipped") if isinstance(record.get(key), int)))
     with interruptible("nothing was decided"), _bar() as tick:
-        verdict = verify(record, x, network, stored, _truth(hr, crop, network.scale, x), tick)
+        reference = work.read_truth(hr, crop, network.scale, x, MOST_PIXELS) if hr else None
+        verdict = verify(record, x, network, stored, reference, tick)
     _verdict(verdict, record, path, json)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+import typer.core
 
 from . import catalogue, console
 from .types import RobustSRError
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
 Option = partial(typer.Option, show_envvar=False)  # every option of `upscale` has a variable: said once
 DENOISE = "A denoiser (name or path of a model of scale 1) that runs before the model, on each noisy copy."
 MOST_PIXELS = 400_000_000  # of a picture that is read, where no option says it
+
+
+class Spreadable(typer.core.TyperCommand):
+    """A command whose --ray may stand alone: the word after it is its address only if it looks like one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
+        for at, (word, following) in enumerate(zip(args, [*args[1:], ""], strict=True)):
+            if word == "--ray" and not re.fullmatch(r"auto|local|ray://.+|[\w.-]+:\d+|\[.+\]:\d+", following):
+                args[at] = "--ray=local"
+        return super().parse_args(ctx, args)
 
 
 @contextmanager
@@ -60,12 +72,6 @@ def found(model: str | None) -> str:
     if not name.startswith("bicubic"):
         catalogue.find(name)
     return name
-
-
-def shipped() -> list[str]:
-    """The models that come with the package."""
-    known = catalogue.catalogue()
-    return [name for name in catalogue.installed() if name in known and not known[name].url]
 
 
 def offer_weights(loss: str) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import console
-from .cli_common import Option, before_torch, command_line, found, interruptible, load, shipped, show, status, usage
+from . import catalogue, console
+from .cli_common import Option, before_torch, command_line, found, interruptible, load, show, status, usage
 from .cli_scene import (
     FILES,
     MODELS,
@@ -22,7 +22,6 @@ from .cli_scene import (
     SamplesOption,
     SmoothOption,
     WholeOption,
-    distinct,
     read_scene,
     stem_of,
 )
@@ -66,7 +65,7 @@ def compare(
     """
     if smooth is None and (sigma or samples):
         raise typer.BadParameter("--sigma and --samples only matter with --smooth median or --smooth mean")
-    names = list(dict.fromkeys(model or shipped()))
+    names = list(dict.fromkeys(model or catalogue.shipped()))
     for name in (*names, *([denoise] if denoise else [])):
         found(name)
     sheet = out or Path("compared") / f"{stem_of(picture, hr)}.png"
@@ -104,7 +103,7 @@ def compare(
         with usage():
             how = [smoothing_for(network, smooth, s, samples) for s in deviations] if smooth is not None else []
         shown += [scenes.smoothed(network, smoothing.settled(scene.x)) for smoothing in how]
-    shown = distinct(shown)
+    shown = scenes.distinct(shown)
     console.say(f"{len(shown)} models on {scene.name}, {scene.place}")
     ruler = Ruler.best()
     with interruptible("nothing was written"), status() as say:

@@ -42,6 +42,7 @@ def corrupt(
     """Make pictures worse, reproducibly: `robustsr corrupt photos/ -k jpeg:quality=20 -k fog:severity=3`."""
     from . import images, jobs
     from .corruptions import parse
+    from .remote import local
 
     if list_:
         _table()
@@ -57,7 +58,8 @@ def corrupt(
     plans = [jobs.plan_jobs(names, str(out), recursive=recursive, suffix=s, format="png") for s in suffixes]
     for warning in plans[0][1]:
         console.say(f"note: {warning}", "yellow")
-    todo = [(made[0].source, [job.target for job in made]) for made in zip(*(plan for plan, _ in plans), strict=True)]
+    made = zip(*(plan for plan, _ in plans), strict=True)
+    todo = [(local(same[0].source), [local(job.target) for job in same]) for same in made]
     there = [target for _, targets in todo for target in targets if target.exists()]
     if there and not overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import console
-from .cli_common import DENOISE, command_line, found, interruptible, shipped, show, usage
+from . import catalogue, console
+from .cli_common import DENOISE, command_line, found, interruptible, show, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _choice(
             raise RobustSRError(f"{place} is a file: give its folder" if place.is_file() else f"no folder {place}")
     if lr is not None and len(sets) > 1:
         raise typer.BadParameter("--lr belongs to one folder: for several, put HR/ and LR/ into each")
-    names = model or shipped()
+    names = model or catalogue.shipped()
     scale = load(names[0], device="cpu", precision="fp32").scale
     bicubic = next((n for n, factor in BICUBIC.items() if factor == scale), None)
     models = dict.fromkeys([*([bicubic] if bicubic else []), *names])

@@ -55,6 +55,13 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
         table.add_row("loads as", f"x{network.scale}, {reach} {network.context} input pixels")
         if entry is None:
             table.add_row("sha256", network.digest)
+        if facts := getattr(network, "facts", None):
+            table.add_row("exported from", f"{facts.name}, sha256 {facts.sha256}")
+            table.add_row("precision", facts.precision)
+            table.add_row("licence", facts.licence)
+            if facts.reduce:
+                how = f"{facts.reduce} of {facts.samples} {facts.draws} draws, sigma {facts.sigma:g}"
+                table.add_row("smooths by itself", how)
     console.out.print(table)
 
 

@@ -14,7 +14,7 @@ from .types import RobustSRError
 
 if TYPE_CHECKING:
     from .images import Picture
-    from .scene import Box, Scene, Shown
+    from .scene import Box, Scene
 
 MODELS, FILES, RUNNING = "Models", "Files", "Running"
 SAMPLE, SAMPLE_CROP = "landscape.png", "24,24,64,64"
@@ -40,15 +40,6 @@ SamplesOption = Annotated[
     int | None, Option("--samples", min=1, help="Its noisy copies. Default: the model's.", rich_help_panel=MODELS)
 ]
 DeviceOption = Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)]
-
-
-def distinct(shown: list[Shown]) -> list[Shown]:
-    """Each once. RobustSRError: two that are different have one name."""
-    made: dict[str, Shown] = {}
-    for one in shown:
-        if made.setdefault(one.label, one).network.digest != one.network.digest:
-            raise RobustSRError(f"two different models are named {one.label!r}: rename one's file")
-    return list(made.values())
 
 
 def stem_of(picture: Path | None, hr: Path | None) -> str:

@@ -137,11 +137,19 @@ def bytes_bar(name: str) -> Iterator[Any]:
         yield lambda done, total: progress.update(task, completed=done, total=total or None)
 
 
-def forecast(rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | None, speed: float) -> Iterator[str]:
-    """The lines before a job: how much there is, how long it takes here, and what cheaper flags would cost."""
-    good = [row for row in rows if row.size]
+def forecast(
+    rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | None, speed: float | None, where: str = ""
+) -> Iterator[str]:
+    """The lines before a job: how much there is, how long it takes here, and what cheaper flags would cost.
+
+    ``speed`` None: that is not known; sizes at URLs are not either. ``where``: the words for what computes.
+    """
+    from .models import noise_inside
+
+    good = [row for row in rows if not (row.done or row.error)]
+    known = all(row.size for row in good)
     megapixels = sum(row.size[0] * row.size[1] for row in good if row.size) / 1e6
-    seconds = sum(row.cost for row in good) / speed
+    seconds = sum(row.cost for row in good) / speed if speed and known else 0.0
     there, replaced = sum(row.done for row in rows), sum(row.replaces for row in rows)
     if not good:
         yield f"nothing to do: {there} of {len(rows)} {'is' if there == 1 else 'are'} there already"
@@ -150,14 +158,12 @@ def forecast(rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | N
     if there:
         pictures += f" ({there} more {'is' if there == 1 else 'are'} there already)"
     how = "not smoothed"
-    if smoothing:
+    if made := smoothing or noise_inside(network):
         auto = getattr(smoothing, "calibration", None)
-        sigma = f"auto, at most {smoothing.sigma:g}" if auto else f"{smoothing.sigma:g}"
-        how = f"{smoothing.reduce} of {smoothing.samples}, sigma {sigma}"
-    yield (
-        f"{pictures}, {megapixels:.1f} megapixels out, about {duration(seconds)}: "
-        f"{network.name} x{network.scale} on {network.device} ({network.precision}), {how}"
-    )
+        sigma = f"auto, at most {made.sigma:g}" if auto else f"{made.sigma:g}"
+        how = f"{made.reduce} of {made.samples}, sigma {sigma}"
+    pictures += f", {megapixels:.1f} megapixels out" * known + f", about {duration(seconds)}" * bool(seconds)
+    yield f"{pictures}: {network.name} x{network.scale} on {where or f'{network.device} ({network.precision})'}, {how}"
     if replaced:
         yield f"note: {replaced} earlier result{'s' * (replaced != 1)}, made with other settings, will be replaced"
     if smoothing and smoothing.sigma > 0 and smoothing.samples > 4 and seconds > 30:
@@ -165,24 +171,24 @@ def forecast(rows: Sequence[Forecast], network: Loaded, smoothing: Smoothing | N
         yield f"cheaper: --samples 4 about {duration(fewer)}, without --smooth about {duration(once)}"
 
 
-def dry_run(rows: Sequence[Forecast], speed: float, *, as_json: bool) -> None:
-    """What would be done, per file."""
+def dry_run(rows: Sequence[Forecast], speed: float | None, *, as_json: bool) -> None:
+    """What would be done, per file; ``speed`` as in `forecast`."""
     shown = table("input", "output", "size", ">about")
     for row in rows:
-        seconds = row.cost / speed
+        seconds = row.cost / speed if speed and (row.size or not row.cost) else None
         if as_json:
             emit(
                 {
                     "input": str(row.job.source),
                     "output": str(row.job.target),
                     "status": "skipped" if row.done else "failed" if row.error else "planned",
-                    "seconds": round(seconds, 2),
+                    "seconds": None if seconds is None else round(seconds, 2),
                     "output_size": row.size,
                     "error": row.error or None,
                 }
             )
-        size = f"{row.size[0]}x{row.size[1]}" if row.size else row.error or "is there already"
-        shown.add_row(str(row.job.source), str(row.job.target), size, duration(seconds) if row.size else "")
+        size = f"{row.size[0]}x{row.size[1]}" if row.size else row.error or ("is there already" if row.done else "?")
+        shown.add_row(str(row.job.source), str(row.job.target), size, duration(seconds) if seconds else "")
     if not as_json:
         out.print(shown)
 

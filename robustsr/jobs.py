@@ -6,12 +6,14 @@ import glob
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from .images import FORMATS, OUTPUT_FORMATS
-from .manifest import Manifest
+from .manifest import NAME, Manifest
+from .remote import Place, Url, below, place
 from .types import RobustSRError
 
 LONGEST_NAME = 255  # bytes, on every common file system
@@ -21,9 +23,9 @@ LONGEST_NAME = 255  # bytes, on every common file system
 class Job:
     """One picture to make: ``target`` from ``source``; ``root`` is the output folder that keeps the manifest."""
 
-    source: Path
-    target: Path
-    root: Path
+    source: Place
+    target: Place
+    root: Place
 
 
 def plan_jobs(
@@ -35,7 +37,7 @@ def plan_jobs(
     format: str | None = None,
     label: str = "x4",
 ) -> tuple[list[Job], list[str]]:
-    """The jobs of a command line, and warnings. Nothing is read but folders, nothing is written.
+    """The jobs of a command line, and warnings: of paths and URLs. Nothing is read but folders, nothing is written.
 
     Without ``out`` a folder's results go to NAME_upscaled/ beside it and a file's to NAME_``label``.EXT. ``suffix``
     goes before the ending. Raises RobustSRError for what cannot be meant: nothing there, no pictures, two inputs
@@ -48,26 +50,28 @@ def plan_jobs(
     if single is not None:
         return [single], warnings
     paths = [p for text in inputs for p in _expand(text)]
-    like_a_file = out is not None and (Path(out).exists() or Path(out).suffix.lower()[1:] in OUTPUT_FORMATS)
-    if out is not None and like_a_file and not Path(out).is_dir():
+    given = place(out) if out else None
+    like_a_file = given is not None and (given.exists() or given.suffix.lower()[1:] in OUTPUT_FORMATS)
+    if given is not None and like_a_file and not given.is_dir():
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     folders = [p for p in paths if p.is_dir()]
     jobs: list[Job] = []
     earlier = 0
+    manifest = cache(Manifest.read)
     for path in paths:
-        if len(paths) > 1 and path.name in Manifest.read(path.parent).ours:
+        if len(paths) > 1 and path.name in manifest(path.parent).ours:
             earlier += 1  # a pattern that matches inputs matches yesterday's results too
         elif path.is_dir():
             named = path if path.name not in ("", "..") else path.resolve()
-            root = Path(out) if out else named.parent / f"{named.name}_upscaled"
-            if out and len(folders) > 1:
+            root = given or named.parent / f"{named.name}_upscaled"
+            if given and len(folders) > 1:
                 root = root / path.resolve().name
             for source in _pictures(path, root, recursive, warnings):
-                folder = root / source.parent.relative_to(path)
+                folder = root / below(source.parent, path)
                 extra = f"_{label}" if suffix is None and _same(folder, source.parent) else suffix or ""
-                jobs.append(Job(source, folder / _name(source, extra, format), Path(out) if out else root))
+                jobs.append(Job(source, folder / _name(source, extra, format), given or root))
         else:
-            root = Path(out) if out else path.parent
+            root = given or path.parent
             beside = suffix is None and _same(root, path.parent)
             jobs.append(Job(path, root / _name(path, f"_{label}" if beside else suffix or "", format), root))
     if earlier:
@@ -78,30 +82,39 @@ def plan_jobs(
 
 def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> Job | None:
     """One file to one named file, if that is what is asked."""
-    if out is None or len(inputs) != 1 or Path(out).is_dir() or not Path(inputs[0]).is_file():
+    if out is None or len(inputs) != 1:
         return None
-    ending = Path(out).suffix.lower().lstrip(".")
+    source, target = place(inputs[0]), place(out)
+    if target.is_dir() or not source.is_file():
+        return None
+    ending = target.suffix.lower().lstrip(".")
     if not ending:
         return None
     if ending not in OUTPUT_FORMATS:
         raise RobustSRError(f"cannot write {out!r}: formats are {', '.join(OUTPUT_FORMATS)}; a folder has no ending")
     if format is not None and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[format.lower().lstrip(".")]:
         raise RobustSRError(f"-o {out} and -f {format} contradict each other")
-    if Path(out).resolve() == Path(inputs[0]).resolve():
+    if _same(target, source):
         raise RobustSRError(f"{out} is the input itself: choose another output")
-    return Job(Path(inputs[0]), Path(out), Path(out).parent)
+    return Job(source, target, target.parent)
 
 
-def _expand(text: str) -> list[Path]:
-    """The paths an argument names: itself, or the matches of a pattern (for shells that do not expand)."""
-    path = Path(text).expanduser()
+def _expand(text: str) -> Sequence[Place]:
+    """The places an argument names: itself, or the matches of a pattern (for shells that do not expand)."""
+    path = place(text)
+    if isinstance(path, Path):
+        path = path.expanduser()
     if path.is_dir() or path.is_file():
         return [path]
     if path.exists():
         raise RobustSRError(f"{text} is neither a file nor a folder")
-    if path.is_symlink():
+    matches: Sequence[Place]
+    if isinstance(path, Url):
+        matches = path.matches()
+    elif path.is_symlink():
         raise RobustSRError(f"{text} is a link to {os.readlink(path)}, which is not there")
-    matches = [Path(m) for m in sorted(glob.glob(str(path), recursive=True))]
+    else:
+        matches = [Path(m) for m in sorted(glob.glob(str(path), recursive=True))]
     if not matches:
         raise RobustSRError(f"no file or folder {text!r}")
     pictures = [m for m in matches if m.is_dir() or (m.is_file() and m.suffix.lower().lstrip(".") in FORMATS)]
@@ -110,19 +123,18 @@ def _expand(text: str) -> list[Path]:
     return pictures
 
 
-def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) -> list[Path]:
+def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> list[Place]:
     """The picture files of a folder, sorted, without hidden ones, our own outputs and linked folders."""
-    found: list[Path] = []
-    made: set[Path] = set()  # by manifests from here up
+    found: list[Place] = []
+    made: set[Place] = set()  # by manifests from here up
     ours = deeper = 0
     others: Counter[str] = Counter()
-    for place, names, files in os.walk(folder):
-        here = Path(place)
-        made.update(here / target for target in Manifest.read(here).ours)
-        names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
-        for name in sorted(files):
-            ending = Path(name).suffix.lower()
-            if name.startswith("."):
+    for here, files in _files(folder, root, recursive):
+        if any(file.name == NAME for file in files):
+            made.update(here / target for target in Manifest.read(here).ours)
+        for file in files:
+            ending = file.suffix.lower()
+            if file.name.startswith("."):
                 continue
             if ending.lstrip(".") not in FORMATS:
                 if here == folder or recursive:
@@ -130,12 +142,10 @@ def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) ->
                 continue
             if here != folder and not recursive:
                 deeper += 1
-            elif here / name in made:
+            elif file in made:
                 ours += 1
-            elif (here / name).is_file():  # not a pipe or a dead link
-                found.append(here / name)
-        if not recursive and here != folder:
-            names.clear()
+            elif file.is_file():  # not a pipe or a dead link
+                found.append(file)
     if ours:
         warnings.append(f"{folder}: {_count(ours, 'earlier result')} of robustsr left out")
     if others:
@@ -149,7 +159,27 @@ def _pictures(folder: Path, root: Path, recursive: bool, warnings: list[str]) ->
     return found
 
 
-def _name(source: Path, suffix: str, format: str | None) -> str:
+def _files(folder: Place, root: Place, recursive: bool) -> Iterator[tuple[Place, Sequence[Place]]]:
+    """The files of a folder and of the folders below that are not hidden or ``root``, by folder, sorted.
+
+    Not ``recursive``: of those just below only, and at a URL, where a listing costs time, of none.
+    """
+    if isinstance(folder, Url):
+        inner = _within(root, folder) and not _same(root, folder)
+        for url, urls in folder.tree(deep=recursive).items():
+            hidden = any(name.startswith(".") and name != "." for name in below(url, folder).split("/"))
+            if not hidden and not (inner and _within(url, root)):
+                yield url, urls
+        return
+    for path, names, files in os.walk(folder):
+        here = Path(path)
+        names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
+        yield here, [here / name for name in sorted(files)]
+        if not recursive and here != folder:
+            names.clear()
+
+
+def _name(source: Place, suffix: str, format: str | None) -> str:
     """The output's name: stem, suffix, ending; a stem too long for the file system is cut and marked."""
     ending = (format or source.suffix.lstrip(".")).lower().lstrip(".")
     if ending not in OUTPUT_FORMATS:
@@ -201,5 +231,10 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
-def _same(a: Path, b: Path) -> bool:
+def _same(a: Place, b: Place) -> bool:
     return a.resolve() == b.resolve()
+
+
+def _within(a: Place, b: Place) -> bool:
+    """Whether ``a`` is ``b`` or below it."""
+    return f"{a.resolve()}/".startswith(f"{b.resolve()}".rstrip("/") + "/")

@@ -1,16 +1,18 @@
 """What an output folder remembers: which file was made from what, with which settings, under which plan.
 
 ``.robustsr.jsonl`` in the folder grows by one JSON line per event and is never rewritten; a line that a killed
-run left half-written is passed over.
+run left half-written is passed over. At a URL, where files do not grow, it is replaced now and then.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,116 +22,167 @@ from typing import Any
 import filelock
 
 from .catalogue import sha256
+from .remote import Place, State, Url, below, delivered, fetched, place, state
 from .types import RobustSRError
 
 NAME = ".robustsr.jsonl"
-_DONE = {"target", "target_bytes", "source", "source_bytes", "source_mtime_ns", "source_sha256", "settings"}
+_DONE = {"target", "target_bytes", "source", "source_bytes", "source_version", "source_sha256", "settings"}
+SELDOM = 20  # a manifest at a URL is replaced after so many seconds, and so many times as long as replacing it took
 
 
 @dataclass
 class Manifest:
     """The record of one output folder, read once and appended to."""
 
-    folder: Path
+    folder: Place
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # by target, relative to the folder
     ours: dict[str, str] = field(default_factory=dict)  # target to source of all that was ever begun
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # by settings digest
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _text: str = field(default="", repr=False)  # of the whole file, where that is at a URL
+    _new: bool = False  # that file says less
+    _due: float = math.inf  # when it is replaced next
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Place) -> Manifest:
         """The manifest of a folder; an empty one if it has none. RobustSRError: it cannot be read."""
-        manifest = cls(folder)
+        manifest, record = cls(folder), folder / NAME
+        if isinstance(record, Url) and not record.exists():
+            return manifest
         try:
-            text = (folder / NAME).read_text(encoding="utf-8", errors="replace")
+            with fetched(record) as path:
+                text = path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return manifest
         except OSError as error:
-            raise RobustSRError(f"cannot read {folder / NAME}: {error.strerror}") from error
+            raise RobustSRError(f"cannot read {record}: {error.strerror}") from error
+        if isinstance(record, Url):
+            manifest._text = text
         for line in text.split("\n"):
             try:
-                event = json.loads(line)
-                if event["event"] == "plan":
-                    manifest.plans[event["settings"]] = dict(event["plan"])
-                    continue
-                manifest.ours[event["target"]] = event["source"]
-                if event["event"] == "done" and event.keys() >= _DONE:
-                    manifest.done[event["target"]] = event
+                manifest._note(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # half a line, or one of another version: the file it spoke of is simply redone
         return manifest
 
-    def is_done(self, source: Path, target: Path, settings: str) -> bool:
+    def is_done(self, source: Place, target: Place, settings: str) -> bool:
         """Whether ``target`` is whole and was made from ``source`` as it is now with these settings."""
         event = self.done.get(self._key(target))
         if event is None or event["settings"] != settings or not target.is_file():
             return False
-        now = source.stat()
-        if target.stat().st_size != event["target_bytes"] or now.st_size != event["source_bytes"]:
+        now = state(source)
+        if state(target).size != event["target_bytes"] or now.size != event["source_bytes"]:
             return False
-        return bool(now.st_mtime_ns == event["source_mtime_ns"] or sha256(source) == event["source_sha256"])
+        if now.version and now.version == event["source_version"]:
+            return True
+        with fetched(source) as path:
+            return bool(sha256(path) == event["source_sha256"])
 
-    def made(self, source: Path, target: Path) -> bool:
+    def made(self, source: Place, target: Place) -> bool:
         """Whether ``target`` is a result of ours from ``source``, whatever the settings and however it is now."""
         return self.ours.get(self._key(target)) == self._relative(source)
 
-    def begin(self, source: Path, target: Path) -> None:
+    def begin(self, source: Place, target: Place) -> None:
         """Records that ``target`` is about to appear: a kill between that and `wrote` leaves it known as ours."""
-        event = {"event": "begin", "target": self._key(target), "source": self._relative(source)}
-        if self.ours.get(event["target"]) != event["source"]:
-            self._append(event)
-            self.ours[event["target"]] = event["source"]
+        self.add({"event": "begin", "target": self._key(target), "source": self._relative(source)})
 
-    def wrote(self, source: Path, stat: os.stat_result, digest: str, target: Path, settings: str) -> None:
-        """Records a finished file; ``stat`` and ``digest`` are those of the source when it was read."""
-        event: dict[str, Any] = {
-            "event": "done",
-            "target": self._key(target),
-            "target_bytes": target.stat().st_size,
-            "source": self._relative(source),
-            "source_bytes": stat.st_size,
-            "source_mtime_ns": stat.st_mtime_ns,
-            "source_sha256": digest,
-            "settings": settings,
-        }
-        self._append(event)
-        self.done[event["target"]] = event
+    def wrote(self, source: Place, read: State, digest: str, target: Place, settings: str) -> None:
+        """Records a finished file; ``read`` and ``digest`` are those of the source when it was read."""
+        self.add(
+            {
+                "event": "done",
+                "target": self._key(target),
+                "target_bytes": state(place(str(target))).size,  # asked anew
+                "source": self._relative(source),
+                "source_bytes": read.size,
+                "source_version": read.version,
+                "source_sha256": digest,
+                "settings": settings,
+            }
+        )
 
     def use(self, settings: str, plan: dict[str, Any], described: dict[str, Any]) -> None:
         """Records the plan these settings are carried out with from now on."""
-        if self.plans.get(settings) != plan:
-            self.plans[settings] = plan
-            self._append({"event": "plan", "settings": settings, "plan": plan, "described": described})
+        self.add({"event": "plan", "settings": settings, "plan": plan, "described": described})
 
-    def _key(self, target: Path) -> str:
-        return target.relative_to(self.folder).as_posix()
+    def add(self, event: dict[str, Any]) -> None:
+        """Records an event, unless it says nothing new."""
+        with self._lock:
+            if self._note(event):
+                self._keep(event)
 
-    def _relative(self, source: Path) -> str:
+    def _note(self, event: dict[str, Any]) -> bool:
+        """Takes in what an event says, and returns whether that is new."""
+        if event["event"] == "plan":
+            new: bool = self.plans.get(event["settings"]) != event["plan"]
+            self.plans[event["settings"]] = dict(event["plan"])
+            return new
+        done = event["event"] == "done"
+        new = done or self.ours.get(event["target"]) != event["source"]
+        self.ours[event["target"]] = event["source"]
+        if done and event.keys() >= _DONE:
+            self.done[event["target"]] = event
+        return new
+
+    def _key(self, target: Place) -> str:
+        return below(target, self.folder)
+
+    def _relative(self, source: Place) -> str:
+        if isinstance(source, Url):
+            return str(source.resolve())
+        if isinstance(self.folder, Url):
+            return str(source.absolute())
         try:
             return Path(os.path.relpath(source, self.folder)).as_posix()
         except ValueError:  # another drive
             return str(source.absolute())
 
-    def _append(self, event: dict[str, Any]) -> None:
+    def _keep(self, event: dict[str, Any]) -> None:
         """Adds a line, in ASCII, for file names need not be valid text."""
-        path = self.folder / NAME
+        path, line = self.folder / NAME, json.dumps(event, sort_keys=True)
+        if isinstance(path, Url):
+            self._text += "\n" * (self._text[-1:] not in ("", "\n")) + line + "\n"
+            self._new = True
+            if time.monotonic() > self._due:
+                self.flush()
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, open(path, "ab+") as file:
+            with open(path, "ab+") as file:
                 if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                     file.write(b"\n")  # ends a line that a kill cut short
-                file.write(json.dumps(event, sort_keys=True).encode() + b"\n")
+                file.write(line.encode() + b"\n")
         except OSError as error:
             raise RobustSRError(f"cannot write {path}: {error.strerror}") from error
 
+    def flush(self) -> None:
+        """Makes sure that what was recorded so far is there. RobustSRError: it cannot be written."""
+        with self._lock:
+            if not self._new:
+                return
+            start = time.monotonic()
+            with delivered(self.folder / NAME) as path:
+                path.write_text(self._text, encoding="utf-8", newline="\n")
+            self._new, self._due = False, time.monotonic() + SELDOM * max(1, time.monotonic() - start)
+
+
+@dataclass
+class Events(Manifest):
+    """A manifest without a file: its events wait for somebody to `add` them to the one that has it."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def _keep(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Place) -> Iterator[None]:
     """Keeps other runs on this machine out of an output folder. RobustSRError: one is at work there.
 
     The lock lies among the temporary files, not in the folder, and ends with the process however that ends.
     """
-    mark = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    mark = hashlib.sha256(os.fsencode(str(folder.resolve()))).hexdigest()[:16]
     user = os.getuid() if hasattr(os, "getuid") else os.getlogin()
     lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"robustsr-{user}-{mark}.lock", timeout=0)
     try:

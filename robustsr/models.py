@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import unet
-from .catalogue import Entry, find, sha256
+from .catalogue import Entry, catalogue, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
+from .onnx_facts import Facts
 from .resample import Bicubic
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
@@ -85,7 +86,10 @@ class Network:
 
 @dataclass(frozen=True)
 class OnnxNetwork:
-    """An ONNX model as an upscaler, run by onnxruntime on ``provider``. Not differentiable."""
+    """An ONNX model as an upscaler, run by onnxruntime on ``provider``. Not differentiable.
+
+    ``facts``: what it says of itself, if robustsr exported it. ``seed``: of the noise, if it smooths by itself.
+    """
 
     session: Any
     scale: int
@@ -96,37 +100,61 @@ class OnnxNetwork:
     fixed_size: tuple[int, int] | None = None
     fixed_batch: int | None = None
     dtype: Any = np.float32
-    exact: bool = False
     precision: str = "fp32"
     entry: Entry | None = None
+    facts: Facts | None = None
+    seed: int = 0
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         h, w = x.shape[-2:]
-        if self.fixed_size is not None:
-            x = _pad(x, self.fixed_size[0] - h, self.fixed_size[1] - w)
-        n = self.fixed_batch or len(x)
+        least = self.facts.least if self.facts else 1
+        high, wide = self.fixed_size or (max(h, least), max(w, least))
+        if (high, wide) != (h, w):
+            x = _pad(x, high - h, wide - w)
+        noise = _noise(self.seed, len(x), origin) if noise_inside(self) else {}
+        n = self.fixed_batch or len(x)  # ours have no fixed one
         full = torch.cat([x, x[-1:].expand(-len(x) % n, -1, -1, -1)]) if len(x) % n else x
         batches = full.detach().cpu().numpy().astype(self.dtype)
-        sr = np.concatenate([_run(self.session, batches[i : i + n]) for i in range(0, len(batches), n)])[: len(x)]
-        return torch.from_numpy(sr).to(x.device, torch.float32)[..., : h * self.scale, : w * self.scale]
+        sr = np.concatenate([_run(self.session, batches[i : i + n], noise) for i in range(0, len(batches), n)])
+        return torch.from_numpy(sr[: len(x)]).to(x.device, torch.float32)[..., : h * self.scale, : w * self.scale]
 
     def with_precision(self, precision: str) -> OnnxNetwork:
         """The model itself: its number format is part of the file."""
         return self
 
     @property
+    def exact(self) -> bool:
+        """Whether ``context`` is the radius; only its facts can tell."""
+        return self.facts is not None and self.facts.exact
+
+    @property
     def context(self) -> int:
-        """Effective: a network that only takes small pictures has to do with less."""
+        """What its facts say, else effective: a network that only takes small pictures has to do with less."""
+        if self.facts is not None:
+            return self.facts.context
         return min(EFFECTIVE_CONTEXT, min(self.fixed_size) // 5 if self.fixed_size else EFFECTIVE_CONTEXT)
 
     @property
     def feather(self) -> int:
         """LR pixels over which its tiles fade into each other; even, and two of them fit beside the contexts."""
+        if self.exact:
+            return 0
         room = (min(self.fixed_size) - 2 * self.context) // 4 if self.fixed_size else FEATHER
         return min(FEATHER, room) // 2 * 2
 
 
 Loaded = Network | OnnxNetwork
+
+
+def noise_inside(network: Loaded) -> Facts | None:
+    """How a model smooths by itself, as a smoothed export does; None: it does not."""
+    facts = network.facts if isinstance(network, OnnxNetwork) else None
+    return facts if facts and facts.reduce else None
+
+
+def seeded(network: Loaded, seed: int) -> Loaded:
+    """The same model with another seed of the noise that it makes itself, if it does."""
+    return replace(network, seed=seed) if isinstance(network, OnnxNetwork) else network
 
 
 def load(
@@ -144,7 +172,7 @@ def load(
         return network
     both = denoised(_load(denoise, device, precision), network)
     exact = both.with_precision("fp32")
-    return both if precision != "auto" or both is exact or _faithful(both, exact) else exact
+    return both if precision != "auto" or both is exact or faithful(both, exact) else exact
 
 
 def denoised(denoiser: Loaded, network: Loaded) -> Network:
@@ -208,7 +236,7 @@ def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
     if precision == "auto":
         fast = network.with_precision(auto_precision(where))
         supported = {"bf16": descriptor.supports_bfloat16, "fp16": descriptor.supports_half, "fp32": True}
-        return fast if supported[fast.precision] and _faithful(fast, network) else network
+        return fast if supported[fast.precision] and faithful(fast, network) else network
     return network.with_precision(precision)
 
 
@@ -286,15 +314,15 @@ def receptive_radius(
     return (EFFECTIVE_CONTEXT, False) if gradient.any() else (radius, True)
 
 
-def _faithful(fast: Network, exact: Network) -> bool:
+def faithful(fast: Network, exact: Network) -> bool:
     """Whether a fast format is good enough, judged on one picture: 99% of values within 1/255, all within 4/255."""
-    x = _photograph_like().to(fast.device)
+    x = photograph_like().to(fast.device)
     with torch.inference_mode():
         difference = (fast(x).clamp(0, 1) - exact(x).clamp(0, 1)).abs()
     return bool((difference <= 4 / 255).all() and (difference <= 1 / 255).float().mean() >= 0.99)
 
 
-def _photograph_like(size: int = 96) -> Tensor:
+def photograph_like(size: int = 96) -> Tensor:
     """A picture ``(1, 3, size, size)`` with the falling spectrum of photographs, and two regions with an edge between.
 
     Measured: it and real photographs accept and reject the same models.
@@ -322,26 +350,38 @@ def _load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device)
         raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
     if session.get_providers()[0] != wanted:
         raise RobustSRError(f"onnxruntime fell back to {session.get_providers()[0]}: {wanted} does not work here")
+    facts = Facts.read(session.get_modelmeta().custom_metadata_map)
+    noise = _noise(0, 1, None) if facts and facts.reduce else {}
     shape = session.get_inputs()[0].shape
-    if len(session.get_inputs()) != 1 or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
+    if len(session.get_inputs()) != 1 + len(noise) or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         raise RobustSRError(f"{path} takes {shape}, not one input of shape (N, 3, h, w)")
     fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
     dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
     batch = shape[0] if isinstance(shape[0], int) else None
-    h, w = fixed or (64, 64)
+    side = max(16, facts.least) if facts else 64
+    h, w = fixed or (side, side)
     if min(h, w) < 16:
         raise RobustSRError(f"{path} takes pictures of {w}x{h} only: too small to be tiled")
     try:
-        sr = _run(session, np.full((batch or 1, 3, h, w), 0.5, dtype))
+        sr = _run(session, np.full((batch or 1, 3, h, w), 0.5, dtype), noise)
     except Exception as error:  # as above
         raise RobustSRError(f"{path} does not run on a picture of {w}x{h}: {error}") from None
     if sr.ndim != 4 or sr.shape[1] != 3 or sr.shape[2] % h or sr.shape[2] // h != sr.shape[3] // w:
         raise RobustSRError(f"{path} maps (1, 3, {h}, {w}) to {sr.shape}: not a super-resolution model")
-    return OnnxNetwork(session, sr.shape[2] // h, name, sha256(path), device, wanted, fixed, batch, dtype, entry=entry)
+    if facts is not None and entry is None:  # its smoothing defaults are those of the model it was made from
+        entry = next((e for e in catalogue().values() if e.sha256 == facts.sha256), None)
+    scale = sr.shape[2] // h
+    return OnnxNetwork(session, scale, name, sha256(path), device, wanted, fixed, batch, dtype, "fp32", entry, facts)
 
 
-def _run(session: Any, x: Any) -> Any:  # noqa: ANN401 - onnxruntime is not typed
-    return session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x})[0]
+def _run(session: Any, x: Any, others: dict[str, Any]) -> Any:  # noqa: ANN401 - onnxruntime is not typed
+    return session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x, **others})[0]
+
+
+def _noise(seed: int, n: int, origin: Tensor | None) -> dict[str, Any]:
+    """What a smoothed export takes besides n pictures."""
+    places = np.zeros((n, 2), np.int64) if origin is None else origin.cpu().numpy()
+    return {"seed": np.array(seed % 2**64, np.uint64).view(np.int64), "origin": places}
 
 
 def _pad(x: Tensor, down: int, right: int) -> Tensor:

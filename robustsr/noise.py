@@ -33,7 +33,7 @@ def philox(counter: Words, key: tuple[int, int], rounds: int = 10) -> Words:
     return a, b, c, d
 
 
-def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Two words to two normals; 24 bits of each are used, so that the uniforms are exact in float32."""
     radius = ((((u >> 8).float() + 0.5) * 2**-24).log() * -2).sqrt()
     angle = (v >> 8).float() * (2 * math.pi * 2**-24)
@@ -54,6 +54,6 @@ def gaussian(seed: int, draws: range, channels: int, h: int, w: int, origin: Ten
     planes: list[Tensor] = []
     for block in range(draws.start // 4, -(-draws.stop // 4)):
         a, b, c, d = philox((columns, rows, channel, torch.full_like(channel, block)), key)
-        planes += [*_box_muller(a, b), *_box_muller(c, d)]
+        planes += [*box_muller(a, b), *box_muller(c, d)]
     first = draws.start // 4 * 4
     return torch.stack([planes[i - first] for i in draws])

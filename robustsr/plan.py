@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .calibration import Calibration, estimate_noise, sigma_for
 from .catalogue import calibration_of
-from .models import Loaded
+from .models import Loaded, noise_inside
 from .smoothing import Draws, Reduce, Smoothed
 from .tiling import Tiled
 from .types import RobustSRError, Upscaler, Wrapper
@@ -57,8 +57,14 @@ def smoothing_for(
 ) -> Smoothing:
     """How to smooth a model: what is given, else what its catalogue entry says, else sigma .03 and 20 draws.
 
-    "auto": by each picture's noise. RobustSRError: there is no calibration for that, or a value makes no sense.
+    "auto": by each picture's noise. RobustSRError: there is no calibration for that, a value makes no sense, or the
+    model smooths already.
     """
+    if inside := noise_inside(network):
+        raise RobustSRError(
+            f"{network.name} smooths already ({inside.reduce} of {inside.samples}, sigma {inside.sigma:g}): "
+            "leave out --smooth, or take the model it was exported from"
+        )
     entry = network.entry
     known = calibration_of(network.digest, entry) if sigma == "auto" else None
     if sigma == "auto" and known is None:
@@ -155,6 +161,8 @@ def make_plan(
         raise RobustSRError(f"--tile-pad {context} would leave seams: {network.name} needs {network.context}")
     if tile is None:
         held = smoothing.samples if smoothing and smoothing.reduce == "median" else 2
+        if (inside := noise_inside(network)) and inside.reduce == "median":
+            held = 2 * inside.samples  # see onnx_smoothing
         tile = math.isqrt(2**30 // (held * 3 * 4 * network.scale**2)) // 8 * 8
         tile = max(smallest_tile(network, context), min(tile, 512 if network.exact else 384))
     elif tile < smallest_tile(network, context):
@@ -230,7 +238,7 @@ def cost(network: Loaded, smoothing: Smoothing | None, w: int, h: int, target: T
 
 def pixels_per_second(network: Loaded, seconds: float = 0.15) -> float:
     """How many LR pixels per second the network does here, measured on a blank picture for a fraction of a second."""
-    h, w = network.fixed_size or (128, 128)
+    h, w = network.fixed_size or ((64, 64) if noise_inside(network) else (128, 128))
     x = torch.zeros(1, 3, h, w, device=network.device)
     with torch.inference_mode():
         network(x).sum().item()  # the first call allocates and tunes

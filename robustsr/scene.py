@@ -5,7 +5,7 @@ Every figure is measured on what a file holds: inputs and outputs are levels of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .catalogue import catalogue, shipped
 from .images import Picture
 from .models import BICUBIC, Loaded, load
 from .plan import Smoothing, compose, make_plan
@@ -214,3 +215,28 @@ def smoothed(network: Loaded, smoothing: Smoothing) -> Shown:
 def bicubic(scale: int, device: str) -> list[Shown]:
     """The baseline of every table, where there is one of that scale."""
     return [Shown("bicubic", load(name, device=device)) for name, factor in BICUBIC.items() if factor == scale]
+
+
+def distinct(shown: Sequence[Shown]) -> list[Shown]:
+    """Each once. RobustSRError: two that are different have one name."""
+    made: dict[str, Shown] = {}
+    for one in shown:
+        if made.setdefault(one.label, one).network.digest != one.network.digest:
+            raise RobustSRError(f"two different models are named {one.label!r}: rename one's file")
+    return list(made.values())
+
+
+def others(network: Loaded, names: Sequence[str] | None, device: str) -> list[Shown]:
+    """The models besides ``network`` that are shown beside it, and bicubic; None: all of its scale that ship."""
+    made = []
+    for name in names if names is not None else shipped():
+        entry = catalogue().get(name)
+        if name.startswith("bicubic") or (names is None and entry is not None and entry.scale != network.scale):
+            continue
+        other = load(name, device=device, precision="fp32")
+        if other.scale != network.scale:
+            raise RobustSRError(f"--compare {name} is x{other.scale}, the attacked model x{network.scale}")
+        if other.digest != network.digest:
+            made.append(Shown(other.name, other))
+    found = distinct([Shown(network.name, network), *made, *bicubic(network.scale, device)])
+    return [one for one in found if one.network.digest != network.digest]

@@ -10,6 +10,7 @@ from fakes import printed_rows as rows
 from PIL import Image
 
 from robustsr import metrics
+from robustsr.catalogue import default_model
 from robustsr.scene import from_pixels
 
 TWO = ["--samples", "2", "--device", "cpu"]
@@ -20,7 +21,7 @@ def pixels(path):
 
 
 def test_a_picture_is_attacked_and_everything_is_written(go, bird):
-    code, out, said = go("attack", bird, "--eps", "4/255", "--steps", 2, "-o", "out", *TWO)
+    code, out, said = go("attack", bird, "--eps", "4/255", "--steps", 2, "--compare", "psnr", "-o", "out", *TWO)
     assert code == 0, said
     assert "tiny x4 on cpu: pgd:eps=4/255,steps=2, eps 4/255 (Linf), on base" in said
     assert (
@@ -51,10 +52,11 @@ def test_a_picture_is_attacked_and_everything_is_written(go, bird):
 def test_cw_alone_runs_on_the_bundled_sample(go, tmp_path):
     code, out, said = go("attack", "--method", "cw", "--steps", 2, *TWO, model=False)
     assert code == 0, said
-    assert "psnr x4" in said and "landscape.png, 64x64" in said
+    default = default_model()
+    assert f"{default} x4" in said and "landscape.png, 64x64" in said
     folder = Path("attacked/landscape-cw")
     assert (folder / "sheet.png").is_file() and "c 0.01" in said and "▁" in out
-    assert rows(out)["psnr", "attacked"][0] < rows(out)["psnr", "random noise"][0]
+    assert rows(out)[default, "attacked"][0] < rows(out)[default, "random noise"][0]
     code, _, said = go("attack", "--method", "cw", *TWO, model=False)
     assert code == 1 and "is not empty: add --overwrite" in said
     before = (folder / "record.json").stat().st_mtime_ns

@@ -11,8 +11,9 @@ import pytest
 import typer
 from PIL import Image
 
+from robustsr.certificate_files import SAMPLE_CROP
 from robustsr.certify import Claim
-from robustsr.cli_certify import SAMPLE_CROP, amount, certify
+from robustsr.cli_certify import amount, certify
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(certify)
@@ -211,7 +212,7 @@ def test_the_sample_needs_no_picture(run, tmp_path):
 def test_the_default_numbers_suffice_for_the_sample_and_for_100_megapixels():
     defaults = {p.name: p.default for p in typer.main.get_command(app).params}
     sigma = amount(defaults["sigma"], "--sigma")
-    side = int(SAMPLE_CROP.split(",")[-1])
+    side = SAMPLE_CROP[-1]
     for values in (3 * 16 * side**2, 3 * 10**8):
         claim = Claim(sigma, sigma, defaults["samples"], defaults["ship"], defaults["alpha"], defaults["beta"])
         replace(claim, values=values).refuse_too_few()

@@ -4,7 +4,8 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from robustsr.cli_common import command_line, shipped
+from robustsr.catalogue import catalogue, shipped
+from robustsr.cli_common import command_line
 
 
 def test_the_command_line_is_told_as_it_was_typed():
@@ -26,4 +27,4 @@ def test_the_command_line_is_told_as_it_was_typed():
 
 
 def test_what_ships_is_named(home):
-    assert shipped() == ["psnr"]
+    assert shipped() == [name for name, entry in catalogue().items() if not entry.url]

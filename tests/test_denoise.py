@@ -83,7 +83,7 @@ def test_a_fast_format_that_is_only_true_alone_is_not_taken(tiny, denoiser, monk
     both = load(tiny, device="cpu", denoise=denoiser)
     assert both.precision == both.denoiser.precision == "fp32"
     assert load(tiny, device="cpu", precision="bf16", denoise=denoiser).precision == "bf16"  # it was asked for
-    monkeypatch.setattr(models, "_faithful", lambda fast, exact: True)
+    monkeypatch.setattr(models, "faithful", lambda fast, exact: True)
     both = load(tiny, device="cpu", denoise=denoiser)
     assert both.precision == both.denoiser.precision == "bf16"
 

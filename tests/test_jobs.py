@@ -5,6 +5,7 @@ import pytest
 
 from robustsr.jobs import Job, plan_jobs
 from robustsr.manifest import Manifest
+from robustsr.remote import state
 from robustsr.types import RobustSRError
 
 
@@ -220,7 +221,7 @@ def test_manifest_survives_a_torn_line(tmp_path):
     manifest.begin(source, target)
     killed = Manifest.read(tmp_path)
     assert killed.made(source, target) and not killed.is_done(source, target, "abc")
-    manifest.wrote(source, source.stat(), "digest", target, "abc")
+    manifest.wrote(source, state(source), "digest", target, "abc")
     again = Manifest.read(tmp_path)
     assert again.made(source, target) and not again.made(tmp_path / "other.png", target)
     assert again.is_done(source, target, "abc") and again.plans == {"abc": {"tile": 1}}

@@ -90,14 +90,14 @@ class Malice:
 
 def test_a_fast_format_is_taken_only_where_it_is_true_to_float32(tiny):
     net = load(tiny, device="cpu", precision="fp32")
-    assert models._faithful(net.with_precision("bf16"), net)
+    assert models.faithful(net.with_precision("bf16"), net)
     assert load(tiny, device="cpu").precision == auto_precision(torch.device("cpu"))
     with torch.no_grad():  # the same function, but half precision overflows on the way
         net.module.body[0].weight.mul_(1e6)
         net.module.body[0].bias.mul_(1e6)
         net.module.body[2].weight.div_(1e6)
-    assert models._faithful(replace(net, precision="bf16"), net)
-    assert not models._faithful(replace(net, precision="fp16"), net)
+    assert models.faithful(replace(net, precision="bf16"), net)
+    assert not models.faithful(replace(net, precision="fp16"), net)
 
 
 @pytest.mark.parametrize("ending", [".pth", ".ckpt"])

@@ -19,7 +19,7 @@ def main():
     rgb = images.read(ASSETS / "samples/still-life.jpg", max_pixels=10**6).rgb
     lr = Image.fromarray((rgb * 255 + 0.5).astype(np.uint8))
     size, box = (lr.width * 4, lr.height * 4), tuple(4 * c for c in CROP)
-    net = load("psnr", device="cpu", precision="fp32")
+    net = load("certsr", device="cpu", precision="fp32")
     panels = {
         "input": lr.resize(size, Image.Resampling.NEAREST),
         "bicubic": lr.resize(size, Image.Resampling.BICUBIC),

@@ -1,0 +1,105 @@
+"""The files of a certificate: the input as it is decoded, the pictures it is about, their record."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import heatmap, images
+from .certificate import Certificate
+from .files import atomic
+from .models import Loaded
+from .record import describe, pictures
+from .scene import Box
+from .types import RobustSRError
+
+SAMPLE, SAMPLE_CROP = "landscape.png", (72, 56, 48, 48)
+ENDINGS = {"shipped": "certified", "lower": "lower", "upper": "upper"}  # the pictures that verification reads
+
+
+def names(stem: str) -> dict[str, str]:
+    """The file names of the pictures of a certificate, by what they are."""
+    return {key: f"{stem}_{name}.png" for key, name in {**ENDINGS, "width": "width"}.items()}
+
+
+def read_input(path: Path | None, crop: Box | None, max_pixels: int) -> tuple[Tensor, list[str]]:
+    """The certified input ``(1, 3, h, w)``, and notes: its red, green and blue as decoded, cropped.
+
+    ``path`` None: the bundled sample.
+    """
+    source = path or Path(str(resources.files("robustsr_assets"))) / "samples" / SAMPLE
+    picture = images.read(source, max_pixels=max_pixels)
+    notes = list(picture.notes)
+    if picture.gray:
+        notes.append("gray is treated as three equal channels with noise of their own: the result may be tinted")
+    if picture.alpha is not None:
+        notes.append("transparency is ignored: colours under it count, and the result is opaque")
+    rgb = picture.rgb
+    if crop:
+        rgb = rgb[_inside(crop, rgb.shape[1], rgb.shape[0])]
+    return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()), notes
+
+
+def read_truth(path: Path, crop: Box | None, scale: int, x: Tensor, max_pixels: int) -> Tensor:
+    """The ground truth ``(3, scale*h, scale*w)`` of a cropped input. RobustSRError: it has another size."""
+    rgb = images.read(path, max_pixels=max_pixels).rgb
+    if crop:
+        left, top, wide, high = (n * scale for n in crop)
+        rgb = rgb[_inside((left, top, wide, high), rgb.shape[1], rgb.shape[0])]
+    wanted = (x.shape[-2] * scale, x.shape[-1] * scale)
+    if rgb.shape[:2] != wanted:
+        raise RobustSRError(
+            f"{path} has {rgb.shape[1]}x{rgb.shape[0]} pixels, the result {wanted[1]}x{wanted[0]}: "
+            f"--hr must be {scale} times the input"
+        )
+    return torch.from_numpy(rgb.transpose(2, 0, 1).copy())
+
+
+def _inside(box: Box, w: int, h: int) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle inside a picture of (w, h)."""
+    left, top, wide, high = box
+    if left + wide > w or top + high > h:
+        where = ",".join(map(str, box))
+        raise RobustSRError(f"--crop {where} does not lie inside the picture of {w}x{h} pixels")
+    return slice(top, top + high), slice(left, left + wide)
+
+
+def write(
+    made: Certificate,
+    x: Tensor,
+    network: Loaded,
+    folder: Path,
+    stem: str,
+    *,
+    name: str,
+    crop: Box | None,
+    hr: Tensor | None = None,
+) -> dict[str, Any]:
+    """Writes the pictures, then STEM_certificate.json: where there is one, its pictures are whole. Returns its record.
+
+    ``name``: what the input is called in it. RobustSRError: the disk refuses.
+    """
+    files, target = names(stem), folder / f"{stem}_certificate.json"
+    record = describe(made, x, network, hr)
+    record["input"] |= {"name": name, "crop": crop and ",".join(map(str, crop))}
+    record["model"]["name"] = network.name
+    if denoiser := getattr(network, "denoiser", None):
+        record["model"]["denoiser"]["name"] = denoiser.name
+    record["files"] = files
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+    except OSError as error:
+        raise RobustSRError(f"cannot write into {folder}: {error.strerror}") from error
+    shown = {key: value.permute(1, 2, 0).numpy() for key, value in pictures(made).items()}
+    shown["width"] = heatmap.width_map(made.bounds.width.numpy())
+    for key, pixels in shown.items():
+        images.write_pixels(pixels, folder / files[key])
+    with atomic(target) as part:
+        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record

@@ -1,0 +1,62 @@
+"""The command `robustsr export`: a model, smoothed or not, as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from . import console
+from .cli_common import Option, found, load, usage
+from .types import RobustSRError
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Name or path.")],
+    out: Annotated[Path, Option("-o", "--out", "--output", help="The .onnx file.")],
+    smooth: Annotated[
+        Literal["median", "mean"] | None,
+        Option("--smooth", help="Export the smoothed model: noise, draws and reduction inside the file."),
+    ] = None,
+    sigma: Annotated[float | None, Option("--sigma", help="Of the noise, 0 to 1. Default: the model's.")] = None,
+    samples: Annotated[int | None, Option("--samples", help="Number of draws. Default: the model's.")] = None,
+    draws: Annotated[
+        Literal["antithetic", "independent"] | None,
+        Option("--draws", help="Pairs of opposite noise, or independent noise. Default: the model's."),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16"], Option("--precision", help="Inside the network; input and output are float32.")
+    ] = "fp32",
+    opset: Annotated[int, Option("--opset", min=13, max=20, help="With --smooth 18 to 20.")] = 20,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a model as ONNX: `robustsr export certsr -o certsr.onnx --smooth median`.
+
+    Batch, height and width are free. The file is compared with torch on three sizes before it is written. Smoothed,
+    it takes `seed` and `origin` besides `input`: tiles of a picture, each with its place, have the noise of the whole.
+    """
+    if smooth is None and (sigma is not None or samples is not None or draws is not None):
+        raise typer.BadParameter("--sigma, --samples and --draws only matter with --smooth median or --smooth mean")
+    if out.suffix.lower() != ".onnx":
+        raise typer.BadParameter(f"-o must name an .onnx file, got {out}")
+    if out.exists() and not overwrite:
+        raise RobustSRError(f"{out} is there already: add --overwrite, or choose another -o")
+    network = load(found(model), "cpu")
+    from . import export as work
+    from .files import atomic
+    from .plan import smoothing_for
+
+    with usage():
+        smoothing = smoothing_for(network, smooth, sigma, samples, draws) if smooth else None
+    made = work.export(network, smoothing, precision=precision, opset=opset)
+    with atomic(out, make_folder=True) as part:
+        part.write_bytes(made.content)
+    how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}, " if smoothing else ""
+    console.say(f"{network.name} x{network.scale}, {how}{precision}, opset {opset}")
+    table = console.table("pictures", ">size", ">largest difference from torch", ">of 1/255")
+    for check in made.checks:
+        n, h, w = check.size
+        table.add_row(str(n), f"{w}x{h}", f"{check.difference:.2g}", f"{check.difference * 255:.2g}")
+    console.out.print(table)
+    console.say(f"-> {out} ({len(made.content) / 2**20:.1f} MB)", "green")

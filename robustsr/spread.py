@@ -1,0 +1,291 @@
+"""A batch on many workers, through Ray Data: actors that load the model once; the files of killed ones are redone."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from .batch import Output, Result, Task, announce, carry_out, opened, sort_out
+from .catalogue import find
+from .jobs import Job
+from .manifest import Events, digest
+from .models import BICUBIC, load, seeded
+from .plan import Smoothing, Target, make_plan
+from .remote import Place, Url
+from .types import RobustSRError
+from .version import __version__
+
+HERE = "local"  # the address that stands for a cluster of this machine alone, made for this run
+TRIES = 3  # a file that has killed so many workers is given up
+# Read when ray is imported. Ray prints what happens in a cluster to standard output, which belongs to --json.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+_UNREACHABLE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on every system: its processes listen on 127.0.0.1
+_IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # a cluster that does not answer is given 41 s, not 14 min
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model to be sent: the name of its file, and what is in it. None: a name that needs no file."""
+
+    name: str
+    content: bytes | None
+
+    @classmethod
+    def of(cls, name_or_path: str) -> Weights:
+        if name_or_path in BICUBIC:
+            return cls(name_or_path, None)
+        path, _ = find(name_or_path)
+        return cls(path.name, path.read_bytes())
+
+    def unpacked(self, folder: str) -> str | Path:
+        """What `models.load` takes."""
+        if self.content is None:
+            return self.name
+        path = Path(folder) / self.name
+        path.write_bytes(self.content)
+        return path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker makes its task of. ``device``: auto, cpu, cuda or mps, as it is called on each machine."""
+
+    model: Weights
+    denoiser: Weights | None
+    device: str
+    smoothing: Smoothing | None
+    target: Target
+    output: Output
+    requested: dict[str, Any]
+
+    @classmethod
+    def of(cls, task: Task, model: str, denoise: str | None, device: str) -> Recipe:
+        """That of a task whose network was loaded from ``model`` and ``denoise``."""
+        denoiser = None if denoise is None else Weights.of(denoise)
+        return cls(Weights.of(model), denoiser, device, task.smoothing, task.target, task.output, task.requested)
+
+    def task(self) -> Task:
+        """The task, with the model loaded here."""
+        asked = self.requested
+        with TemporaryDirectory(prefix="robustsr-", ignore_cleanup_errors=True) as folder:
+            denoise = None if self.denoiser is None else self.denoiser.unpacked(folder)
+            network = load(
+                self.model.unpacked(folder), device=self.device, precision=asked["precision"], denoise=denoise
+            )
+        network = seeded(network, asked.get("seed", 0))
+        plan = make_plan(network, self.smoothing, asked["tile"], asked["tile_pad"])
+        return Task(network, self.smoothing, self.target, self.output, plan, asked)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many workers there are, with how many processors and GPUs each."""
+
+    count: int
+    cpus: int
+    gpus: float = 0.0
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.count} worker{'s' * (self.count != 1)} of {self.cpus} processor{'s' * (self.cpus != 1)}{gpus}"
+
+
+def crew(machines: Sequence[dict[str, float]], jobs: int, workers: int | None = None, device: str = "auto") -> Crew:
+    """How many workers a cluster takes, from what Ray counts on its machines: one for each GPU; without any, or for
+    ``device`` cpu, one for four processors, as each may need 2.5 GB. With ``workers``, or fewer ``jobs``, what is there
+    is shared among so many. RobustSRError: there is not so much.
+    """
+    cpus = [int(machine.get("CPU", 0)) for machine in machines]
+    gpus = [int(machine.get("GPU", 0)) * (device != "cpu") for machine in machines]
+    if device == "cuda" and not any(gpus):
+        raise RobustSRError("no machine of the Ray cluster has a GPU: leave out --device cuda")
+    on_one = math.ceil(min(workers or 1, jobs) / sum(gpus)) if any(gpus) else 0  # workers on a GPU
+
+    def room(threads: int) -> int:
+        places = [n // threads for n in cpus]
+        return sum(min(n, g * on_one) for n, g in zip(places, gpus, strict=True)) if on_one else sum(places)
+
+    count = min(workers or (room(1) if on_one else next(filter(None, map(room, (4, 3, 2, 1))), 1)), jobs)
+    threads = max((t for t in range(1, max(cpus, default=0) + 1) if room(t) >= count), default=0)
+    if not threads:
+        raise RobustSRError(f"--workers {count} is too many: the Ray cluster has {sum(cpus)} processors for them")
+    return Crew(count, threads, 1 / on_one if on_one else 0.0)
+
+
+def run(
+    jobs: Sequence[Job],
+    task: Task,
+    recipe: Recipe,
+    *,
+    address: str = HERE,
+    workers: int | None = None,
+    overwrite: bool = False,
+    on_start: Callable[[Crew], None] | None = None,
+) -> Iterator[Result]:
+    """`batch.run` on the workers of a Ray cluster: the same results, records and refusals, in the order they come.
+
+    Only what is to be done goes there; inputs and outputs are read and written by the workers, which must see the
+    same paths. Their events come home with each result, for the record has one writer. A worker that dies is started
+    again, and its file is tried again, `TRIES` times in all. RobustSRError, besides those of `batch.run`: no Ray, no
+    cluster, too many workers, a model that cannot be loaded there.
+    """
+    with opened(jobs) as manifests:
+        name = digest(task.settings())
+        todo = yield from sort_out(jobs, manifests, name, overwrite)
+        if not todo:
+            return
+        announce(todo, manifests)
+        sent = [Job(_absolute(job.source), _absolute(job.target), _absolute(job.root)) for job in todo]
+        plans = {_absolute(root): manifest.plans for root, manifest in manifests.items()}
+        with connected(address) as ray:
+            machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            hands = crew(machines, len(todo), workers, recipe.device)
+            if on_start is not None:
+                on_start(hands)
+            for number, made, events in _rows(ray, hands, (recipe, hands.cpus, sent, plans)):
+                job = todo[number]
+                for event in events:
+                    manifests[job.root].add(event)
+                yield _at_home(made, sent[number], job)
+
+
+def _rows(ray: Any, hands: Crew, work: tuple[Any, ...]) -> Iterator[tuple[int, Result, list[dict[str, Any]]]]:  # noqa: ANN401
+    """What the workers make of each job, as it comes."""
+    count, tries = len(work[2]), ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()
+    data = ray.data.from_items([{"number": n} for n in range(count)], override_num_blocks=count).map_batches(
+        Worker,
+        fn_constructor_args=(*work, tries),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=hands.count, max_tasks_in_flight_per_actor=2),
+        num_cpus=hands.cpus,
+        num_gpus=hands.gpus or None,
+    )
+    try:
+        for row in data.iter_batches(batch_size=1, prefetch_batches=0):
+            made, events = pickle.loads(row["made"][0])
+            if isinstance(made, str):
+                raise RobustSRError(made)
+            yield int(row["number"][0]), made, events
+    except ray.exceptions.RayActorError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        need = f"each machine needs robustsr {__version__} with Ray"
+        raise RobustSRError(f"the workers cannot go on ({need}): {reason}") from error
+
+
+class Tries:
+    """An actor that counts how often each job was begun."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[int]()
+
+    def begin(self, number: int) -> int:
+        self._counts[number] += 1
+        return self._counts[number]
+
+
+class Worker:
+    """The inside of an actor: loads the model once, then turns numbers of jobs into what became of them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        threads: int,
+        jobs: list[Job],
+        plans: dict[Place, dict[str, Any]],
+        tries: Any,  # noqa: ANN401
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._jobs, self._plans, self._tries = jobs, plans, tries
+        self._task: Task | str
+        try:
+            self._task = recipe.task()
+        except RobustSRError as error:
+            self._task = str(error)
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
+        numbers = [int(number) for number in rows["number"]]
+        return {"number": numbers, "made": [pickle.dumps(self._made(number)) for number in numbers]}
+
+    def _made(self, number: int) -> tuple[Result | str, list[dict[str, Any]]]:
+        """A result and the events of its record; or why nobody should go on."""
+        import ray
+
+        job = self._jobs[number]
+        if isinstance(self._task, str):
+            return self._task, []
+        tried = ray.get(self._tries.begin.remote(number))
+        if tried > TRIES:
+            error = f"{job.source}: {TRIES} workers died at it, for lack of memory perhaps: try fewer --workers"
+            return Result(job, "failed", error=error), []
+        manifest = Events(job.root, plans=self._plans[job.root])
+        try:
+            result = carry_out(job, self._task, manifest)
+        except RobustSRError as error:  # a full disk
+            return str(error), []
+        again = ("done again, for the worker that had it died",) if tried > 1 else ()
+        return replace(result, notes=result.notes + again), manifest.events
+
+
+def _absolute(place: Place) -> Place:
+    return place if isinstance(place, Url) else place.absolute()
+
+
+def _at_home(result: Result, sent: Job, job: Job) -> Result:
+    """The result with the paths as they were typed."""
+    error = result.error.replace(str(sent.source), str(job.source)).replace(str(sent.target), str(job.target))
+    return replace(result, job=job, error=error)
+
+
+@contextmanager
+def connected(address: str, processors: int | None = None) -> Iterator[Any]:
+    """Ray, connected to a cluster while the block lasts; one that is connected already stays so.
+
+    ``processors``: how many one of this machine has; None: as many as the machine. RobustSRError: Ray is not
+    installed, or there is no cluster at that address.
+    """
+    os.environ.update(_QUIET | (_UNREACHABLE if address == HERE else _IMPATIENT))
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise RobustSRError("--ray needs Ray, which is not installed: pip install 'robustsr[ray]'") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        with _silent():
+            made = {"include_dashboard": False, "num_cpus": processors} if address == HERE else {}
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **made)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        hint = "" if address == HERE else " (one with tokens needs RAY_AUTH_MODE=token here)"
+        raise RobustSRError(f"no Ray cluster at {address}: {error}{hint}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing appears on standard error, even from below Python: Ray announces there that it was told to be quiet."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

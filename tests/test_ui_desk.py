@@ -1,0 +1,83 @@
+import os
+import threading
+import time
+
+import pytest
+from robustsr_ui.desk import Desk, Line, Token
+
+from robustsr.types import Cancelled
+
+
+def quiet(done, text):
+    pass
+
+
+def test_one_job_at_a_time_in_the_order_of_arrival():
+    line, order, places, running = Line(), [], [], []
+
+    def job(number):
+        with line.turn(Token(), lambda done, text: places.append((number, text))):
+            running.append(number)
+            assert len(running) == 1
+            order.append(number)
+            time.sleep(0.05)
+            running.remove(number)
+
+    threads = [threading.Thread(target=job, args=(i,)) for i in range(4)]
+    with line.turn(Token(), quiet):  # nobody passes while this one is at work
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)
+        assert order == []
+    for thread in threads:
+        thread.join(10)
+    assert order == [0, 1, 2, 3]
+    assert (0, "waiting: 1 job before this one") in places and (3, "waiting: 4 jobs before this one") in places
+
+
+def test_a_waiting_job_can_be_cancelled_and_leaves_the_line(tmp_path):
+    desk, outcome = Desk(tmp_path), []
+
+    def wait():
+        try:
+            with desk.job("b", quiet):
+                outcome.append("ran")
+        except Cancelled:
+            outcome.append("cancelled")
+
+    with desk.job("a", quiet):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.1)
+        desk.cancel("b")
+        thread.join(10)
+    assert outcome == ["cancelled"]
+    with desk.job("b", quiet) as token:  # the next job of the same tab is not
+        token.check()
+
+
+def test_cancelling_reaches_only_the_tab_that_asks(tmp_path):
+    desk = Desk(tmp_path)
+    with desk.job("a", quiet) as token:
+        desk.cancel("b")
+        token.check()
+        desk.cancel("a")
+        with pytest.raises(Cancelled):
+            token.check()
+
+
+def test_models_stay_loaded(tmp_path, home, tiny):
+    desk = Desk(tmp_path, device="cpu")
+    assert desk.model(str(tiny), "fp32") is desk.model(str(tiny), "fp32")
+
+
+def test_old_files_go_and_new_ones_stay(tmp_path):
+    desk = Desk(tmp_path, keep=100)
+    old, new, upload = desk.folder(), desk.folder(), tmp_path / "0123abcd"
+    upload.mkdir()
+    for folder in (old, new, upload):
+        (folder / "picture.png").write_bytes(b"x")
+    for path in (old / "picture.png", old, upload / "picture.png", upload):
+        os.utime(path, (time.time() - 1000,) * 2)
+    desk.sweep()
+    assert not old.exists() and not upload.exists() and (new / "picture.png").exists()

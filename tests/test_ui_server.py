@@ -1,0 +1,143 @@
+import json
+import urllib.error
+import urllib.request
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+from robustsr_ui.server import served
+from ui_server import folders, running
+
+from robustsr.types import RobustSRError
+
+gradio_client = pytest.importorskip("gradio_client")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("home")) as (address, process):
+        yield address, process
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return gradio_client.Client(server[0], verbose=False)
+
+
+@pytest.fixture
+def png(tmp_path, photo):
+    Image.fromarray(photo(20, 24)).save(tmp_path / "in.png")
+    return tmp_path / "in.png"
+
+
+def get(address):
+    try:
+        with urllib.request.urlopen(address) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_the_api_upscales_like_the_command_line(client, png):
+    """Options that are not given are the form's: `robustsr upscale in.png --smooth median -m psnr`."""
+    handle = gradio_client.handle_file(str(png))
+    made = client.predict(picture=handle, model="psnr", samples="4", format="png", api_name="/upscale")
+    slider, about, download, command = made[0], made[1], made[2], made[3]
+    assert len(slider) == 2 and "**96 x 80 pixels**" in about and "median of 4 draws" in about
+    assert command == "robustsr upscale in.png --model psnr --smooth median --samples 4 --format png"
+    path = download["value"] if isinstance(download, dict) else download
+    assert Image.open(path).size == (96, 80)
+
+
+def test_the_api_says_what_is_wrong_without_a_trace(client, png, tmp_path):
+    handle = gradio_client.handle_file(str(png))
+    with pytest.raises(Exception, match="Sigma must be a number") as caught:
+        client.predict(picture=handle, sigma="strong", api_name="/upscale")
+    assert "Traceback" not in str(caught.value)
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(Exception, match="[Cc]annot read bad.png") as caught:
+        client.predict(picture=gradio_client.handle_file(str(tmp_path / "bad.png")), api_name="/upscale")
+    assert "robustsr-ui" not in str(caught.value)
+
+
+def test_only_the_jobs_are_in_the_api(client):
+    names = set(client.view_api(return_format="dict")["named_endpoints"])
+    assert names == {"/upscale", "/compare", "/attack", "/certify"}
+
+
+def test_nothing_outside_its_folder_can_be_read(server, png, tmp_path):
+    address, process = server
+    (root,) = folders(process)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("what nobody may read")
+    routes = [
+        str(secret),
+        "/etc/passwd",
+        f"{root}/../../etc/passwd",
+        f"{root}/..%2f..%2fetc/passwd",
+        "../../../../etc/passwd",
+        f"{root}/../{tmp_path.name}/secret.txt",
+        "file:///etc/passwd",
+        str(root),
+    ]
+    for path in routes:
+        for text in (path, quote(path, safe="")):
+            status, body = get(f"{address}/gradio_api/file={text}")
+            assert status in (403, 404, 405) and b"nobody may read" not in body and b"root:" not in body, text
+    for kind in ("path", "url"):
+        payload = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+        if kind == "url":
+            payload["path"] = "http://127.0.0.1:1/x.png"
+        request = urllib.request.Request(
+            f"{address}/gradio_api/call/compare",
+            json.dumps({"data": [payload, None, ["bicubic"], "", ""]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                event = json.load(answer)["event_id"]
+            assert kind == "path"
+            with urllib.request.urlopen(f"{address}/gradio_api/call/compare/{event}") as answer:
+                said = answer.read().decode()
+            assert "event: error" in said and "nobody may read" not in said
+        except urllib.error.HTTPError as error:
+            assert error.code == 400 and kind == "url"
+
+
+def test_other_sites_and_names_are_refused(server):
+    address, _ = server
+    for name, value in (("Host", "evil.example"), ("Origin", "http://evil.example")):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(address, headers={name: value}))
+        assert caught.value.code == 403
+
+
+@pytest.mark.parametrize(("host", "share"), [("0.0.0.0", False), ("192.168.1.5", False), ("127.0.0.1", True)])
+def test_others_only_come_in_with_a_password(host, share):
+    with pytest.raises(RobustSRError, match="add --auth USER:PASSWORD"), served(host, share=share):
+        pass
+
+
+def test_a_password_is_asked_for_and_everything_goes_at_the_end(tmp_path):
+    with running(tmp_path, "--auth", "me:secret") as (address, process):
+        (root,) = folders(process)
+        assert oct(root.stat().st_mode)[-3:] == "700"
+        assert get(f"{address}/config")[0] == 401
+        assert get(f"{address}/gradio_api/file={root}")[0] in (401, 403)
+    assert process.returncode == 130 and not root.exists()
+
+
+def test_a_taken_port_is_said(server):
+    port = int(server[0].rpartition(":")[2])
+    with pytest.raises(RobustSRError, match=f"cannot listen on 127.0.0.1, port {port}"), served(port=port):
+        pass
+
+
+def test_what_is_too_large_is_refused(tmp_path, png):
+    (tmp_path / "long.png").write_bytes(b"x" * (2 << 20))
+    with running(tmp_path / "home", "--max-upload", "1", "--max-pixels", "400") as (address, _):
+        client = gradio_client.Client(address, verbose=False)
+        with pytest.raises(Exception, match="413|size|large"):
+            client.predict(picture=gradio_client.handle_file(str(tmp_path / "long.png")), api_name="/upscale")
+        with pytest.raises(Exception, match="the limit is 400"):
+            client.predict(picture=gradio_client.handle_file(str(png)), api_name="/upscale")

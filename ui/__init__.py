@@ -1,0 +1,1 @@
+"""The browser interface: Gradio layout over plain handlers that call the core."""

@@ -1,0 +1,136 @@
+"""What the server keeps between requests: one line for all work, loaded models, working folders, who asked to stop."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robustsr.models import Loaded, load
+from robustsr.types import Cancelled
+
+LOADED = 4  # models kept in memory
+Say = Callable[[float | None, str], None]  # told how much is done, 0 to 1, and what goes on
+
+
+class Token:
+    """Whether somebody asked a job to stop."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def cancel(self) -> None:
+        self._asked.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._asked.is_set()
+
+    def check(self) -> None:
+        """Raises Cancelled if it was asked for."""
+        if self.cancelled:
+            raise Cancelled
+
+
+class Line:
+    """One job at a time, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._changed, self._waiting = threading.Condition(), deque[object]()
+
+    @contextmanager
+    def turn(self, token: Token, say: Say) -> Iterator[None]:
+        """Waits for its turn, and says how many are before it. Cancelled: somebody asked meanwhile."""
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+        try:
+            while True:
+                token.check()
+                with self._changed:
+                    if self._waiting[0] is ticket:
+                        break
+                    before = self._waiting.index(ticket)
+                    say(None, f"waiting: {before} job{'s' * (before != 1)} before this one")
+                    self._changed.wait(0.3)
+            yield
+        finally:
+            with self._changed:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+
+@dataclass
+class Desk:
+    """The state of one server. ``root``: its own folder, which nobody else writes to and which goes when it ends.
+
+    ``max_pixels``: of inputs and results. ``max_upload``: bytes. ``keep``: seconds after which unused files go.
+    """
+
+    root: Path
+    max_pixels: int = 100_000_000
+    max_upload: int = 200 << 20
+    keep: float = 4 * 3600
+    device: str = "auto"
+    line: Line = field(default_factory=Line)
+    _models: OrderedDict[tuple[str, str, str, str | None], Loaded] = field(default_factory=OrderedDict)
+    _tokens: dict[str, Token] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _loading: threading.Lock = field(default_factory=threading.Lock)
+
+    def model(self, name: str, precision: str = "auto", denoise: str | None = None, device: str = "") -> Loaded:
+        """A loaded model; the last few stay in memory. RobustSRError: as `robustsr.models.load`."""
+        key = (name, device or self.device, precision, denoise)
+        with self._loading:
+            if key not in self._models:
+                self._models[key] = load(name, device=key[1], precision=precision, denoise=denoise)
+            self._models.move_to_end(key)
+            while len(self._models) > LOADED:
+                self._models.popitem(last=False)
+            return self._models[key]
+
+    def folder(self) -> Path:
+        """A new folder that only its maker knows."""
+        made = self.root / "work" / secrets.token_urlsafe(12)
+        made.mkdir(parents=True)
+        return made
+
+    def token(self, who: str) -> Token:
+        """A new token for the next job of ``who``, which `cancel` reaches."""
+        with self._lock:
+            return self._tokens.setdefault(who, Token())
+
+    def cancel(self, who: str) -> None:
+        """Asks the jobs of ``who``, waiting ones too, to stop."""
+        with self._lock:
+            token = self._tokens.pop(who, None)
+        if token:
+            token.cancel()
+
+    @contextmanager
+    def job(self, who: str, say: Say) -> Iterator[Token]:
+        """The turn of a job of ``who``. Cancelled: it was asked to stop while it waited."""
+        token = self.token(who)
+        with self.line.turn(token, say):
+            yield token
+
+    def sweep(self) -> None:
+        """Deletes what nobody has touched for ``keep`` seconds: uploads, results, previews."""
+        for folder in (self.root, self.root / "work"):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.name != "work" and time.time() - _touched(path) > self.keep:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _touched(path: Path) -> float:
+    """When something in it last changed, in seconds since 1970."""
+    try:
+        return max(p.stat().st_mtime for p in (path, *path.rglob("*")))
+    except OSError:  # somebody else deletes it at this moment
+        return time.time()

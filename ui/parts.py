@@ -1,0 +1,208 @@
+"""What the tabs share: the form of options, errors people can read, progress, and files."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from robustsr import catalogue
+from robustsr.images import FORMATS
+from robustsr.types import Cancelled, RobustSRError
+
+from . import shelf
+from .desk import Desk, Say
+from .options import FIELDS, LIKE_INPUT, MODELS_OWN, NONE, SIZES, Options
+
+WAITING = 16  # jobs that hold a thread while they wait for their turn; the others wait before
+PICTURES = [f".{ending}" for ending in FORMATS]
+JS = (Path(__file__).parent / "loupe.js").read_text("utf-8")
+QUIET: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+
+@contextmanager
+def readable(desk: Desk) -> Iterator[None]:
+    """A user's mistake is shown in its own words, a cancelled job in one, a bug with where to look."""
+    try:
+        yield
+    except Cancelled:
+        raise gr.Error("Cancelled.", title="Stopped", duration=5, print_exception=False) from None
+    except RobustSRError as error:
+        text = "".join(_without(str(error), desk.root))
+        raise gr.Error(text[:1].upper() + text[1:], title="That did not work", print_exception=False) from None
+    except gr.Error:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        what = f"{type(error).__name__}. The server's terminal has the details; please report them."
+        raise gr.Error(what, title="This is a bug in robustsr", print_exception=False) from None
+
+
+def _without(text: str, root: Path) -> Iterator[str]:
+    """A text without the server's folders: only the names of files."""
+    for i, piece in enumerate(text.split(f"{root}/")):
+        yield piece if i == 0 else piece.partition("/")[2] if piece.count("/") == 1 else piece.rpartition("/")[2]
+
+
+def said(progress: gr.Progress) -> Say:
+    """Progress as the core's handlers tell it."""
+    return lambda done, text: progress(done, desc=text)
+
+
+def who(request: gr.Request | None) -> str:
+    """The browser tab, or the client, that asks."""
+    return (request.session_hash if request else None) or "nobody"
+
+
+def one(file: str | None) -> Path | None:
+    return Path(file) if file else None
+
+
+def model_list(label: str = "Model") -> gr.Dropdown:
+    return gr.Dropdown(shelf.usable(), value=catalogue.default_model(), label=label)
+
+
+def loupe(label: str) -> gr.HTML:
+    """Pictures at 1:1, side by side; its click event asks for another place."""
+    return gr.HTML(label=label, js_on_load=JS)
+
+
+def optional(label: str, empty: str) -> gr.Textbox:
+    """A number that may be left out, and what it is then."""
+    return gr.Textbox("", label=label, placeholder=empty, min_width=130)
+
+
+def form() -> dict[str, Any]:
+    """The components of `Options` by the names of its fields, laid out."""
+    made: dict[str, Any] = {}
+    made["model"] = model_list()
+    about = gr.Markdown(shelf.line(catalogue.default_model()), elem_classes="quiet")
+    made["smooth"] = gr.Radio(["off", "median", "mean"], value="median", label="Smoothing")
+    with gr.Row():
+        made["sigma"] = gr.Dropdown(
+            [MODELS_OWN, "auto", "0.01", "0.03", "0.06", "0.1"],
+            value=MODELS_OWN,
+            allow_custom_value=True,
+            label="Sigma: its strength, 0 to 1",
+            min_width=150,
+        )
+        made["samples"] = optional("Samples", MODELS_OWN)
+    with gr.Row():
+        made["size"] = gr.Dropdown(list(SIZES), value=MODELS_OWN, label="Size", min_width=150)
+        made["format"] = gr.Dropdown(
+            [LIKE_INPUT, "png", "jpg", "webp", "tif", "avif"], value=LIKE_INPUT, label="Format", min_width=150
+        )
+    with gr.Row():
+        made["first"] = gr.Textbox("", label="Factor", min_width=150, visible=False)
+        made["second"] = gr.Textbox("", label="Height", min_width=150, visible=False)
+    with gr.Accordion("More", open=False):
+        with gr.Row():
+            made["quality"] = optional("Quality, 1 to 100", "high")
+            made["background"] = gr.Textbox("white", label="Under transparency", min_width=130)
+        with gr.Row():
+            made["lossless"] = gr.Checkbox(False, label="WebP without loss", min_width=130)
+            made["strip_metadata"] = gr.Checkbox(False, label="Drop metadata", min_width=130)
+        with gr.Row():
+            made["suffix"] = optional("Names end in", "_upscaled")
+            denoisers = [name for _, name in shelf.usable(1)]
+            made["denoise"] = gr.Dropdown([NONE, *denoisers], value=NONE, label="Denoiser first", min_width=130)
+        with gr.Row():
+            made["draws"] = gr.Dropdown(
+                [MODELS_OWN, "antithetic", "independent"], value=MODELS_OWN, label="Draws", min_width=130
+            )
+            made["seed"] = gr.Textbox("0", label="Seed", min_width=130)
+        with gr.Row():
+            made["device"] = gr.Dropdown(_devices(), value="auto", label="Device", min_width=130)
+            made["precision"] = gr.Dropdown(
+                ["auto", "fp32", "bf16", "fp16"], value="auto", label="Precision", min_width=130
+            )
+        with gr.Row():
+            made["tile"] = optional("Tile, input pixels", MODELS_OWN)
+            made["tile_pad"] = optional("Its context, input pixels", MODELS_OWN)
+
+    def numbers(size: str) -> tuple[Any, Any]:
+        names = SIZES[size]
+        label = {"scale": "Factor", "width": "Width"}.get(names[0], "Pixels") if names else ""
+        return gr.update(visible=bool(names), label=label), gr.update(visible=len(names) == 2)
+
+    def strength(smooth: str) -> tuple[Any, Any]:
+        return (gr.update(interactive=smooth != "off"),) * 2
+
+    made["size"].change(numbers, made["size"], [made["first"], made["second"]], **QUIET)
+    made["smooth"].change(strength, made["smooth"], [made["sigma"], made["samples"]], **QUIET)
+    made["model"].change(shelf.line, made["model"], about, **QUIET)
+    return {name: made[name] for name in FIELDS}
+
+
+def _devices() -> list[str]:
+    from robustsr.engine import devices
+
+    return ["auto", *(d.name for d in devices())]
+
+
+def options(values: Sequence[Any]) -> Options:
+    """What a form holds, from the values of its components in order."""
+    return Options(**dict(zip(FIELDS, values, strict=True)))
+
+
+def named(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """A function of ``*values`` with the names of its parameters, which clients of the API see.
+
+    What the function takes after ``values`` (a request, a progress) stays.
+    """
+    rest = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    hints = inspect.get_annotations(function, eval_str=True)
+    kinds = {p.name: hints.get(p.name, p.annotation) for p in rest}
+
+    def call(*values: Any) -> Any:  # noqa: ANN401
+        count = len(names)
+        return function(*values[:count], **dict(zip(kinds, values[count:], strict=False)))
+
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    shown = [inspect.Parameter(name, either) for name in names]
+    shown += [inspect.Parameter(p.name, either, default=p.default, annotation=kinds[p.name]) for p in rest]
+    call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    call.__annotations__ = kinds
+    call.__name__ = function.__name__
+    return call
+
+
+def work(
+    desk: Desk,
+    run: gr.Button,
+    stop: gr.Button,
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    *,
+    api_name: str,
+    shown_on: Sequence[Any],
+) -> None:
+    """A button that starts a job and one that cancels it. All jobs of the server wait in the desk's line."""
+
+    def ready(yes: bool) -> list[Any]:
+        return [gr.update(interactive=yes), gr.update(interactive=not yes)]
+
+    buttons = [run, stop]
+    started = run.click(lambda: ready(False), None, buttons, **QUIET)
+    done = started.then(
+        function,
+        list(inputs),
+        list(outputs),
+        api_name=api_name,
+        concurrency_id="work",
+        concurrency_limit=WAITING,
+        show_progress_on=list(shown_on),
+    )
+    for ended in (done.success, done.failure):  # .then() comes after a success only
+        ended(lambda: ready(True), None, buttons, **QUIET)
+
+    def cancel(request: gr.Request) -> None:
+        desk.cancel(who(request))
+
+    stop.click(cancel, None, None, **QUIET)

@@ -1,0 +1,294 @@
+"""A part of a picture attacked, compared or certified: the core's work, and its files as the browser takes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from robustsr import attack, attack_files, attack_report, certificate_files, compare, images, losses, scene, threats
+from robustsr.certificate import certify as certificate_of
+from robustsr.certificate import for_picture
+from robustsr.certify import Claim
+from robustsr.plan import pixels_per_second, smoothing_for
+from robustsr.report import Table
+from robustsr.ruler import Ruler, in_words
+from robustsr.scene import Scene, Shown
+from robustsr.smoothing import Reduce
+from robustsr.types import RobustSRError
+
+from . import view
+from .desk import Desk, Say, Token
+from .options import level, number, whole
+from .upscale import watched
+
+SAMPLE, SAMPLE_CROP = "landscape.png", (24, 24, 64, 64)
+CENTRE = 64  # pixels a side that are used where no crop is given
+Word = Callable[[str], None]
+
+
+def sample() -> Path:
+    """The bundled picture."""
+    return Path(str(resources.files("robustsr_assets"))) / "samples" / SAMPLE
+
+
+def part(desk: Desk, path: Path | None, hr: Path | None, scale: int, crop: str) -> Scene:
+    """What is worked on: a crop ``x,y,width,height``, else the centre; of the bundled picture if there is no other."""
+
+    def read(file: Path | None) -> images.Picture | None:
+        return None if file is None else images.read(file, max_pixels=desk.max_pixels)
+
+    box = scene.box(crop) if crop.strip() else None
+    if path is None and hr is None:
+        path, box = sample(), box or SAMPLE_CROP
+    name = (path or hr or Path(SAMPLE)).name
+    made = scene.scene(read(path), read(hr), scale, name=name, crop=box, limit=CENTRE)
+    if max(made.size) > scene.LARGEST:
+        raise RobustSRError(f"a crop of at most {scene.LARGEST} pixels a side, got {made.place}")
+    return made
+
+
+def _telling(token: Token, say: Say) -> Word:
+    """A core's ``say``: passes words on, and stops when asked to."""
+
+    def word(text: str) -> None:
+        token.check()
+        say(None, text)
+
+    return word
+
+
+def grid(table: Table) -> tuple[list[str], list[list[str]]]:
+    """A table of the core as headers and rows of text."""
+    sectioned = any(row.section for row in table.rows)
+    head = ["", *(column.full for column in table.columns)]
+    digits = [column.digits for column in table.columns]
+    rows = []
+    for row in table.rows:
+        label = f"{row.section}, {row.label}" if sectioned and row.section else row.label
+        cells = [cell.text if d is None else _number(cell.value, d) for cell, d in zip(row.cells, digits, strict=True)]
+        rows.append([label, *cells])
+    return head, rows
+
+
+def _number(value: Any, digits: int) -> str:  # noqa: ANN401
+    return "n/a" if value is None else f"{value:.{digits}f}" if isinstance(value, int | float) else str(value)
+
+
+# --- compare ---
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Panes for the loupe, a table, and what to say."""
+
+    loupe: str
+    head: list[str]
+    rows: list[list[str]]
+    notes: str
+
+
+def defence(choice: str) -> tuple[str, Reduce | None]:
+    """A model and how it is smoothed, from ``MODEL``, ``MODEL + median`` or ``MODEL + mean``."""
+    name, _, reduce = choice.partition(" + ")
+    return name, reduce or None  # type: ignore[return-value]
+
+
+def side_by_side(
+    desk: Desk, who: str, path: Path | None, hr: Path | None, choices: Sequence[str], sigma: str, crop: str, say: Say
+) -> Compared:
+    """Up to four models or defences on one crop. RobustSRError: none, too many, or a crop outside."""
+    if not 1 <= len(choices) <= 4:
+        raise RobustSRError(f"choose one to four models, got {len(choices)}")
+    with desk.job(who, say) as token:
+        word = _telling(token, say)
+        ways = [defence(choice) for choice in choices]
+        networks = {}
+        for name, _ in ways:
+            word(f"loading {name}")
+            networks[name] = desk.model(name)
+        what = part(desk, path, hr, max(network.scale for network in networks.values()), crop)
+        shown = []
+        for name, reduce in ways:
+            one = Shown(name, networks[name])
+            if reduce:
+                one = scene.smoothed(one.network, smoothing_for(one.network, reduce, level(sigma)).settled(what.x))
+            shown.append(one)
+        ruler = Ruler.best()
+        found = compare.compare(what, scene.distinct(shown), ruler, word)
+    table, folder, scale = compare.table(what, found, ruler), desk.folder(), what.scale
+    size = (what.size[1] * scale, what.size[0] * scale)
+    small = view.keep(scene.pixels(what.x, 8), folder)
+    panes: list[tuple[str, view.View]] = [("input", view.Enlarged(small, size, Image.Resampling.NEAREST))]
+    for got in found:
+        figures = f": {in_words(got.measures)}" if got.measures else ""
+        label = f"{got.label(scale)}{figures}, {got.seconds:.2f} s"
+        panes.append((label, view.keep(scene.eight(got.sr), folder)))
+    if what.hr is not None:
+        panes.append(("ground truth", view.keep(scene.pixels(what.hr, 8), folder)))
+    head, rows = grid(table)
+    return Compared(view.loupe(panes, folder), head, rows, "  \n".join([*what.notes, *table.notes]))
+
+
+# --- attack ---
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Pictures with captions, panes for the loupe, tables, the loss step by step, files to download, and words."""
+
+    gallery: list[tuple[str, str]]
+    loupe: str
+    change: tuple[list[str], list[list[str]]]
+    outputs: tuple[list[str], list[list[str]]]
+    curve: list[tuple[str, int, float]]
+    files: list[str]
+    about: str
+
+
+def threat_of(method: str, eps: str, steps: str, loss: str) -> threats.Threat:
+    """The attack that a form describes; empty fields are the method's defaults. RobustSRError: a wrong one."""
+    made = threats.parse(method)
+    given: dict[str, Any] = {}
+    if made.method != "cw":
+        given["eps"] = number(eps, "eps")
+    if made.method not in ("fgsm", "random"):
+        given["steps"] = whole(steps, "steps")
+    return threats.with_options(made, **given, loss=loss)
+
+
+def attacked(
+    desk: Desk,
+    who: str,
+    path: Path | None,
+    hr: Path | None,
+    model: str,
+    threat: threats.Threat,
+    on: str,
+    smooth: Reduce,
+    sigma: str,
+    samples: str,
+    crop: str,
+    say: Say,
+) -> Attacked:
+    """Attacks a part of a picture, and shows what is left of every model that ships, of it smoothed, and of bicubic."""
+    losses.loss(threat.loss)
+    with desk.job(who, say) as token:
+        word = _telling(token, say)
+        word(f"loading {model}")
+        network = desk.model(model, "fp32")
+        if sigma.strip() == "auto":
+            raise RobustSRError("sigma auto follows each picture, and so the attack itself: give a number")
+        smoothing = smoothing_for(network, smooth, level(sigma), whole(samples, "samples"))
+        variants = threats.variants_for(on, smoothing)
+        what, folder = part(desk, path, hr, network.scale, crop), desk.folder()
+        result = attack.run(
+            what,
+            network,
+            threat,
+            variants=variants,
+            smoothing=smoothing,
+            others=scene.others(network, None, desk.device),
+            file=attack_files.reread(folder, what.bits),
+            say=word,
+        )
+        smoothed = vars(smoothing)
+        about = {"model": {"name": network.name, "sha256": network.digest}, "smoothing": smoothed, "variants": variants}
+        attack_files.write(result, folder, about)
+    change, outputs = (grid(table) for table in attack_report.tables(result))
+    names = ["clean.png", "adversarial.png", "difference.png", "adversarial.npy", "sheet.png", "record.json"]
+    times = json.loads((folder / "record.json").read_text("utf-8"))["difference_times"]
+    size = result.strongest.sizes
+    captions = ["clean input", f"attacked: Linf {size['levels']:.3g}/255, L2 {size['l2']:.3g}", f"difference x{times}"]
+    gallery = [(_large(folder / name, folder), text) for name, text in zip(names[:3], captions, strict=True)]
+    panes = [
+        (f"{label}, attacked", view.keep(scene.eight(result.outcome(label, result.worst).sr), folder))
+        for label in result.labels
+    ]
+    curve = [(attack_report.HOW[a.name], i, value) for a in result.attempts for i, value in enumerate(a.curve)]
+    words = f"{threat.spec} on {result.victim}; {what.place}."
+    if on != "base":
+        words += f" Of {len(variants)} ways the strongest: {attack_report.HOW[result.worst]}."
+    files = [str(folder / name) for name in names]
+    return Attacked(
+        gallery, view.loupe(panes, folder), change, outputs, curve, files, "  \n".join([words, *what.notes])
+    )
+
+
+def _large(path: Path, folder: Path, side: int = 384) -> str:
+    """A small picture enlarged by a whole factor, pixel by pixel."""
+    small = view.read(path, folder, 1 << 30)
+    w, h = small.size
+    factor = max(1, side // max(w, h))
+    return view.saved(small.region((0, 0, w, h)).resize((w * factor, h * factor), 0), folder)
+
+
+# --- certify ---
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The picture, its bounds and the map of their distance as files, the claim, and everything to download."""
+
+    gallery: list[tuple[str, str]]
+    claim: str
+    files: list[str]
+
+
+def claim_of(smooth: Reduce, sigma: str, eps: str, n: float, ship: float, alpha: float, scope: str) -> Claim:
+    """What is to be claimed. RobustSRError: numbers that make no sense, a sigma that follows the picture."""
+    if sigma.strip() == "auto":
+        raise RobustSRError("sigma auto cannot be certified: it would depend on the perturbed picture; give a number")
+    deviation = number(sigma, "sigma")
+    if deviation is None:
+        raise RobustSRError("sigma is missing: give a number from 0 to 1")
+    radius = number(eps, "eps")
+    radius = deviation if radius is None else radius
+    which: Literal["simultaneous", "value"] = "value" if scope == "each value" else "simultaneous"
+    return Claim(deviation, radius, int(n), int(ship), alpha, alpha / 2, which, smooth)
+
+
+def certify(
+    desk: Desk, who: str, path: Path | None, hr: Path | None, model: str, claim: Claim, crop: str, say: Say
+) -> Certified:
+    """Upscales with proven bounds. RobustSRError: too few draws for any bound, a crop outside, and so on."""
+    box = scene.box(crop) if crop.strip() else None
+    if path is None:
+        box = box or certificate_files.SAMPLE_CROP
+    with desk.job(who, say) as token:
+        say(None, f"loading {model}")
+        network = desk.model(model, "fp32")
+        x, notes = certificate_files.read_input(path, box, desk.max_pixels)
+        hours = x.shape[-2] * x.shape[-1] * (claim.n + claim.shipped) / pixels_per_second(network) / 3600
+        if hours > 2:
+            raise RobustSRError(
+                f"that would take about {hours:.0f} hours: give a smaller crop, or use the command line"
+            )
+        truth = hr and certificate_files.read_truth(hr, box, network.scale, x, desk.max_pixels)
+        claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
+        made = certificate_of(x, network, claim, on_draws=watched(token, say, "drawing"))
+    folder, source = desk.folder(), path or sample()
+    name = path.name if path else f"sample:{SAMPLE}"
+    record = certificate_files.write(made, x, network, folder, source.stem, name=name, crop=box, hr=truth or None)
+    result, files = record["result"], record["files"]
+    about = [
+        f"Bounds {result['mean_width']:.1f} of 255 levels apart on average, {result['largest_width']} at most; "
+        f"r = eps/sigma = {record['derived']['r']:.3g}.",
+        *(f"PSNR {float(result['psnr']):.2f} dB." for _ in [0] if "psnr" in result),
+        *(
+            f"Certified PSNR: at least {float(result['certified_psnr']):.2f} dB."
+            for _ in [0]
+            if "certified_psnr" in result
+        ),
+        *notes,
+    ]
+    text = "\n\n".join([" ".join(about), *record["claim"], *(f"*{line}*" for line in record["not_claimed"])])
+    shown = {"shipped": "certified picture", "width": "distance of the bounds", "lower": "lower", "upper": "upper"}
+    gallery = [(str(folder / files[key]), caption) for key, caption in shown.items()]
+    everything = [str(folder / f"{source.stem}_certificate.json"), *(str(folder / files[key]) for key in shown)]
+    return Certified(gallery, text, everything)

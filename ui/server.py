@@ -1,0 +1,133 @@
+"""The server: where it listens, who may come in, what it keeps and when that goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from robustsr.types import RobustSRError
+
+from .desk import Desk
+
+PREFIX = "robustsr-ui-"
+SWEEP = 300.0  # seconds
+
+
+@contextmanager
+def served(
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    *,
+    auth: tuple[str, str] | None = None,
+    share: bool = False,
+    max_upload: int = 200 << 20,
+    max_pixels: int = 100_000_000,
+    device: str = "auto",
+    open_browser: bool = False,
+) -> Iterator[str]:
+    """Serves the page as long as the block runs, and yields its address; then everything it kept is deleted.
+
+    ``port`` None: the first free one from 7860 on. RobustSRError: another host than this machine, or a public link,
+    without ``auth``; a port that is taken.
+    """
+    from .guard import LOOPBACK
+
+    local = host in LOOPBACK or host == "::1"
+    if (share or not local) and auth is None:
+        what = "a public link" if share else f"host {host}"
+        raise RobustSRError(f"{what} opens this machine's pictures and processor to others: add --auth USER:PASSWORD")
+    root = _root()
+    os.environ |= {
+        "GRADIO_TEMP_DIR": str(root),
+        "GRADIO_EXAMPLES_CACHE": str(root / "examples"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    desk = Desk(root, max_pixels, max_upload, device=device)
+    stop = threading.Event()
+    try:
+        import gradio as gr
+        from starlette.middleware import Middleware
+
+        from .app import build
+        from .guard import Guard
+
+        page = build(desk)
+        theme = gr.themes.Default(
+            primary_hue="teal",
+            neutral_hue="slate",
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        )
+        hosts = (*LOOPBACK, "::1") if local and not share else None
+        try:
+            _, address, link = page.launch(
+                server_name=host,
+                server_port=port,
+                share=share,
+                auth=auth,
+                inbrowser=open_browser,
+                prevent_thread_lock=True,
+                quiet=True,
+                max_file_size=max_upload,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                theme=theme,
+                css=(Path(__file__).parent / "style.css").read_text("utf-8"),
+                app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None},
+            )
+        except OSError as error:
+            raise RobustSRError(f"cannot listen on {host}, port {port or '7860 to 7959'}: {error}") from None
+        threading.Thread(target=_sweep, args=(desk, stop), daemon=True).start()
+        yield link or address
+    finally:
+        stop.set()
+        if "page" in locals():
+            page.close(verbose=False)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _sweep(desk: Desk, stop: threading.Event) -> None:
+    while not stop.wait(SWEEP):
+        desk.sweep()
+
+
+def _root() -> Path:
+    """A new folder for this process alone; those that ended processes left behind go."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        number = path.name.removeprefix(PREFIX).partition("-")[0]
+        if number.isdigit() and not _runs(int(number)) and path.owner() == Path.home().owner():
+            shutil.rmtree(path, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
+
+
+def _runs(process: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def wait(until: Callable[[], bool] = lambda: False) -> None:
+    """Until Ctrl-C, or a request to end."""
+    ended = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    try:
+        while not ended.wait(0.5) and not until():
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)

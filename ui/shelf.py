@@ -1,0 +1,101 @@
+"""The models: which there are, what is known of them, downloads, and checkpoints of people's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robustsr import catalogue
+from robustsr.models import BICUBIC, load
+from robustsr.types import RobustSRError
+
+from .desk import Desk, Say
+
+ENDINGS = [".safetensors", ".pth", ".ckpt", ".onnx"]
+HEAD = ("model", "scale", "where", "what it is")
+
+
+def usable(scale: int | None = None) -> list[tuple[str, str]]:
+    """(what a list shows, name) of the models that can be used now; ``scale`` 1: denoisers, and people's own."""
+    known, made = catalogue.catalogue(), []
+    here = catalogue.installed()
+    for name in [*(n for n in known if n in here), *(n for n in here if n not in known)]:
+        entry = known.get(name)
+        if entry is None or (entry.scale == 1) == (scale == 1):
+            made.append((f"{name}: {entry.description}" if entry else name, name))
+    return made
+
+
+def line(name: str) -> str:
+    """What a model is, and how good it was measured, in a line."""
+    entry = catalogue.catalogue().get(name)
+    if entry is None:
+        return "Your own."
+    return ". ".join([entry.description, *([_measured(entry.quality)] if entry.quality else [])])
+
+
+def _measured(quality: dict[str, float]) -> str:
+    return "Measured: " + ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in quality.items())
+
+
+def defences() -> list[str]:
+    """What can be compared: bicubic, and each model, alone and smoothed."""
+    names = [name for _, name in usable()]
+    return [*BICUBIC, *(f"{name}{how}" for name in names for how in ("", " + median", " + mean"))]
+
+
+def rows() -> list[list[str]]:
+    """Every model, usable or to be pulled."""
+    here, known = catalogue.installed(), catalogue.catalogue()
+    made = []
+    for name in [*known, *(n for n in here if n not in known)]:
+        entry = known.get(name)
+        where = "ships with robustsr" if entry and not entry.url else "installed" if name in here else "can be pulled"
+        made.append([name, f"x{entry.scale}" if entry else "", where, entry.description if entry else "your own"])
+    return made
+
+
+def details(name: str) -> str:
+    """Everything known of a model, as Markdown, its measured figures among it."""
+    entry = catalogue.catalogue().get(name)
+    if entry is None:
+        network = load(name, device="cpu", precision="fp32")
+        reach = "receptive radius" if network.exact else "effective context"
+        return f"### {name}\n\nYour own: x{network.scale}, {reach} {network.context} pixels, sha256 `{network.digest}`"
+    lines = [f"### {name}", entry.description, ""]
+    facts = {
+        "architecture": f"{entry.architecture}, x{entry.scale}, {entry.size / 2**20:.1f} MB",
+        "trained": entry.trained,
+        "smoothing": f"sigma {entry.sigma:g}, {entry.samples} {entry.draws} draws",
+        "licence": entry.licence,
+        "sha256": f"`{entry.sha256}`",
+        "from": entry.url,
+    }
+    lines += [f"- **{key}**: {value}" for key, value in facts.items() if value]
+    if entry.quality:
+        lines += ["", "| measured | |", "|---|---|"]
+        lines += [f"| {key.replace('_', ' ')} | {value:g} |" for key, value in entry.quality.items()]
+    return "\n".join(lines)
+
+
+def pull(name: str, say: Say) -> str:
+    """Downloads a model of the catalogue. RobustSRError: it is none, or the server does not answer."""
+    entry = catalogue.catalogue().get(name)
+    if entry is None or not entry.url:
+        raise RobustSRError(
+            f"{name} is here already" if entry or name in catalogue.installed() else f"no model {name!r}"
+        )
+
+    def progress(done: int, total: int) -> None:
+        say(done / (total or entry.size), f"{name}: {done >> 20} of {(total or entry.size) >> 20} MB")
+
+    catalogue.pull(entry, progress)
+    return f"{name} can be used now."
+
+
+def add(desk: Desk, path: Path) -> str:
+    """Keeps an uploaded checkpoint among the models. RobustSRError: it holds code, is damaged, or the name is taken."""
+    if path.suffix.lower() not in ENDINGS:
+        raise RobustSRError(f"{path.name}: give a {', '.join(ENDINGS)} file")
+    network = load(path, device="cpu", precision="fp32")
+    catalogue.add(path)
+    return f"{path.stem}: x{network.scale}, can be used now."

@@ -1,0 +1,150 @@
+"""One picture: what it is, how long it will take, and its result beside what it is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from robustsr import batch, console, images
+from robustsr.jobs import Job, plan_jobs
+from robustsr.pipeline import upscale_picture
+from robustsr.plan import make_plan, pixels_per_second
+from robustsr.types import RobustSRError
+
+from . import view
+from .desk import Desk, Say, Token
+from .options import Options
+
+BICUBIC, PLAIN = "bicubic", "the same model, not smoothed"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A picture before it is upscaled: a preview's path, and what it is in words."""
+
+    preview: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """A result: the file, views of it and of what it is compared with, as large, and what to say of it."""
+
+    path: Path
+    before: view.View
+    after: view.View
+    label: str  # of ``before``
+    about: str
+    command: str
+    folder: Path
+
+    def slider(self) -> tuple[str, str]:
+        """Previews of both, as files."""
+        first, second = self.before.preview(), self.after.preview()
+        return view.saved(first.resize(second.size), self.folder), view.saved(second, self.folder)
+
+    def loupe(self, x: float = 0.5, y: float = 0.5) -> str:
+        return view.loupe([(self.label, self.before), ("upscaled", self.after)], self.folder, x, y)
+
+
+def look(desk: Desk, path: Path) -> Looked:
+    """Shows a picture that was uploaded. RobustSRError: it is none, or too large."""
+    info = images.inspect(path, max_pixels=desk.max_pixels)
+    picture = images.read(path, max_pixels=desk.max_pixels)
+    folder = desk.folder()
+    shown = view.store(picture, folder).preview()
+    traits = [f"{info.width} x {info.height} pixels", info.format.upper(), f"{info.bits} bits"]
+    traits += ["gray"] * info.gray + ["transparent"] * info.alpha
+    kept = [name for name in ("exif", "xmp", "iptc") if getattr(picture.meta, name, None)]
+    kept += ["colour profile"] * bool(picture.meta.icc)
+    words = ", ".join(traits) + (f"; carries {', '.join(kept).replace('exif', 'EXIF')}" if kept else "")
+    return Looked(view.saved(shown, folder), "\n\n".join([f"**{path.name}**: {words}", *picture.notes]))
+
+
+def forecast(desk: Desk, paths: list[Path], options: Options) -> str:
+    """How large and how long, in the words of the command line, or why not."""
+    if not paths:
+        return ""
+    task = options.task(desk)
+    jobs = [_job(path, options, path.parent) for path in paths]
+    rows = batch.estimate(jobs, task, overwrite=True)
+    good = any(row.size for row in rows)
+    speed = pixels_per_second(task.network) if good else 1.0
+    lines = list(console.forecast(rows, task.network, task.smoothing, speed)) if good else []
+    lines += [_plain(row.error, Path(str(row.job.source))) for row in rows if row.error]
+    cheaper = "cheaper: --samples "
+    return "\n\n".join(line.replace(cheaper, "Cheaper: samples ").replace("without --smooth", "off") for line in lines)
+
+
+def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, say: Say) -> Upscaled:
+    """Upscales one file and stores what it is compared with.
+
+    Cancelled: within one tile of `Desk.cancel`. RobustSRError: why it failed.
+    """
+    with desk.job(who, say) as token:
+        say(None, f"loading {options.model}")
+        task, folder = options.task(desk), desk.folder()
+        job = _job(path, options, folder)
+        plain = against == PLAIN and task.smoothing is not None
+        started = time.perf_counter()
+        on_window = watched(token, say, f"upscaling {path.name}")
+        result = next(iter(batch.run([job], task, overwrite=True, on_window=lambda _, d, t: on_window(d, t))))
+        if result.status == "failed":
+            if result.trace:
+                raise RuntimeError(result.error)
+            raise RobustSRError(_plain(result.error, path))
+        took = time.perf_counter() - started
+        say(None, "preparing the comparison")
+        made = Path(str(job.target))
+        after = view.read(made, folder, desk.max_pixels)
+        before: view.View = view.Enlarged(view.read(path, folder, desk.max_pixels), after.size)
+        if plain:
+            source = images.read(path, max_pixels=desk.max_pixels)
+            once = make_plan(task.network, None, task.requested["tile"], task.requested["tile_pad"])
+            tick = watched(token, say, "upscaling without smoothing, to compare")
+            large, _ = upscale_picture(source, task.network, None, task.target, once, tick)
+            before = view.store(large, folder)
+    how = "not smoothed"
+    if task.smoothing:
+        sigma = "auto" if options.sigma == "auto" else f"{task.smoothing.sigma:g}"
+        how = f"{task.smoothing.reduce} of {task.smoothing.samples} draws, sigma {sigma}"
+    width, height = after.size
+    about = [
+        f"**{width} x {height} pixels** in {console.duration(took)} on {task.network.device} "
+        f"({task.network.precision}): {task.network.name}, {how}",
+        *result.notes,
+    ]
+    return Upscaled(
+        made,
+        before,
+        after,
+        task.network.name if plain else BICUBIC,
+        "\n\n".join(about),
+        options.command(path.name),
+        folder,
+    )
+
+
+def watched(token: Token, say: Say, what: str) -> Callable[[int, int], None]:
+    """A hook for the core's tiles: says how far it is and how long it will take, and stops when asked to."""
+    start = time.perf_counter()
+
+    def tick(done: int, total: int) -> None:
+        token.check()
+        left = (time.perf_counter() - start) / done * (total - done)
+        say(done / total, f"{what}: tile {done}/{total}, about {console.duration(left)} left")
+
+    return tick
+
+
+def _job(path: Path, options: Options, folder: Path) -> Job:
+    """The job of one picture whose result goes into ``folder``."""
+    (job,), _ = plan_jobs([str(path)], str(folder), format=options.ending, suffix=options.suffix or "_upscaled")
+    return replace(job, root=folder)
+
+
+def _plain(error: str, path: Path) -> str:
+    """An error without the server's folders."""
+    return error.replace(str(path), path.name).replace(f"{path.parent}/", "")
