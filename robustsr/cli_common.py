@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -30,7 +31,7 @@ class Spreadable(typer.core.TyperCommand):
     """A command whose --ray may stand alone: the word after it is its address only if it looks like one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
-        for at, (word, following) in enumerate(zip(args, [*args[1:], ""], strict=True)):
+        for at, (word, following) in enumerate(pairwise([*args, ""])):
             if word == "--ray" and not re.fullmatch(r"auto|local|ray://.+|[\w.-]+:\d+|\[.+\]:\d+", following):
                 args[at] = "--ray=local"
         return super().parse_args(ctx, args)

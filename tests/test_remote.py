@@ -264,9 +264,7 @@ def test_the_command_takes_urls(base, put, tiny, tmp_path, home):
     assert (first["input"], first["output"]) == (f"{base}/in/a.png", f"{base}/out/a.png")
     assert second["output_size"] == [56, 48] and summary["summary"]["done"] == 2
     refused = runner.invoke(cli.app, ["corrupt", f"{base}/in", "-k", "noise", "-o", str(tmp_path / "worse")])
-    assert isinstance(refused.exception, RobustSRError) and "only `robustsr upscale` takes URLs" in str(
-        refused.exception
-    )
+    assert isinstance(refused.exception, RobustSRError) and "only `robustsr upscale`" in str(refused.exception)
 
 
 def test_web_servers_are_only_read_from():

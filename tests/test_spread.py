@@ -183,6 +183,7 @@ def test_crews():
             crew(*arguments)
 
 
+@needs_ray
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
