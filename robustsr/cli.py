@@ -56,9 +56,11 @@ def sigma_of(text: str | None) -> float | Literal["auto"] | None:
     """What --sigma says."""
     if text is None or text == "auto":
         return text  # type: ignore[return-value]
+    from .threats import number
+
     try:
-        return float(text)
-    except ValueError:
+        return number(text)
+    except RobustSRError:
         raise typer.BadParameter(f"--sigma must be a number or auto, got {text!r}") from None
 
 

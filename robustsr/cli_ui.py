@@ -30,7 +30,8 @@ def ui(
 ) -> None:
     """The browser interface: upscale, batches, comparisons, attacks, certificates.
 
-    Listens on this machine only unless told otherwise. Uploads and results are deleted when it ends.
+    Listens on this machine only unless told otherwise. Pictures and results are deleted when it ends; models that are
+    added in it stay.
     """
     text = auth or os.environ.get("ROBUSTSR_UI_AUTH", "")
     user, colon, password = text.partition(":")

@@ -45,6 +45,8 @@ def plan_jobs(
     """
     if format is not None and format.lower().lstrip(".") not in OUTPUT_FORMATS:
         raise RobustSRError(f"cannot write {format!r}; formats: {', '.join(OUTPUT_FORMATS)}")
+    if suffix and (bad := set(suffix) & set("/\\:\0")):
+        raise RobustSRError(f"--suffix {suffix!r} cannot be a part of a name: leave out {' '.join(sorted(bad))}")
     warnings: list[str] = []
     single = _single_file(inputs, out, format)
     if single is not None:

@@ -230,3 +230,10 @@ def test_manifest_survives_a_torn_line(tmp_path):
     assert not again.is_done(source, target, "abc")  # touched, and the recorded digest is not its content's
     target.write_bytes(b"cut short")
     assert not again.is_done(source, target, "abc")
+
+
+@pytest.mark.parametrize("suffix", ["/../x", "a\\b", "c:d"])
+def test_a_suffix_stays_in_the_name(tmp_path, suffix):
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(RobustSRError, match="cannot be a part of a name: leave out"):
+        plan_jobs([str(tmp_path)], str(tmp_path / "out"), suffix=suffix)

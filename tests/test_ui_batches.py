@@ -3,9 +3,10 @@ import zipfile
 
 import pytest
 from PIL import Image
-from robustsr_ui.batches import Batches, unpacked
-from robustsr_ui.desk import Desk
+from robustsr_ui.batches import Batches, collected
+from robustsr_ui.desk import Desk, Token
 from robustsr_ui.options import Options
+from test_ui_options import parsed
 
 from robustsr.types import RobustSRError
 
@@ -39,13 +40,14 @@ def test_a_bad_file_stops_nothing_and_says_why(home, tiny, tmp_path, files):
     assert str(tmp_path) not in job.words() + str(rows)
     with zipfile.ZipFile(job.zip) as archive:
         assert sorted(archive.namelist()) == ["a_upscaled.png", "b_upscaled.jpg"]
+    assert parsed(job.command)["recursive"] and job.folder not in batches._desk.held
     assert batches.find("guessed") is None and batches.find(None) is None
 
 
-def test_cancelled_batches_keep_what_is_done(home, tiny, tmp_path, files, photo):
+def test_a_batch_can_be_cancelled_while_it_waits(home, tiny, tmp_path, files, photo):
     Image.fromarray(photo(64, 64, seed=5)).save(files / "c.png")
     batches = Batches(Desk(tmp_path / "desk", device="cpu"))
-    with batches._desk.line.turn(batches._desk.token("other"), lambda done, text: None):
+    with batches._desk.line.turn(Token(), lambda done, text: None):
         name = batches.start([files / "a.png", files / "c.png"], Options(str(tiny)))
         time.sleep(0.1)
         assert batches.find(name).state == "waiting" and "1 job before this one" in batches.find(name).words()
@@ -54,31 +56,65 @@ def test_cancelled_batches_keep_what_is_done(home, tiny, tmp_path, files, photo)
     assert job.state == "cancelled" and job.zip is None and {row[1] for row in job.table()} == {"cancelled"}
 
 
-def zipped(path, entries):
-    with zipfile.ZipFile(path, "w") as archive:
+def zipped(path, entries, how=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", how) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
     return path
 
 
+def names(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
 def test_archives_stay_inside_their_folder(tmp_path, files):
     data = (files / "a.png").read_bytes()
-    path = zipped(
-        tmp_path / "z.zip",
-        {"../../out.png": data, "/etc/x.png": data, "a/b.png": data, "c:\\d.png": data, "notes.txt": "x"},
-    )
-    found, notes = unpacked([path], tmp_path / "in", 1 << 20)
-    assert len(found) == 4 and all(p.resolve().is_relative_to((tmp_path / "in").resolve()) for p in found)
+    entries = {"../../out.png": data, "/etc/x.png": data, "a/b.png": data, "c:\\d.png": data, "notes.txt": "x"}
+    notes = collected([zipped(tmp_path / "z.zip", entries), files / "a.png"], tmp_path / "in", 1 << 20)
+    assert names(tmp_path / "in") == ["a.png", "a/b.png", "d.png", "etc/x.png", "out.png"]
     assert notes == ["1 file of other kinds in the archive left out"]
 
 
-@pytest.mark.parametrize("kind", ["large", "broken", "empty"])
+def test_pictures_of_one_name_in_several_folders_keep_them(home, tiny, tmp_path, files):
+    data = (files / "a.png").read_bytes()
+    path = zipped(tmp_path / "card.zip", {"100/IMG_1.png": data, "101/IMG_1.png": data})
+    batches = Batches(Desk(tmp_path / "desk", device="cpu"))
+    job = finished(batches, batches.start([path, files / "a.png", files / "a.png"], Options(str(tiny), smooth="off")))
+    assert [row[:2] for row in job.table() if row[1] != "done"] == []
+    with zipfile.ZipFile(job.zip) as archive:
+        assert sorted(archive.namelist()) == [
+            "100/IMG_1_upscaled.png",
+            "101/IMG_1_upscaled.png",
+            "a_2_upscaled.png",
+            "a_upscaled.png",
+        ]
+
+
+def test_uploads_that_are_deleted_meanwhile_are_not_missed(home, tiny, tmp_path, files):
+    batches = Batches(Desk(tmp_path / "desk", device="cpu"))
+    with batches._desk.line.turn(Token(), lambda done, text: None):
+        name = batches.start([files / "a.png"], Options(str(tiny), smooth="off"))
+        (files / "a.png").unlink()
+    assert finished(batches, name).table()[0][1] == "done"
+
+
+def test_a_name_cannot_lead_out_of_the_folder(home, tiny, tmp_path, files):
+    batches = Batches(Desk(tmp_path / "desk", device="cpu"))
+    with pytest.raises(RobustSRError, match="cannot be a part of a name"):
+        batches.start([files / "a.png"], Options(str(tiny), suffix="/../../x"))
+
+
+@pytest.mark.parametrize("kind", ["large", "broken", "damaged", "empty"])
 def test_archives_that_cannot_be_used(tmp_path, kind):
     path = tmp_path / "z.zip"
     if kind == "broken":
         path.write_bytes(b"PK\x03\x04 and no more")
     else:
-        zipped(path, {"a.png": b"\0" * 5000} if kind == "large" else {"readme.txt": "x"})
-    text = {"large": "unpacks to more", "broken": "z.zip cannot be unpacked", "empty": "there are no pictures"}[kind]
+        zipped(path, {"readme.txt": "x"} if kind == "empty" else {"a.png": b"\0" * 5000}, zipfile.ZIP_DEFLATED)
+    if kind == "damaged":
+        data = bytearray(path.read_bytes())
+        data[40:46] = b"\xff" * 6
+        path.write_bytes(data)
+    text = {"large": "unpacks to more", "empty": "there are no pictures"}.get(kind, "z.zip cannot be unpacked")
     with pytest.raises(RobustSRError, match=text):
-        unpacked([path], tmp_path / "in", 1000)
+        collected([path], tmp_path / "in", 1000 if kind == "large" else 10**6)

@@ -134,10 +134,10 @@ def test_cancel_stops_within_a_tile_and_the_next_run_works(page, tmp_path, photo
     page.click("#upscale-stop")
     assert "Cancelled" in toast(page)
     page.wait_for_selector("#upscale-run:not([disabled])")
-    page.reload()
-    page.wait_for_selector("#upscale-run")
+    page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
     page.get_by_text("sign.png").first.click()
     page.wait_for_selector("text=160 x 120 pixels")
+    page.get_by_label("Samples").first.fill("2")
     page.click("#upscale-run")
     page.wait_for_selector("#upscale-about >> text=640 x 480 pixels", timeout=120_000)
 
@@ -160,11 +160,11 @@ def test_a_batch_with_one_corrupt_file_survives_a_reload(page, photograph, tmp_p
     choose(page, "batch-files", photograph, tmp_path / "b.png", tmp_path / "c.png")
     page.wait_for_function("document.querySelectorAll('#batch-files tr.file').length == 3")
     page.click("#batch-run")
-    page.wait_for_selector("#batch-about >> text=2 of 3 upscaled, 1 failed", timeout=120_000)
-    page.reload()
+    page.wait_for_selector("#batch-about >> text=/of 3 upscaled/")
+    page.reload()  # while it runs, or just after
     page.wait_for_selector("#upscale-run")
     tab(page, "Batch")
-    page.wait_for_selector("#batch-about >> text=Finished", timeout=30_000)
+    page.wait_for_selector("#batch-about >> text=Finished: 2 of 3 upscaled, 1 failed", timeout=120_000)
     assert "cannot read c.png" in page.locator("#batch-table").inner_text()
     page.wait_for_selector("#batch-download:not([disabled])")
     with page.expect_download() as coming:

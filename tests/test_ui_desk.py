@@ -66,6 +66,24 @@ def test_cancelling_reaches_only_the_tab_that_asks(tmp_path):
             token.check()
 
 
+def test_a_job_can_be_cancelled_before_it_comes_and_the_others_of_the_page_go_on(tmp_path):
+    desk = Desk(tmp_path)
+    desk.begin("page/upscale")
+    with desk.job("page/certify", quiet) as other:
+        desk.cancel("page/upscale")
+        other.check()
+    with pytest.raises(Cancelled), desk.job("page/upscale", quiet):
+        pass
+    assert desk._tokens == {}
+
+
+def test_nothing_begins_after_the_end(tmp_path):
+    desk = Desk(tmp_path)
+    desk.close(0.1)
+    with pytest.raises(Cancelled), desk.job("a", quiet):
+        pass
+
+
 def test_models_stay_loaded(tmp_path, home, tiny):
     desk = Desk(tmp_path, device="cpu")
     assert desk.model(str(tiny), "fp32") is desk.model(str(tiny), "fp32")
@@ -73,11 +91,13 @@ def test_models_stay_loaded(tmp_path, home, tiny):
 
 def test_old_files_go_and_new_ones_stay(tmp_path):
     desk = Desk(tmp_path, keep=100)
-    old, new, upload = desk.folder(), desk.folder(), tmp_path / "0123abcd"
+    old, new, held, upload = desk.folder(), desk.folder(), desk.folder(), tmp_path / "0123abcd"
     upload.mkdir()
-    for folder in (old, new, upload):
+    for folder in (old, new, held, upload):
         (folder / "picture.png").write_bytes(b"x")
-    for path in (old / "picture.png", old, upload / "picture.png", upload):
-        os.utime(path, (time.time() - 1000,) * 2)
+    for folder in (old, held, upload):
+        for path in (folder / "picture.png", folder):
+            os.utime(path, (time.time() - 1000,) * 2)
+    desk.held.add(held)  # a batch still waits for its turn
     desk.sweep()
-    assert not old.exists() and not upload.exists() and (new / "picture.png").exists()
+    assert not old.exists() and not upload.exists() and (new / "picture.png").exists() and held.exists()

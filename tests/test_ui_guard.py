@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from robustsr_ui.guard import LOOPBACK, Guard, foreign
 
@@ -33,6 +35,9 @@ def test_addresses_are_not_fetched(client):
         assert client.get(path).status_code == 403
     sent = {"data": [[{"path": "http://x/y.png", "meta": {"_type": "gradio.FileData"}}]]}
     assert client.post("/gradio_api/queue/join", json=sent).status_code == 400
+    for kind in ("application/json", " Application/JSON", "application/x+json", "text/plain", ""):
+        answer = client.post("/gradio_api/queue/join", content=json.dumps(sent), headers={"content-type": kind})
+        assert answer.status_code == 400, kind
     own = {"data": [{"path": "/tmp/up/y.png", "url": "http://127.0.0.1:7860/gradio_api/file=/tmp/up/y.png"}]}
     assert client.post("/gradio_api/queue/join", json=own).json() == own
 

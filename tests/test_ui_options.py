@@ -59,6 +59,16 @@ def test_the_command_says_the_same():
     assert {key: found[key] for key in want} == want
 
 
+def test_sigma_as_a_fraction_is_understood_by_both():
+    command = Options("psnr", sigma="8/255").command("a.png")
+    assert cli.sigma_of(parsed(command)["sigma"]) == pytest.approx(8 / 255)
+
+
+def test_the_servers_device_and_exact_factors_are_said():
+    command = Options("psnr", size="factor", first="3.3333333").command("a.png", device="cpu")
+    assert parsed(command)["device"] == "cpu" and parsed(command)["scale"] == 3.3333333
+
+
 def test_a_plain_form_is_a_plain_command():
     assert Options("psnr", smooth="off").command("a.png") == "robustsr upscale a.png --model psnr"
     assert Options("psnr", smooth="off", sigma="0.1").command("a.png") == "robustsr upscale a.png --model psnr"
@@ -84,6 +94,8 @@ def test_what_is_wrong_is_said(tmp_path, home, tiny):
         (Options(str(tiny), samples="many"), "samples must be a number, got 'many'"),
         (Options(str(tiny), samples="2.5"), "samples must be a whole number"),
         (Options(str(tiny), sigma="strong"), "sigma must be a number"),
+        (Options(str(tiny), samples="inf"), "samples must be a number, got 'inf'"),
+        (Options(str(tiny), tile="nan"), "tile must be a number"),
         (Options("no-such"), "no model 'no-such'"),
         (Options(str(tiny), tile="3"), "too small"),
     ):

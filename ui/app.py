@@ -22,12 +22,13 @@ from .options import FIELDS
 from .parts import QUIET, model_list, one, optional, options, readable, said, who
 
 PRIVATE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+LOOKING: dict[str, Any] = {**PRIVATE, "concurrency_limit": 2, "concurrency_id": "look"}  # decodes whole pictures
 PROGRESS = gr.Progress()
 WIDTHS: list[str | int] = ["26%", "12%", "16%", "11%", "35%"]  # of a batch's columns
 METHODS = ["pgd", "fgsm", "bim", "pgd-l2", "cw", "random"]
 
 
-def build(desk: Desk) -> gr.Blocks:
+def build(desk: Desk, batches: Batches) -> gr.Blocks:
     """The page of a server. To be built after the environment says where Gradio keeps files."""
     with gr.Blocks(title="robustsr", analytics_enabled=False, delete_cache=(600, int(desk.keep))) as page:
         gr.Markdown("# robustsr\nUpscale pictures with models that stay stable, attack them, and prove what holds.")
@@ -35,7 +36,7 @@ def build(desk: Desk) -> gr.Blocks:
         with gr.Tab("Upscale", id="upscale"):
             lists = [_upscale(desk)]
         with gr.Tab("Batch", id="batch"):
-            lists.append(_batch(desk, page, job))
+            lists.append(_batch(desk, batches, page, job))
         with gr.Tab("Compare", id="compare"):
             compared = _compare(desk)
         with gr.Tab("Attack", id="attack"):
@@ -48,7 +49,7 @@ def build(desk: Desk) -> gr.Blocks:
             return [gr.update(choices=shelf.usable())] * len(lists) + [gr.update(choices=shelf.defences())]
 
         with gr.Tab("Models", id="models"):
-            _models(desk, [*lists, compared], choices)
+            _models(desk, page, [*lists, compared], choices)
         page.load(choices, None, [*lists, compared], **QUIET)
 
         def left(request: gr.Request) -> None:
@@ -71,7 +72,6 @@ def samples() -> list[str]:
 
 
 def _upscale(desk: Desk) -> gr.Dropdown:
-    shown = gr.State()
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             file = gr.File(label="Picture", file_types=parts.PICTURES, elem_id="upscale-file", height=150)
@@ -100,9 +100,10 @@ def _upscale(desk: Desk) -> gr.Dropdown:
             command = gr.Textbox(
                 label="The same in a terminal", interactive=False, buttons=["copy"], lines=1, elem_classes="command"
             )
-            loupe = parts.loupe("1:1")
+            loupe, kept = parts.loupe(desk, "1:1")
 
-    def look(path: str | None) -> tuple[Any, ...]:
+    def look(path: str | None, request: gr.Request) -> tuple[Any, ...]:
+        desk.cancel(who(request, "upscale"))  # of the picture before
         nothing = None, "", gr.DownloadButton("Download", value=None, interactive=False), "", "", None
         if path is None:
             return gr.update(visible=False, value=None), "", *nothing
@@ -113,28 +114,24 @@ def _upscale(desk: Desk) -> gr.Dropdown:
     def forecast(path: str | None, *values: Any) -> str:
         if path is None:
             return ""
-        try:
-            return single.forecast(desk, [Path(path)], options(values))
-        except RobustSRError as error:
-            return str(error)
+        with readable(desk):
+            try:
+                return single.forecast(desk, [Path(path)], options(values))
+            except RobustSRError as error:
+                return parts.plain(desk, str(error))
 
     def upscale(*values: Any, request: gr.Request, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
         path, against, *rest = values
         if path is None:
             raise gr.Error("Choose a picture first.", title="No picture", print_exception=False)
         with readable(desk):
-            made = single.upscale(desk, who(request), Path(path), options(rest), against, said(progress))
+            made = single.upscale(desk, who(request, "upscale"), Path(path), options(rest), against, said(progress))
             ready = gr.DownloadButton(value=str(made.path), label=f"Download {made.path.name}", interactive=True)
-            return made.slider(), made.about, ready, made.command, made.loupe(), made
+            panes = made.loupe()
+            return made.slider(), made.about, ready, made.command, panes.show(), panes
 
-    def elsewhere(made: single.Upscaled | None, event: gr.EventData) -> str:
-        if made is None:
-            return ""
-        at = event._data
-        return made.loupe(float(at["x"]), float(at["y"]))
-
-    fields, results = [*form.values()], [slider, result, download, command, loupe, shown]
-    file.change(look, file, [preview, about_input, *results], show_progress_on=[about_input], **PRIVATE)
+    fields, results = [*form.values()], [slider, result, download, command, loupe, kept]
+    file.change(look, file, [preview, about_input, *results], show_progress_on=[about_input], **LOOKING)
     gr.on(
         [file.change, *(form[name].change for name in FIELDS if name != "suffix")],
         forecast,
@@ -142,7 +139,7 @@ def _upscale(desk: Desk) -> gr.Dropdown:
         estimate,
         trigger_mode="always_last",
         show_progress="hidden",
-        **PRIVATE,
+        **LOOKING,
     )
     parts.work(
         desk,
@@ -154,12 +151,10 @@ def _upscale(desk: Desk) -> gr.Dropdown:
         api_name="upscale",
         shown_on=[slider],
     )
-    loupe.click(elsewhere, shown, loupe, **QUIET)
     return form["model"]
 
 
-def _batch(desk: Desk, page: gr.Blocks, name: gr.BrowserState) -> gr.Dropdown:
-    batches = Batches(desk)
+def _batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) -> gr.Dropdown:
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             files = gr.File(
@@ -193,8 +188,16 @@ def _batch(desk: Desk, page: gr.Blocks, name: gr.BrowserState) -> gr.Dropdown:
     def where(job: str) -> tuple[Any, ...]:
         found = batches.find(job)
         if found is None:
-            idle = (gr.update(), gr.update(), gr.update(), gr.update())
-            return (*idle, gr.Timer(active=False), gr.update(interactive=True), gr.update(interactive=False))
+            words = "This batch is no longer kept." if job else gr.update()
+            return (
+                words,
+                gr.update(),
+                gr.update(),
+                gr.update(),
+                gr.Timer(active=False),
+                gr.update(interactive=True),
+                gr.update(interactive=False),
+            )
         ready = gr.DownloadButton(value=str(found.zip) if found.zip else None, interactive=found.zip is not None)
         active = found.active
         buttons = gr.update(interactive=not active), gr.update(interactive=active)
@@ -206,12 +209,17 @@ def _batch(desk: Desk, page: gr.Blocks, name: gr.BrowserState) -> gr.Dropdown:
         with readable(desk):
             return batches.start([Path(p) for p in paths], options(values))
 
+    def idle(yes: bool) -> Any:
+        return gr.update(interactive=yes)
+
     def cancel(job: str) -> None:
         if found := batches.find(job):
             found.token.cancel()
 
     outputs = [words, table, download, command, timer, run, stop]
-    run.click(start, [files, *form.values()], name, **PRIVATE).then(where, name, outputs, **QUIET)
+    started = run.click(lambda: idle(False), None, run, **QUIET).then(start, [files, *form.values()], name, **PRIVATE)
+    started.success(where, name, outputs, **QUIET)
+    started.failure(lambda: idle(True), None, run, **QUIET)
     stop.click(cancel, name, None, **QUIET)
     timer.tick(where, name, outputs, **QUIET)
     page.load(where, name, outputs, **QUIET)
@@ -250,7 +258,7 @@ def _compare(desk: Desk) -> gr.Dropdown:
             sigma = gr.Textbox("", label="Sigma of the smoothed ones", placeholder="the model's, a number, or auto")
             run, stop = _buttons("Compare", "compare")
         with gr.Column(scale=8, min_width=320):
-            loupe = parts.loupe("Side by side")
+            loupe, kept = parts.loupe(desk, "Side by side")
             table = gr.Dataframe(interactive=False, wrap=True, label="Measured", elem_id="compare-table")
             notes = gr.Markdown(elem_classes="quiet")
 
@@ -265,12 +273,12 @@ def _compare(desk: Desk) -> gr.Dropdown:
     ) -> tuple[Any, ...]:
         with readable(desk):
             made = scenes.side_by_side(
-                desk, who(request), one(picture), one(truth), models, sigma, crop, said(progress)
+                desk, who(request, "compare"), one(picture), one(truth), models, sigma, crop, said(progress)
             )
-        return made.loupe, gr.Dataframe(value=made.rows, headers=made.head), made.notes
+        return made.loupe.show(), made.loupe, gr.Dataframe(value=made.rows, headers=made.head), made.notes
 
     inputs = [file, hr, choices, sigma, crop]
-    parts.work(desk, run, stop, compare, inputs, [loupe, table, notes], api_name="compare", shown_on=[loupe])
+    parts.work(desk, run, stop, compare, inputs, [loupe, kept, table, notes], api_name="compare", shown_on=[loupe])
     return choices
 
 
@@ -301,7 +309,7 @@ def _attack(desk: Desk) -> gr.Dropdown:
                 label="Input", columns=3, height=260, object_fit="contain", interactive=False, elem_id="attack-gallery"
             )
             about = gr.Markdown()
-            loupe = parts.loupe("Outputs")
+            loupe, kept = parts.loupe(desk, "Outputs")
             outputs = gr.Dataframe(
                 interactive=False, wrap=True, label="Outputs", max_height=420, elem_id="attack-table"
             )
@@ -331,7 +339,7 @@ def _attack(desk: Desk) -> gr.Dropdown:
             threat = scenes.threat_of(method, eps, steps, loss)
             made = scenes.attacked(
                 desk,
-                who(request),
+                who(request, "attack"),
                 one(picture),
                 one(truth),
                 model,
@@ -346,6 +354,7 @@ def _attack(desk: Desk) -> gr.Dropdown:
         return (
             made.gallery,
             made.about,
+            made.loupe.show(),
             made.loupe,
             _frame(made.outputs),
             _frame(made.change),
@@ -354,7 +363,7 @@ def _attack(desk: Desk) -> gr.Dropdown:
         )
 
     inputs = [file, hr, model, method, eps, steps, on, smooth, sigma, number, loss, crop]
-    shown = [gallery, about, loupe, outputs, change, curve, files]
+    shown = [gallery, about, loupe, kept, outputs, change, curve, files]
     parts.work(desk, run, stop, attack, inputs, shown, api_name="attack", shown_on=[gallery])
     return model
 
@@ -399,9 +408,9 @@ def _certify(desk: Desk) -> gr.Dropdown:
         smooth: Reduce,
         sigma: str,
         eps: str,
-        n: float,
-        ship: float,
-        alpha: float,
+        n: float | None,
+        ship: float | None,
+        alpha: float | None,
         scope: str,
         crop: str,
         request: gr.Request,
@@ -409,7 +418,9 @@ def _certify(desk: Desk) -> gr.Dropdown:
     ) -> tuple[Any, ...]:
         with readable(desk):
             asked = scenes.claim_of(smooth, sigma, eps, n, ship, alpha, scope)
-            made = scenes.certify(desk, who(request), one(picture), one(truth), model, asked, crop, said(progress))
+            made = scenes.certify(
+                desk, who(request, "certify"), one(picture), one(truth), model, asked, crop, said(progress)
+            )
         return made.gallery, made.claim, made.files
 
     inputs = [file, hr, model, smooth, sigma, eps, n, ship, alpha, scope, crop]
@@ -417,7 +428,7 @@ def _certify(desk: Desk) -> gr.Dropdown:
     return model
 
 
-def _models(desk: Desk, lists: list[gr.Dropdown], choices: Callable[[], list[Any]]) -> None:
+def _models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Callable[[], list[Any]]) -> None:
     with gr.Row():
         with gr.Column(scale=7, min_width=320):
             table = gr.Dataframe(
@@ -455,10 +466,15 @@ def _models(desk: Desk, lists: list[gr.Dropdown], choices: Callable[[], list[Any
         return text, gr.update(value=shelf.rows()), gr.update(choices=[row[0] for row in shelf.rows()])
 
     def picked(event: gr.SelectData) -> str:
-        return str(shelf.rows()[event.index[0]][0])
+        return str(event.row_value[0])
 
     chosen.change(show, chosen, [details, pull], **PRIVATE)
     table.select(picked, None, chosen, **QUIET)
+
+    def known() -> tuple[Any, Any]:
+        return gr.update(value=shelf.rows()), gr.update(choices=[row[0] for row in shelf.rows()])
+
+    page.load(known, None, [table, chosen], **QUIET)
     pulled = pull.click(fetch, chosen, [said_, table], show_progress_on=[said_], **PRIVATE)
     added = own.upload(add, own, [said_, table, chosen], show_progress_on=[said_], **PRIVATE)
     for done in (pulled, added):

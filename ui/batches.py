@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import lzma
+import os
 import secrets
+import shutil
 import threading
 import time
 import traceback
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,22 +77,34 @@ class Batches:
         self._desk, self._jobs = desk, dict[str, BatchJob]()
 
     def find(self, name: str | None) -> BatchJob | None:
+        """The batch of that name; None: there is none, or it was not looked at for so long that it was deleted."""
+        self._jobs = {n: job for n, job in self._jobs.items() if job.folder.is_dir()}
         return self._jobs.get(name or "")
+
+    def close(self) -> None:
+        """Asks all batches to stop."""
+        for job in self._jobs.values():
+            job.token.cancel()
 
     def start(self, files: Sequence[Path], options: Options) -> str:
         """Begins a batch and returns its name. RobustSRError: nothing to do, or an option that makes no sense."""
-        folder = self._desk.folder()
-        inputs, notes = unpacked(files, folder / "in", self._desk.max_upload * 10)
         options.target, options.output  # noqa: B018 - refused before anything waits
-        out = folder / "out"
-        jobs, warnings = plan_jobs(
-            [str(p) for p in inputs], str(out), format=options.ending, suffix=options.suffix or "_upscaled"
-        )
-        rows = {str(job.target): Row(_shown(job.source, folder)) for job in jobs}
-        command = options.command("photos/")
-        made = BatchJob(folder, Token(), rows, command, [*notes, *warnings])
+        folder = self._desk.folder()
+        self._desk.held.add(folder)
+        try:
+            notes = collected(files, folder / "in", self._desk.max_upload * 10)
+            suffix = options.suffix or "_upscaled"
+            jobs, warnings = plan_jobs(
+                [str(folder / "in")], str(folder / "out"), recursive=True, format=options.ending, suffix=suffix
+            )
+            rows = {str(job.target): Row(str(Path(str(job.source)).relative_to(folder / "in"))) for job in jobs}
+            command = options.command("photos/", "--recursive", device=self._desk.device)
+            made = BatchJob(folder, Token(), rows, command, [*notes, *(_inside(w, folder) for w in warnings)])
+        except RobustSRError as error:
+            self._desk.held.discard(folder)
+            raise RobustSRError(_inside(str(error), folder)) from error
         name = secrets.token_urlsafe(16)
-        self._jobs = {n: j for n, j in self._jobs.items() if j.active or j.folder.is_dir()} | {name: made}
+        self._jobs[name] = made
         threading.Thread(target=self._run, args=(made, jobs, options), name="batch", daemon=True).start()
         return name
 
@@ -96,25 +112,28 @@ class Batches:
         def say(done: float | None, text: str) -> None:
             made.about = text
 
+        state = "done"
         try:
             with self._desk.line.turn(made.token, say):
                 made.state, made.about = "running", f"Loading {options.model}."
                 self._upscale(made, jobs, options)
-            made.state, made.about = "done", ""
         except Cancelled:
-            made.state = "cancelled"
+            state = "cancelled"
         except RobustSRError as error:
-            made.state, made.error = "failed", str(error).replace(f"{made.folder}/", "")
+            state, made.error = "failed", _inside(str(error), made.folder)
         except Exception as error:
             traceback.print_exc()
-            made.state, made.error = "failed", f"This is a bug in robustsr: {type(error).__name__}: {error}"
+            state, made.error = "failed", f"This is a bug in robustsr: {type(error).__name__}."
+        made.about = "" if state == "done" else made.about
+        for row in made.rows.values():
+            if row.state in ("waiting", "running"):
+                row.state = state
         try:
             made.zip = packed([p for p in map(Path, made.rows) if p.is_file()], made.folder / "upscaled.zip")
         except OSError as error:
             made.error = f"The archive could not be written: {error.strerror}."
-        for row in made.rows.values():
-            if row.state in ("waiting", "running"):
-                row.state = made.state
+        made.state = state  # last: whoever sees it may download
+        self._desk.held.discard(made.folder)
 
     def _upscale(self, made: BatchJob, jobs: list[Job], options: Options) -> None:
         task = options.task(self._desk)
@@ -134,50 +153,75 @@ class Batches:
             through += costs[result.job.target]
             row.state, row.seconds = result.status, f"{result.seconds:.1f}" if result.seconds else ""
             row.size = f"{result.output_size[0]} x {result.output_size[1]}" if result.output_size else ""
-            source = result.job.source
-            row.notes = "; ".join([*result.notes, *([result.error] if result.error else [])])
-            row.notes = row.notes.replace(str(source), source.name).replace(f"{made.folder}/", "")
+            row.notes = _inside("; ".join([*result.notes, *([result.error] if result.error else [])]), made.folder)
 
 
-def unpacked(files: Sequence[Path], folder: Path, limit: int) -> tuple[list[Path], list[str]]:
-    """The pictures among uploaded files, those in zip archives unpacked into ``folder``, and notes on what is left out.
+def collected(files: Sequence[Path], folder: Path, limit: int) -> list[str]:
+    """Puts uploaded files, and the pictures in zip archives, into ``folder``, and returns notes on what is left out.
 
-    RobustSRError: an archive is damaged, or larger than ``limit`` bytes; no pictures, or too many.
+    RobustSRError: an archive is damaged, or all are larger than ``limit`` bytes; no pictures, or too many.
     """
-    found: list[Path] = []
-    others = 0
-    for path in files:
-        if path.suffix.lower() != ".zip":
-            found.append(path)
-            continue
+    folder.mkdir(parents=True)
+    pictures = [path for path in files if path.suffix.lower() != ".zip"]
+    others, count, size = 0, len(pictures), 0
+    for path in pictures:
+        target = _free(folder / path.name)
+        try:
+            os.link(path, target)  # uploads are deleted by their age, whoever still needs them
+        except OSError:
+            shutil.copyfile(path, target)
+    for path in (p for p in files if p not in pictures):
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-                if sum(entry.file_size for entry in entries) > limit:
+                wanted = [entry for entry in entries if _is_picture(PurePosixPath(entry.filename))]
+                others, count = others + len(entries) - len(wanted), count + len(wanted)
+                size += sum(entry.file_size for entry in wanted)
+                if size > limit:
                     raise RobustSRError(f"{path.name} unpacks to more than {limit >> 20} MB")
-                for entry in entries:
-                    name = PurePosixPath(entry.filename.replace("\\", "/"))
-                    if name.suffix.lower().lstrip(".") not in FORMATS or name.name.startswith((".", "__")):
-                        others += 1
-                        continue
-                    parts = [part for part in name.parts if part not in ("..", "/", "") and ":" not in part]
-                    target = folder.joinpath(*parts)
-                    if target.exists():
-                        target = target.with_name(f"{target.stem}_{len(found)}{target.suffix}")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(entry) as source, open(target, "wb") as out:
-                        while block := source.read(1 << 20):
-                            out.write(block)
-                            if out.tell() > entry.file_size:
-                                raise RobustSRError(f"{path.name} holds more than it says")
-                    found.append(target)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-            raise RobustSRError(f"{path.name} cannot be unpacked: {error}") from None
-    if not found:
+                if count > MOST_FILES:
+                    raise RobustSRError(f"more than {MOST_FILES} pictures at once: use the command line")
+                for entry in wanted:
+                    _unpack(archive, entry, folder)
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+            NotImplementedError,
+            RuntimeError,
+            OSError,
+            EOFError,
+        ) as e:
+            raise RobustSRError(f"{path.name} cannot be unpacked: {e}") from None
+    if not count:
         raise RobustSRError("there are no pictures: choose files, or a zip archive of them")
-    if len(found) > MOST_FILES:
-        raise RobustSRError(f"{len(found)} pictures are more than {MOST_FILES} at once: use the command line")
-    return found, [f"{others} file{'s' * (others != 1)} of other kinds in the archive left out"] if others else []
+    return [f"{others} file{'s' * (others != 1)} of other kinds in the archive left out"] if others else []
+
+
+def _is_picture(name: PurePosixPath) -> bool:
+    return name.suffix.lower().lstrip(".") in FORMATS and not name.name.startswith((".", "__"))
+
+
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
+    """Writes an entry below ``folder``, whatever its name says, and no more than it says to hold."""
+    parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
+    inside = [part for part in parts if part not in ("..", "/", "") and ":" not in part and not part.startswith(".")]
+    target = _free(folder.joinpath(*inside))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(entry) as source, open(target, "wb") as out:
+        while block := source.read(1 << 20):
+            out.write(block)
+            if out.tell() > entry.file_size:
+                raise RobustSRError(f"{entry.filename} holds more than it says")
+
+
+def _free(path: Path) -> Path:
+    """The path, or one with a number where there is something of that name."""
+    number, made = 1, path
+    while made.exists():
+        number += 1
+        made = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return made
 
 
 def packed(paths: Sequence[Path], target: Path) -> Path | None:
@@ -186,11 +230,12 @@ def packed(paths: Sequence[Path], target: Path) -> Path | None:
         return None
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in paths:
-            archive.write(path, path.name)
+            archive.write(path, path.relative_to(target.parent / "out"))
     return target
 
 
-def _shown(source: object, folder: Path) -> str:
-    """What a picture is called: its place in the archive, or its name."""
-    path = Path(str(source))
-    return str(path.relative_to(folder / "in")) if path.is_relative_to(folder / "in") else path.name
+def _inside(text: str, folder: Path) -> str:
+    """A text without the batch's folder."""
+    for part in ("in", "out"):
+        text = text.replace(f"{folder / part}{os.sep}", "").replace(str(folder / part), "the upload")
+    return text

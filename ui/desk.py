@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from robustsr.models import Loaded, load
+from robustsr.plan import pixels_per_second
 from robustsr.types import Cancelled
 
 LOADED = 4  # models kept in memory
@@ -43,6 +44,11 @@ class Line:
 
     def __init__(self) -> None:
         self._changed, self._waiting = threading.Condition(), deque[object]()
+        self.closed = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting)
 
     @contextmanager
     def turn(self, token: Token, say: Say) -> Iterator[None]:
@@ -53,6 +59,8 @@ class Line:
         try:
             while True:
                 token.check()
+                if self.closed:
+                    raise Cancelled
                 with self._changed:
                     if self._waiting[0] is ticket:
                         break
@@ -79,6 +87,8 @@ class Desk:
     keep: float = 4 * 3600
     device: str = "auto"
     line: Line = field(default_factory=Line)
+    held: set[Path] = field(default_factory=set)  # folders that are not swept
+    _speeds: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _models: OrderedDict[tuple[str, str, str, str | None], Loaded] = field(default_factory=OrderedDict)
     _tokens: dict[str, Token] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -101,31 +111,53 @@ class Desk:
         made.mkdir(parents=True)
         return made
 
-    def token(self, who: str) -> Token:
-        """A new token for the next job of ``who``, which `cancel` reaches."""
+    def speed(self, network: Loaded) -> float | None:
+        """Its LR pixels per second, measured once; None: not yet, for another job is at work."""
+        key = (network.digest, str(network.device), network.precision)
+        with self._loading:
+            if key not in self._speeds and not self.line.busy:
+                self._speeds[key] = pixels_per_second(network)
+            return self._speeds.get(key)
+
+    def begin(self, who: str) -> None:
+        """A job of ``who`` is about to come: from now on `cancel` reaches it."""
         with self._lock:
-            return self._tokens.setdefault(who, Token())
+            self._tokens[who] = Token()
 
     def cancel(self, who: str) -> None:
-        """Asks the jobs of ``who``, waiting ones too, to stop."""
+        """Asks the jobs whose name begins with ``who``, waiting ones too, to stop."""
         with self._lock:
-            token = self._tokens.pop(who, None)
-        if token:
-            token.cancel()
+            for name, token in self._tokens.items():
+                if name.startswith(who):
+                    token.cancel()
 
     @contextmanager
     def job(self, who: str, say: Say) -> Iterator[Token]:
         """The turn of a job of ``who``. Cancelled: it was asked to stop while it waited."""
-        token = self.token(who)
-        with self.line.turn(token, say):
-            yield token
+        with self._lock:
+            token = self._tokens.setdefault(who, Token())
+        try:
+            with self.line.turn(token, say):
+                yield token
+        finally:
+            with self._lock:
+                if self._tokens.get(who) is token:
+                    del self._tokens[who]
 
     def sweep(self) -> None:
         """Deletes what nobody has touched for ``keep`` seconds: uploads, results, previews."""
         for folder in (self.root, self.root / "work"):
             for path in folder.iterdir() if folder.is_dir() else ():
-                if path.name != "work" and time.time() - _touched(path) > self.keep:
+                if path.name != "work" and path not in self.held and time.time() - _touched(path) > self.keep:
                     shutil.rmtree(path, ignore_errors=True)
+
+    def close(self, seconds: float = 5) -> None:
+        """Asks all jobs to stop, and waits a little for the one at work; none begins any more."""
+        self.line.closed = True
+        self.cancel("")
+        end = time.monotonic() + seconds
+        while self.line.busy and time.monotonic() < end:
+            time.sleep(0.05)
 
 
 def _touched(path: Path) -> float:

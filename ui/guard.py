@@ -26,7 +26,8 @@ class Guard:
             headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
             if reason := self._refused(scope, headers):
                 return await _answer(send, 403, reason)
-            if scope["method"] == "POST" and headers.get("content-type", "").startswith("application/json"):
+            sends = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+            if sends and not headers.get("content-type", "").strip().lower().startswith("multipart/form-data"):
                 body = await _body(receive)
                 if body is None:
                     return await _answer(send, 413, "the request is too large")
@@ -50,7 +51,7 @@ class Guard:
 
 
 def foreign(body: bytes) -> bool:
-    """Whether a request names a file by an address instead of having uploaded it."""
+    """Whether a request, of whatever kind it says it is, names a file by an address instead of having uploaded it."""
     try:
         return _names_address(json.loads(body))
     except (ValueError, RecursionError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
 from robustsr import batch, threats
+from robustsr.catalogue import find
 from robustsr.models import Loaded, noise_inside, seeded
 from robustsr.plan import Smoothing, Target, make_plan, smoothing_for
 from robustsr.smoothing import Draws, Reduce
@@ -115,15 +117,15 @@ class Options:
             requested["seed"] = whole(self.seed, "seed") or 0
         return batch.Task(network, smoothing, target, replace(output, max_pixels=desk.max_pixels), plan, requested)
 
-    def command(self, *names: str) -> str:
-        """The command line that does the same."""
+    def command(self, *names: str, device: str = "auto") -> str:
+        """The command line that does the same; ``device``: what the server takes for "auto"."""
         words = ["robustsr", "upscale", *names]
         default = Options(self.model)
 
         def add(flag: str, value: Any) -> None:  # noqa: ANN401
             if value not in (None, "", False):
                 words.append(f"--{flag}")
-                words.extend([] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)])
+                words.extend([] if value is True else [f"{value:.12g}" if isinstance(value, float) else str(value)])
 
         add("model", self.model)
         if self.smooth != "off":
@@ -131,6 +133,7 @@ class Options:
             add("sigma", None if self.sigma == MODELS_OWN else self.sigma)
             add("samples", whole(self.samples, "samples"))
             add("draws", None if self.draws == MODELS_OWN else self.draws)
+        if self.smooth != "off" or find(self.model)[0].suffix == ".onnx":  # which may smooth by itself
             add("seed", whole(self.seed, "seed") or None)
         for name, number in vars(self.target).items():
             add(name.replace("_", "-"), number)
@@ -138,8 +141,12 @@ class Options:
         add("quality", whole(self.quality, "quality"))
         for name in ("lossless", "strip_metadata", "suffix"):
             add(name.replace("_", "-"), getattr(self, name))
-        for name in ("background", "device", "precision"):
-            add(name, None if getattr(self, name) == getattr(default, name) else getattr(self, name))
+        add("background", None if self.background == default.background else self.background)
+        for name, chosen in (
+            ("device", device if self.device == "auto" else self.device),
+            ("precision", self.precision),
+        ):
+            add(name, None if chosen == "auto" else chosen)
         add("denoise", self.denoiser)
         add("tile", whole(self.tile, "tile"))
         add("tile-pad", whole(self.tile_pad, "tile context"))
@@ -149,15 +156,21 @@ class Options:
 FIELDS = tuple(f.name for f in fields(Options))
 
 
-def number(text: str, name: str) -> float | None:
+def number(text: str | float | None, name: str) -> float | None:
     """A number as it is typed, 8/255 too; empty: None. RobustSRError: something else."""
+    text = str(text if text is not None else "").strip()  # an emptied field may come as None
+    if not text:
+        return None
     try:
-        return threats.number(text.strip()) if text.strip() else None
+        value = threats.number(text)
     except RobustSRError:
-        raise RobustSRError(f"{name} must be a number, got {text!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise RobustSRError(f"{name} must be a number, got {text!r}")
+    return value
 
 
-def whole(text: str, name: str) -> int | None:
+def whole(text: str | float | None, name: str) -> int | None:
     """A whole number as it is typed; empty: None. RobustSRError: something else."""
     value = number(text, name)
     if value is not None and value != int(value):
@@ -165,6 +178,6 @@ def whole(text: str, name: str) -> int | None:
     return None if value is None else int(value)
 
 
-def level(text: str) -> float | Literal["auto"] | None:
+def level(text: str | None) -> float | Literal["auto"] | None:
     """Sigma as it is typed: a number or auto; empty: the model's."""
-    return "auto" if text.strip() == "auto" else number(text, "sigma")
+    return "auto" if str(text).strip() == "auto" else number(text, "sigma")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,24 @@ from robustsr.types import Cancelled, RobustSRError
 from . import shelf
 from .desk import Desk, Say
 from .options import FIELDS, LIKE_INPUT, MODELS_OWN, NONE, SIZES, Options
+from .view import Loupe
 
 WAITING = 16  # jobs that hold a thread while they wait for their turn; the others wait before
 PICTURES = [f".{ending}" for ending in FORMATS]
 JS = (Path(__file__).parent / "loupe.js").read_text("utf-8")
+FLAGS = {  # of the command line, as the form calls them
+    "--max-pixels": "the limit of pixels (--max-pixels of robustsr ui)",
+    "--hr": "the ground truth",
+    "--crop": "the crop",
+    "--tile-pad": "the tile's context",
+    "--tile": "the tile",
+    "--samples": "samples",
+    "--sigma": "sigma",
+    "--smooth": "smoothing",
+    "--denoise": "the denoiser",
+    "--suffix": "the end of names",
+    "--field": "the field",
+}
 QUIET: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -33,8 +48,7 @@ def readable(desk: Desk) -> Iterator[None]:
     except Cancelled:
         raise gr.Error("Cancelled.", title="Stopped", duration=5, print_exception=False) from None
     except RobustSRError as error:
-        text = "".join(_without(str(error), desk.root))
-        raise gr.Error(text[:1].upper() + text[1:], title="That did not work", print_exception=False) from None
+        raise gr.Error(plain(desk, str(error)), title="That did not work", print_exception=False) from None
     except gr.Error:
         raise
     except Exception as error:
@@ -43,10 +57,12 @@ def readable(desk: Desk) -> Iterator[None]:
         raise gr.Error(what, title="This is a bug in robustsr", print_exception=False) from None
 
 
-def _without(text: str, root: Path) -> Iterator[str]:
-    """A text without the server's folders: only the names of files."""
-    for i, piece in enumerate(text.split(f"{root}/")):
-        yield piece if i == 0 else piece.partition("/")[2] if piece.count("/") == 1 else piece.rpartition("/")[2]
+def plain(desk: Desk, text: str) -> str:
+    """A message without the server's folders, and in the form's words for the command line's flags."""
+    text = re.sub(re.escape(str(desk.root)) + r"[\\/](?:[^\\/\s:,]+[\\/])*", "", text)
+    for flag, word in FLAGS.items():
+        text = re.sub(rf"{flag}(?![\w-])", word, text)
+    return text[:1].upper() + text[1:]
 
 
 def said(progress: gr.Progress) -> Say:
@@ -54,9 +70,9 @@ def said(progress: gr.Progress) -> Say:
     return lambda done, text: progress(done, desc=text)
 
 
-def who(request: gr.Request | None) -> str:
-    """The browser tab, or the client, that asks."""
-    return (request.session_hash if request else None) or "nobody"
+def who(request: gr.Request | None, job: str = "") -> str:
+    """The browser tab, or the client, that asks, and for which of its jobs; without: for all."""
+    return f"{(request.session_hash if request else None) or 'nobody'}/{job}"
 
 
 def one(file: str | None) -> Path | None:
@@ -67,9 +83,16 @@ def model_list(label: str = "Model") -> gr.Dropdown:
     return gr.Dropdown(shelf.usable(), value=catalogue.default_model(), label=label)
 
 
-def loupe(label: str) -> gr.HTML:
-    """Pictures at 1:1, side by side; its click event asks for another place."""
-    return gr.HTML(label=label, js_on_load=JS)
+def loupe(desk: Desk, label: str) -> tuple[gr.HTML, gr.State]:
+    """Pictures at 1:1, side by side, and what is kept of them (a `view.Loupe`), so that another place can be shown."""
+    page, kept = gr.HTML(label=label, js_on_load=JS), gr.State()
+
+    def elsewhere(panes: Loupe | None, event: gr.EventData) -> str:
+        with readable(desk):
+            return panes.show(float(event._data["x"]), float(event._data["y"])) if panes else ""
+
+    page.click(elsewhere, kept, page, **QUIET)
+    return page, kept
 
 
 def optional(label: str, empty: str) -> gr.Textbox:
@@ -188,8 +211,12 @@ def work(
     def ready(yes: bool) -> list[Any]:
         return [gr.update(interactive=yes), gr.update(interactive=not yes)]
 
+    def begin(request: gr.Request) -> list[Any]:
+        desk.begin(who(request, api_name))
+        return ready(False)
+
     buttons = [run, stop]
-    started = run.click(lambda: ready(False), None, buttons, **QUIET)
+    started = run.click(begin, None, buttons, **QUIET)
     done = started.then(
         function,
         list(inputs),
@@ -203,6 +230,6 @@ def work(
         ended(lambda: ready(True), None, buttons, **QUIET)
 
     def cancel(request: gr.Request) -> None:
-        desk.cancel(who(request))
+        desk.cancel(who(request, api_name))
 
     stop.click(cancel, None, None, **QUIET)

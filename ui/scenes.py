@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +87,7 @@ def _number(value: Any, digits: int) -> str:  # noqa: ANN401
 class Compared:
     """Panes for the loupe, a table, and what to say."""
 
-    loupe: str
+    loupe: view.Loupe
     head: list[str]
     rows: list[list[str]]
     notes: str
@@ -115,7 +115,7 @@ def side_by_side(
         what = part(desk, path, hr, max(network.scale for network in networks.values()), crop)
         shown = []
         for name, reduce in ways:
-            one = Shown(name, networks[name])
+            one = Shown(name, attack.watched(networks[name], word, f"upscaling with {name}"))
             if reduce:
                 one = scene.smoothed(one.network, smoothing_for(one.network, reduce, level(sigma)).settled(what.x))
             shown.append(one)
@@ -132,7 +132,7 @@ def side_by_side(
     if what.hr is not None:
         panes.append(("ground truth", view.keep(scene.pixels(what.hr, 8), folder)))
     head, rows = grid(table)
-    return Compared(view.loupe(panes, folder), head, rows, "  \n".join([*what.notes, *table.notes]))
+    return Compared(view.Loupe(panes, folder), head, rows, "  \n".join([*what.notes, *table.notes]))
 
 
 # --- attack ---
@@ -143,7 +143,7 @@ class Attacked:
     """Pictures with captions, panes for the loupe, tables, the loss step by step, files to download, and words."""
 
     gallery: list[tuple[str, str]]
-    loupe: str
+    loupe: view.Loupe
     change: tuple[list[str], list[list[str]]]
     outputs: tuple[list[str], list[list[str]]]
     curve: list[tuple[str, int, float]]
@@ -187,13 +187,14 @@ def attacked(
         smoothing = smoothing_for(network, smooth, level(sigma), whole(samples, "samples"))
         variants = threats.variants_for(on, smoothing)
         what, folder = part(desk, path, hr, network.scale, crop), desk.folder()
+        others = scene.others(network, None, desk.device)
         result = attack.run(
             what,
-            network,
+            attack.watched(network, word, f"running {network.name}"),
             threat,
             variants=variants,
             smoothing=smoothing,
-            others=scene.others(network, None, desk.device),
+            others=[replace(o, network=attack.watched(o.network, word, f"measuring {o.label}")) for o in others],
             file=attack_files.reread(folder, what.bits),
             say=word,
         )
@@ -216,7 +217,7 @@ def attacked(
         words += f" Of {len(variants)} ways the strongest: {attack_report.HOW[result.worst]}."
     files = [str(folder / name) for name in names]
     return Attacked(
-        gallery, view.loupe(panes, folder), change, outputs, curve, files, "  \n".join([words, *what.notes])
+        gallery, view.Loupe(panes, folder), change, outputs, curve, files, "  \n".join([words, *what.notes])
     )
 
 
@@ -240,7 +241,9 @@ class Certified:
     files: list[str]
 
 
-def claim_of(smooth: Reduce, sigma: str, eps: str, n: float, ship: float, alpha: float, scope: str) -> Claim:
+def claim_of(
+    smooth: Reduce, sigma: str, eps: str, n: float | None, ship: float | None, alpha: float | None, scope: str
+) -> Claim:
     """What is to be claimed. RobustSRError: numbers that make no sense, a sigma that follows the picture."""
     if sigma.strip() == "auto":
         raise RobustSRError("sigma auto cannot be certified: it would depend on the perturbed picture; give a number")
@@ -249,17 +252,24 @@ def claim_of(smooth: Reduce, sigma: str, eps: str, n: float, ship: float, alpha:
         raise RobustSRError("sigma is missing: give a number from 0 to 1")
     radius = number(eps, "eps")
     radius = deviation if radius is None else radius
+    draws, shipped, fails = whole(n, "n"), whole(ship, "the draws of the picture"), number(alpha, "alpha")
+    if draws is None or shipped is None or fails is None:
+        raise RobustSRError("n, the draws of the picture and alpha have to be given")
     which: Literal["simultaneous", "value"] = "value" if scope == "each value" else "simultaneous"
-    return Claim(deviation, radius, int(n), int(ship), alpha, alpha / 2, which, smooth)
+    return Claim(deviation, radius, draws, shipped, fails, fails / 2, which, smooth)
 
 
 def certify(
     desk: Desk, who: str, path: Path | None, hr: Path | None, model: str, claim: Claim, crop: str, say: Say
 ) -> Certified:
     """Upscales with proven bounds. RobustSRError: too few draws for any bound, a crop outside, and so on."""
-    box = scene.box(crop) if crop.strip() else None
-    if path is None:
-        box = box or certificate_files.SAMPLE_CROP
+    if hr is not None and path is None:
+        raise RobustSRError("give the picture that belongs to the ground truth")
+    box = scene.box(crop) if crop.strip() else None if path else certificate_files.SAMPLE_CROP
+    if box is None and path is not None:
+        info = images.inspect(path, max_pixels=desk.max_pixels)
+        wide, high = min(CENTRE, info.width), min(CENTRE, info.height)
+        box = ((info.width - wide) // 2, (info.height - high) // 2, wide, high)
     with desk.job(who, say) as token:
         say(None, f"loading {model}")
         network = desk.model(model, "fp32")
@@ -269,12 +279,14 @@ def certify(
             raise RobustSRError(
                 f"that would take about {hours:.0f} hours: give a smaller crop, or use the command line"
             )
-        truth = hr and certificate_files.read_truth(hr, box, network.scale, x, desk.max_pixels)
+        truth = None
+        if hr is not None:
+            truth = certificate_files.read_truth(hr, box, network.scale, x, desk.max_pixels)
         claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
         made = certificate_of(x, network, claim, on_draws=watched(token, say, "drawing"))
     folder, source = desk.folder(), path or sample()
     name = path.name if path else f"sample:{SAMPLE}"
-    record = certificate_files.write(made, x, network, folder, source.stem, name=name, crop=box, hr=truth or None)
+    record = certificate_files.write(made, x, network, folder, source.stem, name=name, crop=box, hr=truth)
     result, files = record["result"], record["files"]
     about = [
         f"Bounds {result['mean_width']:.1f} of 255 levels apart on average, {result['largest_width']} at most; "

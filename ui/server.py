@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from robustsr.types import RobustSRError
@@ -57,9 +56,11 @@ def served(
         from starlette.middleware import Middleware
 
         from .app import build
+        from .batches import Batches
         from .guard import Guard
 
-        page = build(desk)
+        batches = Batches(desk)
+        page = build(desk, batches)
         theme = gr.themes.Default(
             primary_hue="teal",
             neutral_hue="slate",
@@ -92,6 +93,8 @@ def served(
     finally:
         stop.set()
         if "page" in locals():
+            batches.close()
+            desk.close()
             page.close(verbose=False)
         shutil.rmtree(root, ignore_errors=True)
 
@@ -105,14 +108,13 @@ def _root() -> Path:
     """A new folder for this process alone; those that ended processes left behind go."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         number = path.name.removeprefix(PREFIX).partition("-")[0]
-        if number.isdigit() and not _runs(int(number)) and path.owner() == Path.home().owner():
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError, AttributeError):  # no longer there, or no such question on Windows
+            if number.isdigit() and path.stat().st_uid == os.getuid() and not _runs(int(number)):
+                shutil.rmtree(path, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
 
 
 def _runs(process: int) -> bool:
-    if sys.platform == "win32":
-        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -122,12 +124,14 @@ def _runs(process: int) -> bool:
     return True
 
 
-def wait(until: Callable[[], bool] = lambda: False) -> None:
+def wait() -> None:
     """Until Ctrl-C, or a request to end."""
     ended = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
     try:
-        while not ended.wait(0.5) and not until():
+        while not ended.wait(0.5):
             pass
+    except KeyboardInterrupt:
+        pass
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,7 @@ from pathlib import Path
 from robustsr import batch, console, images
 from robustsr.jobs import Job, plan_jobs
 from robustsr.pipeline import upscale_picture
-from robustsr.plan import make_plan, pixels_per_second
+from robustsr.plan import make_plan
 from robustsr.types import RobustSRError
 
 from . import view
@@ -45,22 +45,23 @@ class Upscaled:
         first, second = self.before.preview(), self.after.preview()
         return view.saved(first.resize(second.size), self.folder), view.saved(second, self.folder)
 
-    def loupe(self, x: float = 0.5, y: float = 0.5) -> str:
-        return view.loupe([(self.label, self.before), ("upscaled", self.after)], self.folder, x, y)
+    def loupe(self) -> view.Loupe:
+        return view.Loupe([(self.label, self.before), ("upscaled", self.after)], self.folder)
 
 
 def look(desk: Desk, path: Path) -> Looked:
     """Shows a picture that was uploaded. RobustSRError: it is none, or too large."""
     info = images.inspect(path, max_pixels=desk.max_pixels)
     picture = images.read(path, max_pixels=desk.max_pixels)
-    folder = desk.folder()
-    shown = view.store(picture, folder).preview()
     traits = [f"{info.width} x {info.height} pixels", info.format.upper(), f"{info.bits} bits"]
     traits += ["gray"] * info.gray + ["transparent"] * info.alpha
     kept = [name for name in ("exif", "xmp", "iptc") if getattr(picture.meta, name, None)]
     kept += ["colour profile"] * bool(picture.meta.icc)
     words = ", ".join(traits) + (f"; carries {', '.join(kept).replace('exif', 'EXIF')}" if kept else "")
-    return Looked(view.saved(shown, folder), "\n\n".join([f"**{path.name}**: {words}", *picture.notes]))
+    return Looked(
+        view.saved(view.bounded(view.flat(picture)), desk.folder()),
+        "\n\n".join([f"**{path.name}**: {words}", *picture.notes]),
+    )
 
 
 def forecast(desk: Desk, paths: list[Path], options: Options) -> str:
@@ -70,9 +71,10 @@ def forecast(desk: Desk, paths: list[Path], options: Options) -> str:
     task = options.task(desk)
     jobs = [_job(path, options, path.parent) for path in paths]
     rows = batch.estimate(jobs, task, overwrite=True)
-    good = any(row.size for row in rows)
-    speed = pixels_per_second(task.network) if good else 1.0
-    lines = list(console.forecast(rows, task.network, task.smoothing, speed)) if good else []
+    speed = desk.speed(task.network)
+    lines = ["Another job is at work: how long this one takes can be said when it has ended."]
+    if speed is not None:
+        lines = list(console.forecast(rows, task.network, task.smoothing, speed)) if any(r.size for r in rows) else []
     lines += [_plain(row.error, Path(str(row.job.source))) for row in rows if row.error]
     cheaper = "cheaper: --samples "
     return "\n\n".join(line.replace(cheaper, "Cheaper: samples ").replace("without --smooth", "off") for line in lines)
@@ -112,7 +114,7 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
         how = f"{task.smoothing.reduce} of {task.smoothing.samples} draws, sigma {sigma}"
     width, height = after.size
     about = [
-        f"**{width} x {height} pixels** in {console.duration(took)} on {task.network.device} "
+        f"{path.name}: **{width} x {height} pixels** in {console.duration(took)} on {task.network.device} "
         f"({task.network.precision}): {task.network.name}, {how}",
         *result.notes,
     ]
@@ -122,7 +124,7 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
         after,
         task.network.name if plain else BICUBIC,
         "\n\n".join(about),
-        options.command(path.name),
+        options.command(path.name, device=desk.device),
         folder,
     )
 

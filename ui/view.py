@@ -38,11 +38,7 @@ class Stored:
 
     def preview(self) -> Image.Image:
         """The whole, at most PREVIEW pixels a side."""
-        pixels = self._pixels
-        step = max(1, max(pixels.shape[:2]) // (2 * PREVIEW))  # thinned first: hundreds of megapixels come by
-        made = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
-        made.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
-        return made
+        return bounded(self._pixels)
 
     def region(self, box: tuple[int, int, int, int]) -> Image.Image:
         """The pixels of ``box`` (left, top, right, bottom)."""
@@ -79,6 +75,14 @@ class Enlarged:
 
 
 View = Stored | Enlarged
+
+
+def bounded(pixels: Bytes) -> Image.Image:
+    """Pixels as a picture of at most PREVIEW pixels a side."""
+    step = max(1, max(pixels.shape[:2]) // (2 * PREVIEW))  # thinned first: hundreds of megapixels come by
+    made = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
+    made.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
+    return made
 
 
 def store(picture: Picture, folder: Path) -> Stored:
@@ -124,37 +128,41 @@ def region_at(size: tuple[int, int], x: float = 0.5, y: float = 0.5) -> tuple[in
     return left, top, min(left + REGION, size[0]), min(top + REGION, size[1])
 
 
-def loupe(panes: Sequence[tuple[str, View]], folder: Path, x: float = 0.5, y: float = 0.5) -> str:
-    """HTML: each view at 1:1 around one place, moved and enlarged together (loupe.js), and an overview to choose it.
+@dataclass(frozen=True)
+class Loupe:
+    """Views of one size, each under its label, and the folder for what is shown of them."""
 
-    All views have the size of the first one.
-    """
-    size = panes[0][1].size
-    box = region_at(size, x, y)
-    whole = box == (0, 0, *size)
-    shown = "".join(
-        f'<figure><div class="pane" tabindex="0" role="img" aria-label="{html.escape(label)}, 1:1">'
-        f'<img alt="" draggable="false" src="{address(saved(view.region(box), folder))}"></div>'
-        f"<figcaption>{html.escape(label)}</figcaption></figure>"
-        for label, view in panes
-    )
-    overview = ""
-    if not whole:
-        small = panes[-1][1].preview()
-        small.thumbnail((220, 220))
-        left, top, right, bottom = (100 * v / n for v, n in zip(box, (*size, *size), strict=True))
-        overview = (
-            f'<div class="overview" title="Click to look elsewhere"><img alt="Overview: click to look elsewhere" '
-            f'src="{address(saved(small, folder))}"><span style="left:{left:.2f}%;top:{top:.2f}%;'
-            f'width:{right - left:.2f}%;height:{bottom - top:.2f}%"></span></div>'
+    panes: Sequence[tuple[str, View]]
+    folder: Path
+
+    def show(self, x: float = 0.5, y: float = 0.5) -> str:
+        """HTML: each view at 1:1 around one place, moved and enlarged together (loupe.js), and an overview."""
+        size = self.panes[0][1].size
+        box = region_at(size, x, y)
+        whole = box == (0, 0, *size)
+        shown = "".join(
+            f'<figure><div class="pane" tabindex="0" role="img" aria-label="{html.escape(label)}, 1:1">'
+            f'<img alt="" draggable="false" src="{address(saved(view.region(box), self.folder))}"></div>'
+            f"<figcaption>{html.escape(label)}</figcaption></figure>"
+            for label, view in self.panes
         )
-    place = f"{box[2] - box[0]} x {box[3] - box[1]} of {size[0]} x {size[1]} pixels"
-    bar = (
-        '<div class="bar"><button type="button" data-zoom="1">1:1</button><button type="button" data-zoom="2">2:1'
-        '</button><button type="button" data-zoom="4">4:1</button>'
-        f"<span>{place}. Drag to move; arrow keys and + - work too.</span></div>"
-    )
-    return f'<div class="loupe">{bar}<div class="panes">{shown}</div>{overview}</div>'
+        overview = ""
+        if not whole:
+            small = self.panes[-1][1].preview()
+            small.thumbnail((220, 220))
+            left, top, right, bottom = (100 * v / n for v, n in zip(box, (*size, *size), strict=True))
+            overview = (
+                f'<div class="overview" title="Click to look elsewhere"><img alt="Overview: click to look elsewhere" '
+                f'src="{address(saved(small, self.folder))}"><span style="left:{left:.2f}%;top:{top:.2f}%;'
+                f'width:{right - left:.2f}%;height:{bottom - top:.2f}%"></span></div>'
+            )
+        place = f"{box[2] - box[0]} x {box[3] - box[1]} of {size[0]} x {size[1]} pixels"
+        bar = (
+            '<div class="bar"><button type="button" data-zoom="1">1:1</button><button type="button" data-zoom="2">2:1'
+            '</button><button type="button" data-zoom="4">4:1</button>'
+            f"<span>{place}. Drag to move; arrow keys and + - work too.</span></div>"
+        )
+        return f'<div class="loupe">{bar}<div class="panes">{shown}</div>{overview}</div>'
 
 
 def address(path: str) -> str:
