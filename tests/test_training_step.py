@@ -128,7 +128,8 @@ def test_the_target_of_each_denoiser(folder, tiny, objective):
 def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(folder):
     """Two processes as threads that meet at every mean: after two steps both hold the very same state."""
     recipe = tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK, "optimiser.ema=0.5")
-    batches, meet, given, states = Session.begin(recipe, "cpu").batches, threading.Barrier(2, timeout=60), {}, {}
+    batches, meet, given = Session.begin(recipe, "cpu").batches, threading.Barrier(2, timeout=60), {}
+    states = [State.fresh(recipe, torch.device("cpu")) for _ in (0, 1)]  # a seed is for one at a time
 
     def work(number):
         def reduce(mine, how):
@@ -139,7 +140,7 @@ def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(
             return mean if how == "mean" else 2 * mean
 
         crew = SimpleNamespace(num_processes=2, process_index=number, reduce=reduce)
-        state = states[number] = State.fresh(recipe, torch.device("cpu"))
+        state = states[number]
         step = Step(recipe, state, torch.device("cpu"), crew)
         for t in range(2):
             step(*batches[t])

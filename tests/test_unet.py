@@ -136,6 +136,5 @@ def test_it_trains_on_pictures_that_were_enlarged_before(recipe, tmp_path, home)
 def test_looking_whether_a_run_is_healthy_teaches_it_nothing(recipe, tmp_path, home):
     asked = iter([False, True])
     list(train(recipe, tmp_path / "parts", stop=lambda: next(asked)))
-    state = State.fresh(recipe, torch.device("cpu"))
-    state.restore(tmp_path / "parts" / "checkpoint.pt", recipe, 2)
+    state = State.resumed(tmp_path / "parts" / "checkpoint.pt", recipe, torch.device("cpu"))
     assert state.net.down[0][1].num_batches_tracked == 2
