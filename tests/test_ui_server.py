@@ -151,7 +151,7 @@ def test_a_password_is_asked_for_and_everything_goes_at_the_end(tmp_path):
 
 def test_a_taken_port_is_said(server):
     port = int(server[0].rpartition(":")[2])
-    with pytest.raises(RobustSRError, match=f"cannot listen on 127.0.0.1, port {port}"), served(port=port):
+    with pytest.raises(RobustSRError, match=f"cannot listen on 127.0.0.1, port {port}: it is taken"), served(port=port):
         pass
 
 

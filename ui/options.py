@@ -180,4 +180,9 @@ def whole(text: str | float | None, name: str) -> int | None:
 
 def level(text: str | None) -> float | Literal["auto"] | None:
     """Sigma as it is typed: a number or auto; empty: the model's."""
-    return "auto" if str(text).strip() == "auto" else number(text, "sigma")
+    if str(text).strip() == "auto":
+        return "auto"
+    try:
+        return number(text, "sigma")
+    except RobustSRError as error:
+        raise RobustSRError(f"{error}: a number from 0 to 1, or auto") from None

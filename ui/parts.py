@@ -122,7 +122,7 @@ def form() -> dict[str, Any]:
         )
     with gr.Row():
         made["first"] = gr.Textbox("", label="Factor", min_width=150, visible=False)
-        made["second"] = gr.Textbox("", label="Height", min_width=150, visible=False)
+        made["second"] = gr.Textbox("", label="Height, pixels", min_width=150, visible=False)
     with gr.Accordion("More", open=False):
         with gr.Row():
             made["quality"] = optional("Quality, 1 to 100", "high")
@@ -150,7 +150,7 @@ def form() -> dict[str, Any]:
 
     def numbers(size: str) -> tuple[Any, Any]:
         names = SIZES[size]
-        label = {"scale": "Factor", "width": "Width"}.get(names[0], "Pixels") if names else ""
+        label = {"scale": "Factor"}.get(names[0], f"{names[0].replace('_', ' ').capitalize()}, pixels") if names else ""
         return gr.update(visible=bool(names), label=label), gr.update(visible=len(names) == 2)
 
     def strength(smooth: str) -> tuple[Any, Any]:

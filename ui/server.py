@@ -66,6 +66,9 @@ def served(
             neutral_hue="slate",
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
+        ).set(  # white on a darker teal, which eyes can read
+            button_primary_background_fill="*primary_700",
+            button_primary_background_fill_hover="*primary_800",
         )
         hosts = (*LOOPBACK, "::1") if local and not share else None
         try:
@@ -87,7 +90,10 @@ def served(
                 app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None},
             )
         except OSError as error:
-            raise RobustSRError(f"cannot listen on {host}, port {port or '7860 to 7959'}: {error}") from None
+            where = f"port {port}" if port else "any port from 7860 to 7959"
+            raise RobustSRError(
+                f"cannot listen on {host}, {where}: it is taken or not allowed, try another --port"
+            ) from error
         threading.Thread(target=_sweep, args=(desk, stop), daemon=True).start()
         yield link or address
     finally:

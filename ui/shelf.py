@@ -34,7 +34,12 @@ def line(name: str) -> str:
 
 
 def _measured(quality: dict[str, float]) -> str:
-    return "Measured: " + ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in quality.items())
+    pairs = [
+        f"{name} {quality[f'{name}_psnr']:.1f} dB / {quality[f'{name}_lpips']:.2f}"
+        for name in ("clean", "fgsm", "pgd")
+        if f"{name}_lpips" in quality
+    ]
+    return f"Measured, PSNR (higher is better) / LPIPS (lower is): {', '.join(pairs)}"
 
 
 def defences() -> list[str]:

@@ -156,11 +156,11 @@ class Loupe:
                 f'src="{address(saved(small, self.folder))}"><span style="left:{left:.2f}%;top:{top:.2f}%;'
                 f'width:{right - left:.2f}%;height:{bottom - top:.2f}%"></span></div>'
             )
-        place = f"{box[2] - box[0]} x {box[3] - box[1]} of {size[0]} x {size[1]} pixels"
+        place = f"{size[0]} x {size[1]} pixels in all"
         bar = (
             '<div class="bar"><button type="button" data-zoom="1">1:1</button><button type="button" data-zoom="2">2:1'
             '</button><button type="button" data-zoom="4">4:1</button>'
-            f"<span>{place}. Drag to move; arrow keys and + - work too.</span></div>"
+            f"<span>{place}. Drag to see more; arrow keys and + - work too.</span></div>"
         )
         return f'<div class="loupe">{bar}<div class="panes">{shown}</div>{overview}</div>'
 
