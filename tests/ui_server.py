@@ -33,8 +33,7 @@ def running(home, *options, device="cpu"):
     finally:
         if process.poll() is None:
             process.send_signal(2)
-        process.stderr.close()
-        process.wait(20)
+        process.communicate(timeout=60)
 
 
 def folders(process):
