@@ -79,7 +79,7 @@ def test_a_certificate_with_a_truth_has_a_certified_psnr(client, tmp_path, photo
     with pytest.raises(Exception, match="[Gg]ive the picture that belongs to"):
         client.predict(picture=None, truth=files[1], **options)
     with pytest.raises(Exception, match="have to be given"):
-        client.predict(picture=files[0], **{**options, "n": None})
+        client.predict(picture=files[0], truth=None, **{**options, "n": None})
 
 
 def test_only_the_jobs_are_in_the_api(client):
