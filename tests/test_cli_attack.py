@@ -60,7 +60,8 @@ def test_cw_alone_runs_on_the_bundled_sample(go, tmp_path):
     code, _, said = go("attack", "--method", "cw", *TWO, model=False)
     assert code == 1 and "is not empty: add --overwrite" in said
     before = (folder / "record.json").stat().st_mtime_ns
-    assert go("attack", "--method", "cw", "--steps", 1, "--overwrite", "--compare", "bicubic", *TWO, model=False)[0] == 0
+    again = ("--steps", 1, "--overwrite", "--compare", "bicubic")
+    assert go("attack", "--method", "cw", *again, *TWO, model=False)[0] == 0
     assert (folder / "record.json").stat().st_mtime_ns > before and os.listdir("attacked") == ["landscape-cw"]
 
 
