@@ -102,8 +102,7 @@ def _upscale(desk: Desk) -> gr.Dropdown:
             )
             loupe, kept = parts.loupe(desk, "1:1")
 
-    def look(path: str | None, request: gr.Request) -> tuple[Any, ...]:
-        desk.cancel(who(request, "upscale"))  # of the picture before
+    def look(path: str | None) -> tuple[Any, ...]:
         nothing = None, "", gr.DownloadButton("Download", value=None, interactive=False), "", "", None
         if path is None:
             return gr.update(visible=False, value=None), "", *nothing
