@@ -67,7 +67,7 @@ def plain(desk: Desk, text: str) -> str:
 
 def said(progress: gr.Progress) -> Say:
     """Progress as the core's handlers tell it."""
-    return lambda done, text: progress(done, desc=text)
+    return lambda done, text: progress(done or 0.0, desc=text)  # without a number no words are shown
 
 
 def who(request: gr.Request | None, job: str = "") -> str:
