@@ -59,6 +59,11 @@ def package_weights() -> Path:
     return Path(str(resources.files("robustsr_assets"))) / "weights"
 
 
+def package_samples() -> Path:
+    """The folder of pictures that ship with the package."""
+    return Path(str(resources.files("robustsr_assets"))) / "samples"
+
+
 def search_path() -> list[Path]:
     """The folders that are searched for weights, in this order; some may not exist."""
     extra = os.environ.get("ROBUSTSR_WEIGHTS", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import heatmap, images
+from .catalogue import package_samples
 from .certificate import Certificate
 from .files import atomic
 from .models import Loaded
@@ -32,7 +32,7 @@ def read_input(path: Path | None, crop: Box | None, max_pixels: int) -> tuple[Te
 
     ``path`` None: the bundled sample.
     """
-    source = path or Path(str(resources.files("robustsr_assets"))) / "samples" / SAMPLE
+    source = path or package_samples() / SAMPLE
     picture = images.read(source, max_pixels=max_pixels)
     notes = list(picture.notes)
     if picture.gray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from . import console
+from . import catalogue, console
 from .cli_common import DENOISE, MOST_PIXELS, Option
 from .types import RobustSRError
 
@@ -66,7 +65,7 @@ def read_scene(
         raise RobustSRError(f"{picture} is a folder: give one picture (or, to attack, --universal)")
     source, name = picture, (picture or hr or Path(SAMPLE)).name
     if picture is None and hr is None:
-        source = Path(str(resources.files("robustsr_assets"))) / "samples" / SAMPLE
+        source = catalogue.package_samples() / SAMPLE
         crop = crop or scene.box(SAMPLE_CROP)
     allowed: Box | Picture | None = None
     if mask is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,7 @@ def build(desk: Desk, batches: Batches) -> gr.Blocks:
 
 def samples() -> list[str]:
     """The bundled pictures."""
-    folder = Path(str(resources.files("robustsr_assets"))) / "samples"
-    return [str(path) for path in sorted(folder.iterdir())]
+    return [str(path) for path in sorted(catalogue.package_samples().iterdir())]
 
 
 def _upscale(desk: Desk) -> gr.Dropdown:
@@ -115,7 +113,7 @@ def _upscale(desk: Desk) -> gr.Dropdown:
             return ""
         with readable(desk):
             try:
-                return single.forecast(desk, [Path(path)], options(values))
+                return parts.plain(desk, single.forecast(desk, [Path(path)], options(values)))
             except RobustSRError as error:
                 return parts.plain(desk, str(error))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
 from robustsr import attack, attack_files, attack_report, certificate_files, compare, images, losses, scene, threats
+from robustsr.catalogue import package_samples
 from robustsr.certificate import certify as certificate_of
 from robustsr.certificate import for_picture
 from robustsr.certify import Claim
@@ -32,11 +32,6 @@ CENTRE = 64  # pixels a side that are used where no crop is given
 Word = Callable[[str], None]
 
 
-def sample() -> Path:
-    """The bundled picture."""
-    return Path(str(resources.files("robustsr_assets"))) / "samples" / SAMPLE
-
-
 def part(desk: Desk, path: Path | None, hr: Path | None, scale: int, crop: str) -> Scene:
     """What is worked on: a crop ``x,y,width,height``, else the centre; of the bundled picture if there is no other."""
 
@@ -45,7 +40,7 @@ def part(desk: Desk, path: Path | None, hr: Path | None, scale: int, crop: str) 
 
     box = scene.box(crop) if crop.strip() else None
     if path is None and hr is None:
-        path, box = sample(), box or SAMPLE_CROP
+        path, box = package_samples() / SAMPLE, box or SAMPLE_CROP
     name = (path or hr or Path(SAMPLE)).name
     made = scene.scene(read(path), read(hr), scale, name=name, crop=box, limit=CENTRE)
     if max(made.size) > scene.LARGEST:
@@ -284,7 +279,7 @@ def certify(
             truth = certificate_files.read_truth(hr, box, network.scale, x, desk.max_pixels)
         claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
         made = certificate_of(x, network, claim, on_draws=watched(token, say, "drawing"))
-    folder, source = desk.folder(), path or sample()
+    folder, source = desk.folder(), path or package_samples() / SAMPLE
     name = path.name if path else f"sample:{SAMPLE}"
     record = certificate_files.write(made, x, network, folder, source.stem, name=name, crop=box, hr=truth)
     result, files = record["result"], record["files"]

@@ -75,9 +75,7 @@ def forecast(desk: Desk, paths: list[Path], options: Options) -> str:
     lines = ["Another job is at work: how long this one takes can be said when it has ended."]
     if speed is not None:
         lines = list(console.forecast(rows, task.network, task.smoothing, speed)) if any(r.size for r in rows) else []
-    lines += [_plain(row.error, Path(str(row.job.source))) for row in rows if row.error]
-    cheaper = "cheaper: --samples "
-    return "\n\n".join(line.replace(cheaper, "Cheaper: samples ").replace("without --smooth", "off") for line in lines)
+    return "\n\n".join([*lines, *(row.error for row in rows if row.error)])
 
 
 def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, say: Say) -> Upscaled:
@@ -96,7 +94,7 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
         if result.status == "failed":
             if result.trace:
                 raise RuntimeError(result.error)
-            raise RobustSRError(_plain(result.error, path))
+            raise RobustSRError(result.error)
         took = time.perf_counter() - started
         say(None, "preparing the comparison")
         made = Path(str(job.target))
@@ -145,8 +143,3 @@ def _job(path: Path, options: Options, folder: Path) -> Job:
     """The job of one picture whose result goes into ``folder``."""
     (job,), _ = plan_jobs([str(path)], str(folder), format=options.ending, suffix=options.suffix or "_upscaled")
     return replace(job, root=folder)
-
-
-def _plain(error: str, path: Path) -> str:
-    """An error without the server's folders."""
-    return error.replace(str(path), path.name).replace(f"{path.parent}/", "")
