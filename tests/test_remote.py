@@ -32,7 +32,7 @@ def store():
 @pytest.fixture(params=["memory", "file"])
 def base(request, tmp_path):
     """The URL of a folder, on each filesystem."""
-    return "memory://work" if request.param == "memory" else tmp_path.as_uri()
+    return "memory://store" if request.param == "memory" else tmp_path.as_uri()
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_batch_that_is_stopped_or_killed_goes_on(base, put, net):
 
 
 def test_a_record_at_a_url_is_written_before_the_first_result_and_then_seldom(put, store, net, monkeypatch):
-    put(*(f"memory://work/in/{i}.png" for i in range(5)))
+    put(*(f"memory://store/in/{i}.png" for i in range(5)))
     order, kind = [], type(store)
     usual = kind.put_file
 
@@ -226,10 +226,10 @@ def test_a_record_at_a_url_is_written_before_the_first_result_and_then_seldom(pu
         usual(fs, path, target, **options)
 
     monkeypatch.setattr(kind, "put_file", noted)
-    go(net, "memory://work")
+    go(net, "memory://store")
     assert order == [".robustsr.jsonl", *(f"{i}.png" for i in range(5)), ".robustsr.jsonl"]
     order.clear()
-    assert statuses(go(net, "memory://work")) == {"skipped": 5} and order == []
+    assert statuses(go(net, "memory://store")) == {"skipped": 5} and order == []
 
 
 def test_many_places_are_looked_up_by_folder(put, store, monkeypatch):

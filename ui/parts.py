@@ -37,6 +37,8 @@ FLAGS = {  # of the command line, as the form calls them
     "--suffix": "the end of names",
     "--field": "the field",
 }
+PROGRESS = gr.Progress()
+PRIVATE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
 QUIET: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 

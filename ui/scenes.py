@@ -1,4 +1,4 @@
-"""A part of a picture attacked, compared or certified: the core's work, and its files as the browser takes them."""
+"""A part of a picture attacked or compared: the core's work, and its files as the browser takes them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
-from robustsr import attack, attack_files, attack_report, certificate_files, compare, images, losses, scene, threats
+from robustsr import attack, attack_files, attack_report, compare, images, losses, scene, threats
 from robustsr.catalogue import package_samples
-from robustsr.certificate import certify as certificate_of
-from robustsr.certificate import for_picture
-from robustsr.certify import Claim
-from robustsr.plan import pixels_per_second, smoothing_for
+from robustsr.plan import smoothing_for
 from robustsr.report import Table
 from robustsr.ruler import Ruler, in_words
 from robustsr.scene import Scene, Shown
@@ -25,7 +22,6 @@ from robustsr.types import RobustSRError
 from . import view
 from .desk import Desk, Say, Token
 from .options import level, number, whole
-from .upscale import watched
 
 SAMPLE, SAMPLE_CROP = "landscape.png", (24, 24, 64, 64)
 CENTRE = 64  # pixels a side that are used where no crop is given
@@ -222,80 +218,3 @@ def _large(path: Path, folder: Path, side: int = 384) -> str:
     w, h = small.size
     factor = max(1, side // max(w, h))
     return view.saved(small.region((0, 0, w, h)).resize((w * factor, h * factor), 0), folder)
-
-
-# --- certify ---
-
-
-@dataclass(frozen=True)
-class Certified:
-    """The picture, its bounds and the map of their distance as files, the claim, and everything to download."""
-
-    gallery: list[tuple[str, str]]
-    claim: str
-    files: list[str]
-
-
-def claim_of(
-    smooth: Reduce, sigma: str, eps: str, n: float | None, ship: float | None, alpha: float | None, scope: str
-) -> Claim:
-    """What is to be claimed. RobustSRError: numbers that make no sense, a sigma that follows the picture."""
-    if sigma.strip() == "auto":
-        raise RobustSRError("sigma auto cannot be certified: it would depend on the perturbed picture; give a number")
-    deviation = number(sigma, "sigma")
-    if deviation is None:
-        raise RobustSRError("sigma is missing: give a number from 0 to 1")
-    radius = number(eps, "eps")
-    radius = deviation if radius is None else radius
-    draws, shipped, fails = whole(n, "n"), whole(ship, "the draws of the picture"), number(alpha, "alpha")
-    if draws is None or shipped is None or fails is None:
-        raise RobustSRError("n, the draws of the picture and alpha have to be given")
-    which: Literal["simultaneous", "value"] = "value" if scope == "each value" else "simultaneous"
-    return Claim(deviation, radius, draws, shipped, fails, fails / 2, which, smooth)
-
-
-def certify(
-    desk: Desk, who: str, path: Path | None, hr: Path | None, model: str, claim: Claim, crop: str, say: Say
-) -> Certified:
-    """Upscales with proven bounds. RobustSRError: too few draws for any bound, a crop outside, and so on."""
-    if hr is not None and path is None:
-        raise RobustSRError("give the picture that belongs to the ground truth")
-    box = scene.box(crop) if crop.strip() else None if path else certificate_files.SAMPLE_CROP
-    if box is None and path is not None:
-        info = images.inspect(path, max_pixels=desk.max_pixels)
-        wide, high = min(CENTRE, info.width), min(CENTRE, info.height)
-        box = ((info.width - wide) // 2, (info.height - high) // 2, wide, high)
-    with desk.job(who, say) as token:
-        say(None, f"loading {model}")
-        network = desk.model(model, "fp32")
-        x, notes = certificate_files.read_input(path, box, desk.max_pixels)
-        hours = x.shape[-2] * x.shape[-1] * (claim.n + claim.shipped) / pixels_per_second(network) / 3600
-        if hours > 2:
-            raise RobustSRError(
-                f"that would take about {hours:.0f} hours: give a smaller crop, or use the command line"
-            )
-        truth = None
-        if hr is not None:
-            truth = certificate_files.read_truth(hr, box, network.scale, x, desk.max_pixels)
-        claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
-        made = certificate_of(x, network, claim, on_draws=watched(token, say, "drawing"))
-    folder, source = desk.folder(), path or package_samples() / SAMPLE
-    name = path.name if path else f"sample:{SAMPLE}"
-    record = certificate_files.write(made, x, network, folder, source.stem, name=name, crop=box, hr=truth)
-    result, files = record["result"], record["files"]
-    about = [
-        f"Bounds {result['mean_width']:.1f} of 255 levels apart on average, {result['largest_width']} at most; "
-        f"r = eps/sigma = {record['derived']['r']:.3g}.",
-        *(f"PSNR {float(result['psnr']):.2f} dB." for _ in [0] if "psnr" in result),
-        *(
-            f"Certified PSNR: at least {float(result['certified_psnr']):.2f} dB."
-            for _ in [0]
-            if "certified_psnr" in result
-        ),
-        *notes,
-    ]
-    text = "\n\n".join([" ".join(about), *record["claim"], *(f"*{line}*" for line in record["not_claimed"])])
-    shown = {"shipped": "certified picture", "width": "distance of the bounds", "lower": "lower", "upper": "upper"}
-    gallery = [(str(folder / files[key]), caption) for key, caption in shown.items()]
-    everything = [str(folder / f"{source.stem}_certificate.json"), *(str(folder / files[key]) for key in shown)]
-    return Certified(gallery, text, everything)

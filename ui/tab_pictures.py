@@ -1,0 +1,180 @@
+"""The tabs Upscale and Batch: layout, and what connects it to the handlers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from robustsr import catalogue
+from robustsr.types import RobustSRError
+
+from . import parts
+from . import upscale as single
+from .batches import HEAD, Batches
+from .desk import Desk
+from .options import FIELDS
+from .parts import PRIVATE, PROGRESS, QUIET, options, readable, said, who
+
+LOOKING: dict[str, Any] = {**PRIVATE, "concurrency_limit": 2, "concurrency_id": "look"}  # decodes whole pictures
+WIDTHS: list[str | int] = ["26%", "12%", "16%", "11%", "35%"]  # of a batch's columns
+
+
+def upscale(desk: Desk) -> gr.Dropdown:
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            file = gr.File(label="Picture", file_types=parts.PICTURES, elem_id="upscale-file", height=150)
+            gr.Examples(
+                [[s] for s in samples()], file, label="Or try one", cache_examples=False, api_visibility="private"
+            )
+            preview = gr.Image(label="Input", interactive=False, height=200, visible=False, buttons=[])
+            about_input = gr.Markdown(elem_classes="quiet")
+            form = parts.form()
+            against = gr.Radio([single.BICUBIC, single.PLAIN], value=single.BICUBIC, label="Compare with")
+            estimate = gr.Markdown(elem_classes="quiet", elem_id="estimate")
+            with gr.Row():
+                run = gr.Button("Upscale", variant="primary", elem_id="upscale-run")
+                stop = gr.Button("Cancel", variant="stop", interactive=False, elem_id="upscale-stop")
+        with gr.Column(scale=7, min_width=320):
+            slider = gr.ImageSlider(
+                label="Before and after",
+                interactive=False,
+                height=460,
+                max_height=460,
+                buttons=["fullscreen"],
+                elem_id="slider",
+            )
+            result = gr.Markdown(elem_id="upscale-about")
+            download = gr.DownloadButton("Download", interactive=False, variant="primary", elem_id="upscale-download")
+            command = gr.Textbox(
+                label="The same in a terminal", interactive=False, buttons=["copy"], lines=1, elem_classes="command"
+            )
+            loupe, kept = parts.loupe(desk, "1:1")
+
+    def look(path: str | None) -> tuple[Any, ...]:
+        nothing = None, "", gr.DownloadButton("Download", value=None, interactive=False), "", "", None
+        if path is None:
+            return gr.update(visible=False, value=None), "", *nothing
+        with readable(desk):
+            found = single.look(desk, Path(path))
+        return gr.update(visible=True, value=found.preview), found.about, *nothing
+
+    def forecast(path: str | None, *values: Any) -> str:
+        if path is None:
+            return ""
+        with readable(desk):
+            try:
+                return parts.plain(desk, single.forecast(desk, [Path(path)], options(values)))
+            except RobustSRError as error:
+                return parts.plain(desk, str(error))
+
+    def work(*values: Any, request: gr.Request, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
+        path, against, *rest = values
+        if path is None:
+            raise gr.Error("Choose a picture first.", title="No picture", print_exception=False)
+        with readable(desk):
+            made = single.upscale(desk, who(request, "upscale"), Path(path), options(rest), against, said(progress))
+            ready = gr.DownloadButton(value=str(made.path), label=f"Download {made.path.name}", interactive=True)
+            panes = made.loupe()
+            return made.slider(), made.about, ready, made.command, panes.show(), panes
+
+    fields, results = [*form.values()], [slider, result, download, command, loupe, kept]
+    file.change(look, file, [preview, about_input, *results], show_progress_on=[about_input], **LOOKING)
+    gr.on(
+        [file.change, *(form[name].change for name in FIELDS if name != "suffix")],
+        forecast,
+        [file, *fields],
+        estimate,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        **LOOKING,
+    )
+    parts.work(
+        desk,
+        run,
+        stop,
+        parts.named(work, ["picture", "against", *FIELDS]),
+        [file, against, *fields],
+        results,
+        api_name="upscale",
+        shown_on=[slider],
+    )
+    return form["model"]
+
+
+def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) -> gr.Dropdown:
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            files = gr.File(
+                label="Pictures, or a zip archive of them",
+                file_count="multiple",
+                file_types=[*parts.PICTURES, ".zip"],
+                elem_id="batch-files",
+                height=180,
+            )
+            form = parts.form()
+            with gr.Row():
+                run = gr.Button("Upscale all", variant="primary", elem_id="batch-run")
+                stop = gr.Button("Cancel", variant="stop", interactive=False, elem_id="batch-stop")
+        with gr.Column(scale=7, min_width=320):
+            words = gr.Markdown("Nothing has been started.", elem_id="batch-about")
+            table = gr.Dataframe(
+                headers=list(HEAD),
+                interactive=False,
+                wrap=True,
+                max_height=460,
+                label="Files",
+                elem_id="batch-table",
+                column_widths=WIDTHS,
+            )
+            download = gr.DownloadButton("Download all", interactive=False, variant="primary", elem_id="batch-download")
+            command = gr.Textbox(
+                label="The same in a terminal", interactive=False, buttons=["copy"], lines=1, elem_classes="command"
+            )
+    timer = gr.Timer(1, active=False)
+
+    def where(job: str) -> tuple[Any, ...]:
+        found = batches.find(job)
+        if found is None:
+            words = "This batch is no longer kept." if job else gr.update()
+            return (
+                words,
+                gr.update(),
+                gr.update(),
+                gr.update(),
+                gr.Timer(active=False),
+                gr.update(interactive=True),
+                gr.update(interactive=False),
+            )
+        ready = gr.DownloadButton(value=str(found.zip) if found.zip else None, interactive=found.zip is not None)
+        active = found.active
+        buttons = gr.update(interactive=not active), gr.update(interactive=active)
+        return found.words(), found.table(), ready, found.command, gr.Timer(active=active), *buttons
+
+    def start(paths: list[str] | None, *values: Any) -> str:
+        if not paths:
+            raise gr.Error("Choose pictures or a zip archive first.", title="No pictures", print_exception=False)
+        with readable(desk):
+            return batches.start([Path(p) for p in paths], options(values))
+
+    def idle(yes: bool) -> Any:
+        return gr.update(interactive=yes)
+
+    def cancel(job: str) -> None:
+        if found := batches.find(job):
+            found.token.cancel()
+
+    outputs = [words, table, download, command, timer, run, stop]
+    started = run.click(lambda: idle(False), None, run, **QUIET).then(start, [files, *form.values()], name, **PRIVATE)
+    started.success(where, name, outputs, **QUIET)
+    started.failure(lambda: idle(True), None, run, **QUIET)
+    stop.click(cancel, name, None, **QUIET)
+    timer.tick(where, name, outputs, **QUIET)
+    page.load(where, name, outputs, **QUIET)
+    return form["model"]
+
+
+def samples() -> list[str]:
+    """The bundled pictures."""
+    return [str(path) for path in sorted(catalogue.package_samples().iterdir())]
