@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .bounds import LEVELS, Bounds, Histogram, bounds, counter, shipped_picture
 from .certify import Claim
-from .engine import full_float32, is_out_of_memory
+from .engine import buffers_kept, full_float32, is_out_of_memory
 from .models import Loaded, OnnxNetwork, noise_inside
 from .noise import gaussian
 from .tiling import windows
@@ -78,6 +78,7 @@ class Certificate:
     bounds: Bounds
 
 
+@buffers_kept()
 def certify(
     x: Tensor,
     network: Loaded,

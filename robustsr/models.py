@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import unet
+from . import unet, winograd
 from .catalogue import Entry, catalogue, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .onnx_facts import Facts
@@ -30,7 +30,10 @@ LARGEST_EXACT = 48  # LR pixels: a larger receptive radius costs more than it gi
 
 @dataclass(frozen=True)
 class Network:
-    """A loaded network as an upscaler. ``module`` holds float32 weights; it runs in ``precision`` on ``device``."""
+    """A loaded network as an upscaler. ``module`` holds float32 weights; it runs in ``precision`` on ``device``.
+
+    ``winograd``: whether float32 runs by fast convolutions (see winograd.py) instead of torch's own.
+    """
 
     module: nn.Module
     call: Callable[[nn.Module, Tensor], Tensor]  # how its architecture is called
@@ -46,12 +49,15 @@ class Network:
     min_size: int = 1
     square: bool = False
     denoiser: Network | None = None  # runs before it, see `denoised`
+    winograd: bool = False
     _runner: nn.Module = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         runner = self.module
         if self.precision != "fp32":
             runner = copy.deepcopy(self.module).to(PRECISIONS[self.precision])
+        elif self.winograd:
+            runner = winograd.accelerated(self.module) or runner
         object.__setattr__(self, "_runner", runner)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
@@ -72,6 +78,11 @@ class Network:
         if precision == self.precision:
             return self
         return replace(self, precision=precision, denoiser=self.denoiser and self.denoiser.with_precision(precision))
+
+    @property
+    def engine(self) -> str:
+        """What carries it out: "eager" torch, or "winograd"."""
+        return "winograd" if self.winograd and self.precision == "fp32" else "eager"
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -104,6 +115,7 @@ class OnnxNetwork:
     entry: Entry | None = None
     facts: Facts | None = None
     seed: int = 0
+    engine: str = "onnxruntime"
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         h, w = x.shape[-2:]
@@ -233,8 +245,10 @@ def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
         max(requirements.minimum, 1),
         requirements.square,
     )
+    if where.type == "cpu":
+        network = quickened(network)
     if precision == "auto":
-        fast = network.with_precision(auto_precision(where))
+        fast = network.with_precision(auto_precision(where, winograd=network.winograd))
         supported = {"bf16": descriptor.supports_bfloat16, "fp16": descriptor.supports_half, "fp32": True}
         return fast if supported[fast.precision] and faithful(fast, network) else network
     return network.with_precision(precision)
@@ -312,6 +326,18 @@ def receptive_radius(
     (gradient,) = torch.autograd.grad(centre.square().sum(), x)
     gradient[..., 8:-8, 8:-8] = 0
     return (EFFECTIVE_CONTEXT, False) if gradient.any() else (radius, True)
+
+
+def quickened(network: Network) -> Network:
+    """The network with fast convolutions where it has them and they change its output by 1e-5 at most; else itself."""
+    fast = replace(network, winograd=True)
+    if fast._runner is fast.module:
+        return network
+    x = photograph_like(32)
+    with torch.inference_mode():
+        exact = network(x)
+        close = (fast(x) - exact).abs().max() <= 1e-5 * exact.abs().max().clamp(min=1)
+    return fast if close else network
 
 
 def faithful(fast: Network, exact: Network) -> bool:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .engine import is_out_of_memory
+from .engine import buffers_kept, is_out_of_memory
 from .images import Picture, bleed
 from .models import Loaded
 from .plan import Plan, Smoothing, Target, compose, count_windows, smallest_tile
@@ -19,6 +19,7 @@ from .types import RobustSRError
 OnWindow = Callable[[int, int], None]
 
 
+@buffers_kept()
 def upscale_picture(
     picture: Picture,
     network: Loaded,

@@ -169,8 +169,7 @@ def make_plan(
         raise RobustSRError(
             f"--tile {tile} is too small: {network.name} needs {smallest_tile(network, context)} or more"
         )
-    engine = "eager" if hasattr(network, "module") else "onnxruntime"
-    return Plan(tile, context, 512 * 512, str(network.device), network.precision, engine)
+    return Plan(tile, context, 256 * 256, str(network.device), network.precision, network.engine)
 
 
 def smallest_tile(network: Loaded, context: int) -> int:

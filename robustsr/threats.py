@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import attacks
 from .attacks import Attacked, Checkpointed, Fresh, Objective, against
+from .engine import buffers_kept
 from .losses import loss as loss_by_name
 from .models import Loaded, Network
 from .perturbations import Norm, random_noise, rounded
@@ -266,6 +267,7 @@ def _objective(
     return (lambda z: -objective(z)) if targeted else objective, score
 
 
+@buffers_kept()
 def _search(
     threat: Threat,
     x: Tensor,

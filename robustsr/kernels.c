@@ -1,0 +1,182 @@
+// What smoothing spends its time in, for float32 on processors: 3x3 convolutions, and the median of the draws.
+// kernels.py compiles it on the machine it runs on. Functions return 0, or 1 where memory ran out.
+
+#include <stdlib.h>
+
+#ifdef __AVX512F__
+#define LANES 16
+#define ROWS 12
+#else
+#define LANES 8
+#define ROWS 6
+#endif
+#define PANEL 16 // channel counts are multiples of it
+#define VECTORS (PANEL / LANES)
+#define TILES 12 // of 4x4 outputs, worked on together: what belongs to them fits into the second-level cache
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int mask __attribute__((vector_size(4 * LANES), aligned(4)));
+
+static inline vec load(const float *p) { return *(const vec *)p; }
+static inline void store(float *p, vec v) { *(vec *)p = v; }
+
+// --- 3x3 convolution, stride 1, zero padding 1, channels last, by Winograd's F(4x4, 3x3) ---
+// Lavin & Gray 2016, "Fast algorithms for convolutional neural networks": 16 outputs take 36 products per pair of
+// channels instead of 144.
+
+// B^T of six values s apart.
+static inline void into(const vec *d, vec *o, int s) {
+    vec a = d[4 * s] - 4 * d[2 * s], b = d[3 * s] - 4 * d[s];
+    vec c = d[4 * s] - d[2 * s], e = 2 * (d[3 * s] - d[s]);
+    o[0] = 4 * d[0] - 5 * d[2 * s] + d[4 * s];
+    o[s] = a + b;
+    o[2 * s] = a - b;
+    o[3 * s] = c + e;
+    o[4 * s] = c - e;
+    o[5 * s] = 4 * d[s] - 5 * d[3 * s] + d[5 * s];
+}
+
+// A^T of six values s apart.
+static inline void out_of(const vec *m, vec *o, int s) {
+    vec a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
+    o[0] = m[0] + a + c;
+    o[s] = b + 2 * e;
+    o[2 * s] = a + 4 * c;
+    o[3 * s] = b + 8 * e + m[5 * s];
+}
+
+// m (TILES, PANEL) = v (TILES, cin) u (cin, PANEL)
+static inline void product(const float *v, const float *u, float *m, long cin) {
+    for (int r = 0; r < TILES; r += ROWS) {
+        vec sum[ROWS][VECTORS] = {0};
+        for (long k = 0; k < cin; k++) {
+            vec b[VECTORS];
+            for (int j = 0; j < VECTORS; j++) b[j] = load(u + k * PANEL + j * LANES);
+#pragma GCC unroll 12
+            for (int i = 0; i < ROWS; i++)
+                for (int j = 0; j < VECTORS; j++) sum[i][j] += v[(r + i) * cin + k] * b[j];
+        }
+        for (int i = 0; i < ROWS; i++)
+            for (int j = 0; j < VECTORS; j++) store(m + (r + i) * PANEL + j * LANES, sum[i][j]);
+    }
+}
+
+typedef struct {
+    long image, top, left;
+} place;
+
+static inline place where(long tile, long down, long across) {
+    return (place){tile / (down * across), tile / across % down * 4, tile % across * 4};
+}
+
+// x (n, h, w, cin) to y (n, h, w, cout) plus bias; then, where slope is given, values below 0 times their channel's.
+// u: the transformed weights (cout / PANEL, 36, cin, PANEL).
+int conv3x3(const float *x, float *y, const float *u, const float *bias, const float *slope, long n, long h, long w,
+            long cin, long cout, int threads) {
+    long down = (h + 3) / 4, across = (w + 3) / 4, tiles = n * down * across;
+    float *zeros = calloc(cin, sizeof(float));
+    int failed = !zeros;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        float *v = aligned_alloc(64, 36 * TILES * cin * sizeof(float)); // (36, TILES, cin), of one block
+        float *m = aligned_alloc(64, 36 * TILES * PANEL * sizeof(float)); // (36, TILES, PANEL), of one block
+        failed |= !zeros || !v || !m;
+#pragma omp for schedule(static)
+        for (long first = 0; first < tiles; first += TILES) {
+            if (failed) continue;
+            long count = tiles - first < TILES ? tiles - first : TILES;
+            for (long t = 0; t < count; t++) {
+                place at = where(first + t, down, across);
+                const float *from[36];
+                for (int i = 0; i < 36; i++) {
+                    long r = at.top + i / 6 - 1, c = at.left + i % 6 - 1;
+                    int outside = r < 0 || c < 0 || r >= h || c >= w;
+                    from[i] = outside ? zeros : x + ((at.image * h + r) * w + c) * cin;
+                }
+                for (long c = 0; c < cin; c += LANES) {
+                    vec d[36], e[36];
+                    for (int i = 0; i < 36; i++) d[i] = load(from[i] + c);
+                    for (int i = 0; i < 6; i++) into(d + i, e + i, 6);
+                    for (int i = 0; i < 6; i++) into(e + 6 * i, d + 6 * i, 1);
+                    for (int i = 0; i < 36; i++) store(v + (i * TILES + t) * cin + c, d[i]);
+                }
+            }
+            for (long p = 0; p < cout; p += PANEL) {
+                for (int i = 0; i < 36; i++)
+                    product(v + i * TILES * cin, u + (p / PANEL * 36 + i) * cin * PANEL, m + i * TILES * PANEL, cin);
+                for (long t = 0; t < count; t++) {
+                    place at = where(first + t, down, across);
+                    for (long c = 0; c < PANEL; c += LANES) {
+                        vec d[36], e[24], o[24];
+                        for (int i = 0; i < 36; i++) d[i] = load(m + (i * TILES + t) * PANEL + c);
+                        for (int i = 0; i < 6; i++) out_of(d + i, e + i, 6);
+                        for (int i = 0; i < 4; i++) out_of(e + 6 * i, o + 6 * i, 1);
+                        for (int i = 0; i < 4 && at.top + i < h; i++)
+                            for (int j = 0; j < 4 && at.left + j < w; j++) {
+                                vec z = o[6 * i + j] + load(bias + p + c);
+                                if (slope) {
+                                    mask positive = z > 0;
+                                    vec scaled = z * load(slope + p + c);
+                                    z = (vec)(((mask)z & positive) | ((mask)scaled & ~positive));
+                                }
+                                store(y + ((at.image * h + at.top + i) * w + at.left + j) * cout + p + c, z);
+                            }
+                    }
+                }
+            }
+        }
+        free(v);
+        free(m);
+    }
+    free(zeros);
+    return failed;
+}
+
+// --- element-wise median ---
+
+#define STRETCH 4 // vectors of one value, worked on together in the first-level cache
+
+// out[k] = the mean of line[low] and line[high] of the n values[i][k] after the comparators: (i, j, 1 if i gets the
+// minimum, 1 if j gets the maximum). A value that is not a number makes the result one. k < size.
+int median(const float **values, float *out, long n, long size, const int *comparators, long count, int low, int high,
+           int threads) {
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        vec *line = aligned_alloc(64, n * STRETCH * sizeof(vec));
+        failed |= !line;
+#pragma omp for schedule(static)
+        for (long k = 0; k < size; k += STRETCH * LANES) {
+            if (failed) continue;
+            float whole[STRETCH * LANES] = {0};
+            int full = k + STRETCH * LANES <= size;
+            vec sum[STRETCH] = {0}; // not a number where one of the values is none
+            for (long i = 0; i < n; i++) {
+                const float *from = values[i] + k;
+                if (!full) {
+                    for (long e = 0; k + e < size; e++) whole[e] = from[e];
+                    from = whole;
+                }
+                for (int s = 0; s < STRETCH; s++) {
+                    vec z = load(from + s * LANES);
+                    line[i * STRETCH + s] = z;
+                    sum[s] += z - z;
+                }
+            }
+            for (const int *c = comparators; c < comparators + 4 * count; c += 4)
+                for (int s = 0; s < STRETCH; s++) {
+                    vec *i = line + c[0] * STRETCH + s, *j = line + c[1] * STRETCH + s, a = *i, b = *j;
+                    mask less = a < b;
+                    if (c[2]) *i = (vec)(((mask)a & less) | ((mask)b & ~less));
+                    if (c[3]) *j = (vec)(((mask)b & less) | ((mask)a & ~less));
+                }
+            for (int s = 0; s < STRETCH; s++) {
+                vec a = line[low * STRETCH + s], b = line[high * STRETCH + s];
+                store(whole + s * LANES, (low == high ? a : (a + b) / 2) + sum[s]);
+            }
+            for (long e = 0; e < STRETCH * LANES && k + e < size; e++) out[k + e] = whole[e];
+        }
+        free(line);
+    }
+    return failed;
+}

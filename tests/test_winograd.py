@@ -1,0 +1,151 @@
+"""Fast convolutions and the C median against torch, also in float64, under gradients, and where nothing compiles."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from robustsr import kernels
+from robustsr.models import load, photograph_like, quickened
+from robustsr.smoothing import median, selection_network
+from robustsr.winograd import Conv3x3, accelerated
+
+needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 9), (37, 53)])
+@pytest.mark.parametrize("channels", [(16, 32), (64, 48), (96, 16)])
+def test_convolution_and_its_gradient_are_those_of_float64(channels, size):
+    torch.manual_seed(0)
+    cin, cout = channels
+    conv = nn.Conv2d(cin, cout, 3, padding=1, bias=cin != 96)
+    slope = torch.linspace(-0.5, 1.5, cout)  # learned slopes may be negative
+    x = torch.randn(2, cin, *size)
+    exact = x.double().requires_grad_(True)
+    want = torch.prelu(
+        nn.functional.conv2d(exact, conv.weight.double(), None if conv.bias is None else conv.bias.double(), padding=1),
+        slope.double(),
+    )
+    weights = torch.randn_like(want)
+    (gradient,) = torch.autograd.grad((want * weights).sum(), exact)
+    fast = Conv3x3(conv, slope)
+    x.requires_grad_(True)
+    with torch.no_grad():
+        assert (fast(x) - want).abs().max() < 1e-4 * want.abs().max()
+    got = fast(x)
+    assert (got - want).abs().max() < 1e-4 * want.abs().max()
+    (mine,) = torch.autograd.grad((got * weights.float()).sum(), x)
+    assert (mine - gradient).abs().max() < 1e-4 * gradient.abs().max()
+
+
+@needs_compiler
+def test_shipped_model_stays_within_1e_5_of_float64():
+    network = load("certsr", device="cpu")
+    assert (network.engine, network.precision) == ("winograd", "fp32") or network.precision == "bf16"
+    network = network.with_precision("fp32")
+    x = photograph_like(64)
+    exact = network.module.double()
+    with torch.inference_mode():
+        assert (network(x) - exact(x.double())).abs().max() < 1e-5
+    network.module.float()
+
+
+@needs_compiler
+def test_gradient_through_a_shipped_model_is_that_of_torch():
+    network = load("certsr", device="cpu", precision="fp32")
+    x = photograph_like(48).requires_grad_(True)
+    (fast,) = torch.autograd.grad(network(x).square().sum(), x)
+    (plain,) = torch.autograd.grad(network.module(x).square().sum(), x)
+    assert (fast - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
+@needs_compiler
+def test_results_do_not_depend_on_the_batch_or_on_threads():
+    network = load("certsr", device="cpu", precision="fp32")
+    x = torch.rand(3, 3, 21, 18)
+    threads = torch.get_num_threads()
+    with torch.inference_mode():
+        together = network(x)
+        torch.set_num_threads(1)
+        alone = torch.cat([network(one[None]) for one in x])
+        torch.set_num_threads(threads)
+    assert (together - alone).abs().max() < 1e-6
+
+
+@needs_compiler
+def test_a_list_of_layers_that_is_not_run_in_order_is_left_to_torch():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList([nn.Conv2d(32, 32, 3, padding=1), nn.PReLU(32), nn.Conv2d(32, 32, 3, padding=1)])
+
+        def forward(self, x):
+            x = self.parts[0](x.repeat(1, 11, 1, 1)[:, :32])
+            return self.parts[2](x)[:, :3] + self.parts[1](x)[:, :3]
+
+    network = load("certsr", device="cpu", precision="fp32")
+    odd = Odd().eval().requires_grad_(False)
+    odd.parts[1].weight.fill_(0.3)
+    from dataclasses import replace
+
+    made = replace(network, module=odd, winograd=False)
+    assert accelerated(odd) is not None
+    assert quickened(made) is made
+
+
+def test_networks_of_other_convolutions_are_left_alone():
+    assert accelerated(nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 1))) is None
+    assert accelerated(nn.Identity()) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 20, 21, 64])
+def test_median_in_c_is_the_one_in_torch_bit_for_bit(n):
+    values = [v.clone() for v in torch.randn(n, 2, 3, 7, 11).round(decimals=1)]
+    middle = [n // 2] if n % 2 else [n // 2 - 1, n // 2]
+    want = torch.stack(values).sort(0).values[middle].mean(0)
+    assert torch.equal(kernels.median(values, selection_network(n, middle), middle), want)
+    assert torch.equal(median(values), want)
+    last = [v.contiguous(memory_format=torch.channels_last) for v in values]
+    assert torch.equal(median(last), want)
+    gradients = [v.clone().requires_grad_(True) for v in values]
+    assert torch.equal(median(gradients), want)  # by torch
+
+
+@needs_compiler
+def test_median_of_a_value_that_is_no_number_is_none():
+    values = [torch.rand(100) for _ in range(5)]
+    values[3][17] = float("nan")
+    assert median(values).isnan().nonzero().tolist() == [[17]]
+
+
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler"])
+def test_without_a_working_compiler_torch_does_it(compiler, tmp_path):
+    code = (
+        "import torch; from robustsr import kernels; from robustsr.models import load; from robustsr.smoothing import median\n"
+        "net = load('certsr', device='cpu', precision='fp32')\n"
+        "assert not kernels.available() and net.engine == 'eager', net.engine\n"
+        "print(float(median(list(torch.arange(5.)[:, None]))))"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "CC": compiler, "ROBUSTSR_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["2.0"], done.stderr
+    assert not list((tmp_path / "compiled").glob("*")) if (tmp_path / "compiled").exists() else True
+
+
+@needs_compiler
+def test_it_is_compiled_once_and_kept(tmp_path):
+    code = "from robustsr import kernels; print(kernels.available())"
+    environment = {"PATH": "/usr/bin:/bin:/usr/local/bin", "ROBUSTSR_HOME": str(tmp_path)}
+    stamps = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.stdout.split() == ["True"], done.stderr
+        (made,) = (tmp_path / "compiled").iterdir()
+        stamps.append(made.stat().st_mtime_ns)
+    assert stamps[0] == stamps[1]
