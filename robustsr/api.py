@@ -28,7 +28,8 @@ def upscale(
     scale: float | None = None,
     smooth: Reduce | None = None,
     sigma: float | Literal["auto"] | None = None,
-    samples: int | None = None,
+    samples: int | Literal["auto"] | None = None,
+    tolerance: float | None = None,
     draws: Draws | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -41,7 +42,8 @@ def upscale(
     floats in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second)
     channel is alpha. Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a
     path, or what ``load`` returned (faster for several pictures; ``device`` and ``precision`` are then its own).
-    ``sigma`` in [0, 1] units or "auto", ``samples`` and ``draws`` default to the model's catalogue entry.
+    ``sigma`` in [0, 1] units or "auto", ``samples`` and ``draws`` default to the model's catalogue entry; ``samples``
+    "auto" takes as many as each picture needs for an RMS error of ``tolerance``, 1/255 unless given.
     ``denoise``: the name or path of a denoiser that runs before the model, on each noisy copy where it is smoothed.
     RobustSRError: anything else, or an unknown model.
     """
@@ -54,7 +56,7 @@ def upscale(
     else:
         network = model
     network = seeded(network, seed)
-    smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed) if smooth else None
+    smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed, tolerance) if smooth else None
     target, plan = Target(scale=scale), make_plan(network, smoothing)
 
     def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

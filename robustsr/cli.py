@@ -52,16 +52,16 @@ def main() -> None:
         sys.exit(130)
 
 
-def sigma_of(text: str | None) -> float | Literal["auto"] | None:
-    """What --sigma says."""
-    if text is None or text == "auto":
+def number_of(text: str | None, flag: str, *, auto: bool = True) -> float | Literal["auto"] | None:
+    """What an option says that takes a number, or auto."""
+    if text is None or (auto and text == "auto"):
         return text  # type: ignore[return-value]
     from .threats import number
 
     try:
         return number(text)
     except RobustSRError:
-        raise typer.BadParameter(f"--sigma must be a number or auto, got {text!r}") from None
+        raise typer.BadParameter(f"{flag} must be a number{' or auto' * auto}, got {text!r}") from None
 
 
 def _version(value: bool) -> None:
@@ -189,8 +189,20 @@ def upscale(
         ),
     ] = None,
     samples: Annotated[
-        int | None,
-        Option("--samples", help="Number of noisy copies. Default: the model's.", rich_help_panel=SMOOTHING),
+        str | None,
+        Option(
+            "--samples",
+            help="Number of noisy copies; auto: as many as each picture needs. Default: the model's.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        str | None,
+        Option(
+            "--tolerance",
+            help="Error that --samples auto leaves, RMS against infinitely many copies. Default: 1/255.",
+            rich_help_panel=SMOOTHING,
+        ),
     ] = None,
     draws: Annotated[
         Literal["antithetic", "independent"] | None,
@@ -276,7 +288,7 @@ def upscale(
     Every option can also be set by a variable (ROBUSTSR_SIGMA=0.03) or in a --config file.
     """
     given = typed(context)
-    if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "draws") if p in given]):
+    if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "tolerance", "draws") if p in given]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
     sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
     if given & sizes.keys():  # a size that was typed takes the place of one that was configured
@@ -321,7 +333,11 @@ def upscale(
     with usage():
         smoothing = None
         if smooth != "off":
-            smoothing = planning.smoothing_for(network, smooth, sigma_of(sigma), samples, draws, seed)
+            deviation, copies = number_of(sigma, "--sigma"), number_of(samples, "--samples")
+            if isinstance(copies, float) and copies != (copies := int(copies)):
+                raise typer.BadParameter(f"--samples must be a whole number or auto, got {samples!r}")
+            limit = number_of(tolerance, "--tolerance", auto=False)
+            smoothing = planning.smoothing_for(network, smooth, deviation, copies, draws, seed, limit)  # type: ignore[arg-type]
         plan = planning.make_plan(network, smoothing, tile, tile_pad)
     requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad, **({"seed": seed or 0} if inside else {})}
     task = batch.Task(network, smoothing, target, output, plan, requested)

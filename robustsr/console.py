@@ -160,9 +160,10 @@ def forecast(
         pictures += f" ({there} more {'is' if there == 1 else 'are'} there already)"
     how = "not smoothed"
     if made := smoothing or noise_inside(network):
-        auto = getattr(smoothing, "calibration", None)
-        sigma = f"auto, at most {made.sigma:g}" if auto else f"{made.sigma:g}"
-        how = f"{made.reduce} of {made.samples}, sigma {sigma}"
+        most = "auto, at most "
+        sigma = most * bool(getattr(smoothing, "calibration", None)) + f"{made.sigma:g}"
+        samples = most * bool(getattr(smoothing, "tolerance", None)) + str(made.samples)
+        how = f"{made.reduce} of {samples}, sigma {sigma}"
     pictures += f", {megapixels:.1f} megapixels out" * known + f", about {duration(seconds)}" * bool(seconds)
     yield f"{pictures}: {network.name} x{network.scale} on {where or f'{network.device} ({network.precision})'}, {how}"
     if not where and network.device.type == "cpu" and network.engine == "eager" and not kernels.available():

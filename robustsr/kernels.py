@@ -86,7 +86,7 @@ def _library() -> Any:  # noqa: ANN401 - ctypes is not typed
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
-    address, number = ctypes.c_void_p, ctypes.c_long
-    library.conv3x3.argtypes = [address] * 5 + [number] * 5 + [ctypes.c_int]
-    library.median.argtypes = [address, address, number, number, address, number] + [ctypes.c_int] * 3
+    address, number, small = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    library.conv3x3.argtypes = (*[address] * 5, *[number] * 5, small)
+    library.median.argtypes = (address, address, number, number, address, number, small, small, small)
     return library

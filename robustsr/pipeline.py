@@ -75,9 +75,9 @@ def _upscale(
     notes = picture.notes
     if smoothing is not None:
         asked = smoothing
-        smoothing = smoothing.settled(torch.from_numpy(jobs[0].transpose(2, 0, 1)[None].clip(0, 1)))
+        smoothing = smoothing.settled(torch.from_numpy(jobs[0].transpose(2, 0, 1)[None].clip(0, 1)), network)
         if smoothing is not asked:
-            notes += (f"sigma auto: {smoothing.sigma:g}" + ("" if smoothing.sigma else ", not smoothed"),)
+            notes += (f"sigma {smoothing.sigma:g}, {smoothing.samples} draws" if smoothing.sigma else "not smoothed",)
     total = count_windows(network, smoothing, plan, (h, w), passes)
     if picture.alpha is not None:
         total += count_windows(network, None, plan, (h, w), passes)

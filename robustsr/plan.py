@@ -18,6 +18,7 @@ from .smoothing import Draws, Reduce, Smoothed
 from .tiling import Tiled
 from .types import RobustSRError, Upscaler, Wrapper
 
+MOST_SAMPLES = 64  # that --samples auto takes
 SMALLEST_TILE = 32  # LR pixels of a tile without its context, below which memory is not what is wrong
 
 
@@ -31,34 +32,58 @@ class Smoothing:
     draws: Draws = "antithetic"
     seed: int = 0
 
-    def settled(self, x: Tensor) -> Smoothing:
+    def settled(self, x: Tensor, network: Upscaler) -> Smoothing:
         """How to smooth the picture ``x (1, 3, h, w)``."""
         return self
 
 
 @dataclass(frozen=True)
 class AutoSmoothing(Smoothing):
-    """Smoothing whose sigma follows each picture's noise; ``sigma`` is the largest that can come out."""
+    """Smoothing that each picture decides; ``sigma`` and ``samples`` are the largest that can come out.
 
-    calibration: Calibration = ()
+    ``calibration``: sigma follows the picture's noise. ``tolerance``, in [0, 1] units: as many draws as bring the RMS
+    error against infinitely many below it, judged on four windows of the picture, the same draws for all of it.
+    """
 
-    def settled(self, x: Tensor) -> Smoothing:
-        sigma = round(sigma_for(self.calibration, estimate_noise(x)), 4)
-        return Smoothing(self.reduce, sigma, self.samples, self.draws, self.seed)
+    calibration: Calibration | None = None
+    tolerance: float | None = None
+
+    def settled(self, x: Tensor, network: Upscaler) -> Smoothing:
+        sigma, samples = self.sigma, self.samples
+        if self.calibration is not None:
+            sigma = round(sigma_for(self.calibration, estimate_noise(x)), 4)
+        if self.tolerance is not None and sigma > 0:
+            windows, origin = _four_windows(x)
+            gray = bool((x[:, 1:] == x[:, :1]).all())
+            smoothed = Smoothed(network, sigma, samples, self.reduce, self.draws, self.seed, gray)
+            border = min(network.context, min(windows.shape[-2:]) // 4) * network.scale
+            with torch.inference_mode():
+                samples = smoothed.enough(windows, self.tolerance, origin=origin, border=border)
+        return Smoothing(self.reduce, sigma, samples, self.draws, self.seed)
+
+
+def _four_windows(x: Tensor, side: int = 64) -> tuple[Tensor, Tensor]:
+    """The middles of the four quarters of a picture, and where they lie; all of it where it is small."""
+    h, w = (min(side, n) for n in x.shape[-2:])
+    rows, columns = (sorted({(n - m) // 4, (n - m) * 3 // 4}) for n, m in zip(x.shape[-2:], (h, w), strict=True))
+    places = [(top, left) for top in rows for left in columns]
+    return torch.cat([x[..., t : t + h, lf : lf + w] for t, lf in places]), torch.tensor(places)
 
 
 def smoothing_for(
     network: Loaded,
     reduce: Reduce,
     sigma: float | Literal["auto"] | None = None,
-    samples: int | None = None,
+    samples: int | Literal["auto"] | None = None,
     draws: Draws | None = None,
     seed: int | None = None,
+    tolerance: float | None = None,
 ) -> Smoothing:
     """How to smooth a model: what is given, else what its catalogue entry says, else sigma .03 and 20 draws.
 
-    "auto": by each picture's noise. RobustSRError: there is no calibration for that, a value makes no sense, or the
-    model smooths already.
+    "auto": by each picture, its noise for ``sigma``, and for ``samples`` as many as ``tolerance`` (default 1/255) needs
+    and at most 64. RobustSRError: there is no calibration for that, a value makes no sense, or the model smooths
+    already.
     """
     if inside := noise_inside(network):
         raise RobustSRError(
@@ -74,6 +99,14 @@ def smoothing_for(
         )
     if isinstance(sigma, str):
         sigma = max(s for _, s in known or [(0.0, 0.0)])
+    if samples == "auto":
+        tolerance, samples = 1 / 255 if tolerance is None else tolerance, MOST_SAMPLES
+        if not 0 < tolerance < 1:
+            raise RobustSRError(
+                f"--tolerance must be above 0 and below 1 (pixel values are in [0, 1]), got {tolerance}"
+            )
+    elif tolerance is not None:
+        raise RobustSRError("--tolerance only matters with --samples auto")
     chosen = Smoothing(
         reduce,
         sigma if sigma is not None else entry.sigma if entry else 0.03,
@@ -82,7 +115,8 @@ def smoothing_for(
         seed or 0,
     )
     Smoothed(network, **vars(chosen))  # refuses what makes no sense
-    return AutoSmoothing(**vars(chosen), calibration=known) if known else chosen
+    decided = known is not None or tolerance is not None
+    return AutoSmoothing(**vars(chosen), calibration=known, tolerance=tolerance) if decided else chosen
 
 
 @dataclass(frozen=True)

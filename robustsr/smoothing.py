@@ -6,7 +6,7 @@ Median: CertSR (Chaouai & Tamaazousti 2024, section 4.2), pixel-wise. Mean: Pats
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -54,17 +54,36 @@ class Smoothed(Wrapper):
         if self.sigma == 0:
             return self.inner(x, origin=origin)
         outputs: list[Tensor] = []
-        total: Tensor | None = None
         for noisy in self.outputs(x, origin=origin):
-            sr = noisy.view(-1, len(x), *noisy.shape[1:])
-            if self.gray:
-                sr = _luma(sr)
-            if self.reduce == "median":
-                outputs += sr.unbind(0)
-            else:
-                total = sr.sum(0) if total is None else total + sr.sum(0)
-        result = median(outputs) if total is None else total / self.samples
+            outputs += self._each(noisy, len(x))
+            if self.reduce == "mean":  # one sum is all it needs to remember
+                outputs = [torch.stack(outputs).sum(0)]
+        result = median(outputs) if self.reduce == "median" else outputs[0] / self.samples
         return result.expand(-1, 3, -1, -1) if self.gray else result
+
+    def enough(self, x: Tensor, tolerance: float, *, origin: Tensor, border: int = 0) -> int:
+        """How many of the draws suffice for ``x``: in fours, until the RMS error of the result is ``tolerance``.
+
+        The error, in [0, 1] units, is that against infinitely many draws: half of the difference between the results
+        of the even and of the odd pairs, which are independent. ``border``: output pixels that are not looked at.
+        All ``samples`` where none suffice. A few windows with their ``origin`` stand for a whole picture.
+        """
+        outputs: list[Tensor] = []
+        reduce = median if self.reduce == "median" else lambda values: torch.stack(values).mean(0)
+        for noisy in replace(self, chunk=4).outputs(x, origin=origin):
+            outputs += self._each(
+                noisy[..., border : noisy.shape[-2] - border, border : noisy.shape[-1] - border], len(x)
+            )
+            pairs = [outputs[i : i + 2] for i in range(0, len(outputs), 2)]
+            even, odd = (reduce([sr for pair in half for sr in pair]) for half in (pairs[::2], pairs[1::2]))
+            if len(outputs) % 4 == 0 and (even - odd).square().mean().sqrt() / 2 <= tolerance:
+                return len(outputs)
+        return self.samples
+
+    def _each(self, noisy: Tensor, n: int) -> list[Tensor]:
+        """The outputs of `outputs` draw by draw, ``(n, 3 or 1, s*h, s*w)``."""
+        sr = noisy.view(-1, n, *noisy.shape[1:])
+        return list((_luma(sr) if self.gray else sr).unbind(0))
 
     def outputs(self, x: Tensor, *, origin: Tensor | None = None) -> Iterator[Tensor]:
         """The inner outputs for the noisy copies of ``x``, which are reduced: ``(d*N, 3, s*h, s*w)``, d = ``chunk``.
@@ -76,7 +95,7 @@ class Smoothed(Wrapper):
         block = -(-self.chunk // 8) * 8  # noise comes in fours, antithetic draws in pairs of them
         for first in range(0, self.samples, block):
             noise = self._noise(range(first, min(first + block, self.samples)), x, origin)
-            for part in noise.split(self.chunk):
+            for part in torch.split(noise, self.chunk):
                 noisy = (x + self.sigma * part).flatten(0, 1)  # (d*N, 3, h, w)
                 yield self.inner(noisy, origin=origin.repeat(len(part), 1))
 

@@ -83,7 +83,7 @@ class Conv3x3(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
             return convolve(x, self.weight, self.bias, self.slope)
-        y = cast(Tensor, _Differentiable.apply(x, self))
+        y = cast(Tensor, _Differentiable.apply(x, self))  # type: ignore[no-untyped-call]
         return y if self.slope is None else torch.prelu(y, self.slope)
 
 

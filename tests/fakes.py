@@ -24,6 +24,7 @@ class Plain:
     digest: str = "0"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "bf16"
+    engine: str = "eager"
     entry: object = None
     fixed_size: tuple[int, int] | None = None
     memory: int = 10**9  # input pixels it can take

@@ -56,9 +56,9 @@ def test_auto_needs_a_calibration_and_follows_each_picture(home, tiny):
     smoothing = smoothing_for(network, "median", "auto", 5)
     assert isinstance(smoothing, AutoSmoothing) and smoothing.sigma == 0.08
     flat = torch.full((1, 3, 32, 32), 0.5)
-    assert smoothing.settled(flat) == Smoothing("median", 0.0, 5)
+    assert smoothing.settled(flat, network) == Smoothing("median", 0.0, 5)
     noisy = flat + 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
-    assert smoothing.settled(noisy).sigma == 0.08
+    assert smoothing.settled(noisy, network).sigma == 0.08
     path.write_text("[[1]]")
     with pytest.raises(RobustSRError, match="cannot be read"):
         smoothing_for(network, "median", "auto")
@@ -76,3 +76,31 @@ def test_pictures_are_upscaled_by_their_own_sigma(home, tiny, photo):
     flat = Image.new("RGB", (32, 32), (90, 100, 110))
     plain = robustsr.upscale(flat, network)
     assert np.array_equal(np.asarray(robustsr.upscale(flat, network, smooth="median", sigma="auto")), np.asarray(plain))
+
+
+def test_each_picture_gets_as_many_draws_as_it_needs(home, tiny, photo):
+    import robustsr
+
+    network = load(tiny, device="cpu", precision="fp32")
+    smoothing = smoothing_for(network, "median", 0.1, "auto", tolerance=1e-3)
+    assert isinstance(smoothing, AutoSmoothing) and (smoothing.samples, smoothing.tolerance) == (64, 1e-3)
+    assert smoothing_for(network, "median", 0.1, "auto").tolerance == 1 / 255
+    x = torch.from_numpy(photo(150, 200)).permute(2, 0, 1)[None] / 255
+    counts = [smoothing_for(network, "median", 0.1, "auto", tolerance=t).settled(x, network).samples for t in TIGHTER]
+    assert counts == sorted(counts) and counts[0] == 4 < counts[1] < counts[-1] == 64
+    image = Image.fromarray(photo(150, 200))
+    auto = robustsr.upscale(image, network, smooth="median", sigma=0.1, samples="auto", tolerance=TIGHTER[1])
+    fixed = robustsr.upscale(image, network, smooth="median", sigma=0.1, samples=counts[1])
+    assert np.array_equal(np.asarray(auto), np.asarray(fixed))
+
+
+TIGHTER = (0.5, 0.001, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("samples", "tolerance", "message"),
+    [(8, 0.1, "only matters with --samples auto"), ("auto", 0.0, "above 0"), ("auto", 1.0, "above 0")],
+)
+def test_tolerances_that_make_no_sense(home, tiny, samples, tolerance, message):
+    with pytest.raises(RobustSRError, match=message):
+        smoothing_for(load(tiny, device="cpu", precision="fp32"), "median", 0.1, samples, tolerance=tolerance)

@@ -78,7 +78,7 @@ def test_both_run_in_one_number_format(both, first, network):
 
 
 def test_a_fast_format_that_is_only_true_alone_is_not_taken(tiny, denoiser, monkeypatch):
-    monkeypatch.setattr(models, "auto_precision", lambda device: "bf16")
+    monkeypatch.setattr(models, "auto_precision", lambda device, winograd=False: "bf16")
     assert load(tiny, device="cpu").precision == load(denoiser, device="cpu").precision == "bf16"
     both = load(tiny, device="cpu", denoise=denoiser)
     assert both.precision == both.denoiser.precision == "fp32"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -132,3 +134,42 @@ def test_a_linear_upscaler_gains_nothing_from_smoothing():
     torch.testing.assert_close(pairs(x), bicubic(x), atol=1e-6, rtol=0)
     many = Smoothed(bicubic, 0.1, samples=2000, reduce="mean", draws="independent")
     assert float((many(x) - bicubic(x)).square().mean().sqrt()) < 1.2 * 0.1 / 2000**0.5
+
+
+class Itself:
+    """The upscaler of scale 1 that gives back what it gets: its smoothed values are known."""
+
+    scale, context, exact = 1, 0, True
+
+    def __call__(self, x, *, origin=None):
+        return x
+
+
+@pytest.mark.parametrize(("reduce", "factor"), [("mean", 1.0), ("median", 1.2533)])
+@pytest.mark.parametrize("n", [8, 16, 32])
+def test_enough_draws_are_those_that_reach_the_tolerance(reduce, factor, n):
+    """The standard error of a mean of n normals is sigma/sqrt(n), of their median sqrt(pi/2) times that."""
+    x, origin = torch.full((4, 3, 40, 40), 0.5), torch.tensor([[0, 0], [0, 99], [99, 0], [99, 99]])
+    smoothed = Smoothed(Itself(), 0.1, 64, reduce, "independent")
+    got = smoothed.enough(x, factor * 0.1 / (n + 0.01) ** 0.5, origin=origin)
+    assert got % 4 == 0 and n <= got <= n + 4
+    assert smoothed.enough(x, 1.0, origin=origin) == 4 and smoothed.enough(x, 1e-9, origin=origin) == 64
+    pairs = Smoothed(Itself(), 0.1, 64, "mean", "antithetic")
+    assert pairs.enough(x, 1e-6, origin=origin) == 4  # opposite noise cancels
+
+
+def test_enough_draws_agree_with_the_error_against_many(convs):
+    x, origin = torch.rand(1, 3, 40, 40, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.int64)
+    many = Smoothed(convs, 0.2, 2000, "median", "independent", seed=9, chunk=50)(x)
+    for draws, tolerance in (("independent", 0.004), ("antithetic", 0.0015)):
+        smoothed = Smoothed(convs, 0.2, 64, "median", draws)
+        n = smoothed.enough(x, tolerance, origin=origin)
+        error = (replace(smoothed, samples=n)(x) - many).square().mean().sqrt()
+        fewer = (replace(smoothed, samples=n // 2)(x) - many).square().mean().sqrt()
+        assert 4 < n < 64 and error < 1.3 * tolerance < 1.7 * fewer, (draws, n, error, fewer)
+
+
+def test_enough_draws_do_not_depend_on_what_a_call_holds(convs):
+    x, origin = torch.rand(2, 3, 30, 30, dtype=torch.float64), torch.tensor([[0, 0], [5, 7]])
+    counts = {Smoothed(convs, 0.2, 64, chunk=c).enough(x, 0.004, origin=origin, border=2) for c in (1, 3, 8)}
+    assert len(counts) == 1

@@ -53,7 +53,7 @@ def test_the_command_says_the_same():
     )
     found = parsed(asked.command("my photo.jpg"))
     assert found["inputs"] == ["my photo.jpg"]
-    want = {"model": "psnr", "smooth": "mean", "sigma": "0.05", "samples": 6, "long_side": 900, "format": "jpg"}
+    want = {"model": "psnr", "smooth": "mean", "sigma": "0.05", "samples": "6", "long_side": 900, "format": "jpg"}
     want |= {"quality": 88, "background": "#102030", "strip_metadata": True, "suffix": "_big", "draws": "independent"}
     want |= {"seed": 7, "precision": "fp32", "tile": 200, "tile_pad": 30, "denoise": "cleaner", "device": "cpu"}
     assert {key: found[key] for key in want} == want
@@ -61,7 +61,7 @@ def test_the_command_says_the_same():
 
 def test_sigma_as_a_fraction_is_understood_by_both():
     command = Options("psnr", sigma="8/255").command("a.png")
-    assert cli.sigma_of(parsed(command)["sigma"]) == pytest.approx(8 / 255)
+    assert cli.number_of(parsed(command)["sigma"], "--sigma") == pytest.approx(8 / 255)
 
 
 def test_the_servers_device_and_exact_factors_are_said():

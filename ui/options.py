@@ -39,6 +39,7 @@ class Options:
     smooth: str = "median"
     sigma: str = MODELS_OWN
     samples: str = ""
+    tolerance: str = ""
     size: str = MODELS_OWN
     first: str = ""
     second: str = ""
@@ -87,9 +88,10 @@ class Options:
             network,
             cast(Reduce, self.smooth),
             self._sigma,
-            whole(self.samples, "samples"),
+            self._samples,
             draws,
             whole(self.seed, "seed"),
+            number(self.tolerance, "tolerance"),
         )
 
     def _network(self, desk: Desk) -> Loaded:
@@ -100,6 +102,10 @@ class Options:
     @property
     def _sigma(self) -> float | Literal["auto"] | None:
         return None if self.sigma == MODELS_OWN else level(self.sigma)
+
+    @property
+    def _samples(self) -> int | Literal["auto"] | None:
+        return "auto" if str(self.samples).strip() == "auto" else whole(self.samples, "samples")
 
     @property
     def denoiser(self) -> str | None:
@@ -131,7 +137,8 @@ class Options:
         if self.smooth != "off":
             add("smooth", self.smooth)
             add("sigma", None if self.sigma == MODELS_OWN else self.sigma)
-            add("samples", whole(self.samples, "samples"))
+            add("samples", self._samples)
+            add("tolerance", str(self.tolerance or "").strip())
             add("draws", None if self.draws == MODELS_OWN else self.draws)
         if self.smooth != "off" or find(self.model)[0].suffix == ".onnx":  # which may smooth by itself
             add("seed", whole(self.seed, "seed") or None)

@@ -31,6 +31,7 @@ FLAGS = {  # of the command line, as the form calls them
     "--tile-pad": "the tile's context",
     "--tile": "the tile",
     "--samples": "samples",
+    "--tolerance": "the tolerance",
     "--sigma": "sigma",
     "--smooth": "smoothing",
     "--denoise": "the denoiser",
@@ -116,7 +117,7 @@ def form() -> dict[str, Any]:
             label="Sigma: its strength, 0 to 1",
             min_width=150,
         )
-        made["samples"] = optional("Samples", MODELS_OWN)
+        made["samples"] = optional("Samples, or auto", MODELS_OWN)
     with gr.Row():
         made["size"] = gr.Dropdown(list(SIZES), value=MODELS_OWN, label="Size", min_width=150)
         made["format"] = gr.Dropdown(
@@ -142,6 +143,7 @@ def form() -> dict[str, Any]:
             )
             made["seed"] = gr.Textbox("0", label="Seed", min_width=130)
         with gr.Row():
+            made["tolerance"] = optional("Tolerance of samples auto", "1/255")
             made["device"] = gr.Dropdown(_devices(), value="auto", label="Device", min_width=130)
             made["precision"] = gr.Dropdown(
                 ["auto", "fp32", "bf16", "fp16"], value="auto", label="Precision", min_width=130

@@ -108,7 +108,9 @@ def side_by_side(
         for name, reduce in ways:
             one = Shown(name, attack.watched(networks[name], word, f"upscaling with {name}"))
             if reduce:
-                one = scene.smoothed(one.network, smoothing_for(one.network, reduce, level(sigma)).settled(what.x))
+                one = scene.smoothed(
+                    one.network, smoothing_for(one.network, reduce, level(sigma)).settled(what.x, one.network)
+                )
             shown.append(one)
         ruler = Ruler.best()
         found = compare.compare(what, scene.distinct(shown), ruler, word)
