@@ -52,16 +52,31 @@ def main() -> None:
         sys.exit(130)
 
 
-def number_of(text: str | None, flag: str, *, auto: bool = True) -> float | Literal["auto"] | None:
-    """What an option says that takes a number, or auto."""
-    if text is None or (auto and text == "auto"):
+def sigma_of(text: str | None) -> float | Literal["auto"] | None:
+    """What --sigma says."""
+    return "auto" if text == "auto" else number_of(text, "--sigma must be a number or auto")
+
+
+def copies_of(text: str | None) -> int | Literal["auto"] | None:
+    """What --samples says."""
+    if text is None or text == "auto":
         return text  # type: ignore[return-value]
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"--samples must be a whole number or auto, got {text!r}") from None
+
+
+def number_of(text: str | None, wanted: str = "--tolerance must be a number") -> float | None:
+    """What an option says that takes a number, 8/255 too."""
+    if text is None:
+        return None
     from .threats import number
 
     try:
         return number(text)
     except RobustSRError:
-        raise typer.BadParameter(f"{flag} must be a number{' or auto' * auto}, got {text!r}") from None
+        raise typer.BadParameter(f"{wanted}, got {text!r}") from None
 
 
 def _version(value: bool) -> None:
@@ -333,11 +348,9 @@ def upscale(
     with usage():
         smoothing = None
         if smooth != "off":
-            deviation, copies = number_of(sigma, "--sigma"), number_of(samples, "--samples")
-            if isinstance(copies, float) and copies != (copies := int(copies)):
-                raise typer.BadParameter(f"--samples must be a whole number or auto, got {samples!r}")
-            limit = number_of(tolerance, "--tolerance", auto=False)
-            smoothing = planning.smoothing_for(network, smooth, deviation, copies, draws, seed, limit)  # type: ignore[arg-type]
+            copies = copies_of(samples)
+            limit = number_of(tolerance) if copies == "auto" or "tolerance" in given else None
+            smoothing = planning.smoothing_for(network, smooth, sigma_of(sigma), copies, draws, seed, limit)
         plan = planning.make_plan(network, smoothing, tile, tile_pad)
     requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad, **({"seed": seed or 0} if inside else {})}
     task = batch.Task(network, smoothing, target, output, plan, requested)
@@ -395,10 +408,10 @@ def upscale(
 @app.command()
 def devices() -> None:
     """What torch can run on here, and which number format `--precision auto` takes."""
-    from . import engine
+    from . import engine, kernels
 
     table = console.table("device", "", "memory", "auto precision")
-    for d in engine.devices():
+    for d in engine.devices(winograd=kernels.available()):
         table.add_row(d.name, d.description, f"{d.memory / 2**30:.0f} GB" if d.memory else "shared", d.precision)
     console.out.print(table)
     if hint := engine.unused_gpu():

@@ -144,8 +144,7 @@ def forecast(
 
     ``speed`` None: that is not known; sizes at URLs are not either. ``where``: the words for what computes.
     """
-    from . import kernels
-    from .models import noise_inside
+    from .models import kept_slow, noise_inside
 
     good = [row for row in rows if not (row.done or row.error)]
     known = all(row.size for row in good)
@@ -166,8 +165,8 @@ def forecast(
         how = f"{made.reduce} of {samples}, sigma {sigma}"
     pictures += f", {megapixels:.1f} megapixels out" * known + f", about {duration(seconds)}" * bool(seconds)
     yield f"{pictures}: {network.name} x{network.scale} on {where or f'{network.device} ({network.precision})'}, {how}"
-    if not where and network.device.type == "cpu" and network.engine == "eager" and not kernels.available():
-        yield "note: no C compiler (cc, gcc, clang) that works here: with one, networks run about twice as fast"
+    if not where and sys.platform == "linux" and kept_slow(network):
+        yield "note: no C compiler (gcc, cc) that works here: with one, this network would be about twice as fast"
     if replaced:
         yield f"note: {replaced} earlier result{'s' * (replaced != 1)}, made with other settings, will be replaced"
     if smoothing and smoothing.sigma > 0 and smoothing.samples > 4 and seconds > 30:

@@ -102,7 +102,7 @@ def _exportable(network: Loaded, smoothing: Smoothing | None, precision: str, op
     if network.denoiser is not None:
         raise RobustSRError(f"{network.name}: a denoiser cannot be exported, leave out --denoise")
     if isinstance(smoothing, AutoSmoothing):
-        raise RobustSRError("--sigma auto follows each picture, an exported file cannot: give a number")
+        raise RobustSRError("--sigma auto follows each picture, an exported file cannot: give numbers")
     if smoothing is not None and smoothing.sigma == 0:
         raise RobustSRError("--sigma 0 is no smoothing: leave out --smooth")
     if precision not in ATOL:

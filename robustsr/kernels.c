@@ -24,25 +24,25 @@ static inline void store(float *p, vec v) { *(vec *)p = v; }
 // Lavin & Gray 2016, "Fast algorithms for convolutional neural networks": 16 outputs take 36 products per pair of
 // channels instead of 144.
 
-// B^T of six values s apart.
+// B^T of six values, into places s apart.
 static inline void into(const vec *d, vec *o, int s) {
-    vec a = d[4 * s] - 4 * d[2 * s], b = d[3 * s] - 4 * d[s];
-    vec c = d[4 * s] - d[2 * s], e = 2 * (d[3 * s] - d[s]);
-    o[0] = 4 * d[0] - 5 * d[2 * s] + d[4 * s];
+    vec a = d[4] - 4 * d[2], b = d[3] - 4 * d[1];
+    vec c = d[4] - d[2], e = 2 * (d[3] - d[1]);
+    o[0] = 4 * d[0] - 5 * d[2] + d[4];
     o[s] = a + b;
     o[2 * s] = a - b;
     o[3 * s] = c + e;
     o[4 * s] = c - e;
-    o[5 * s] = 4 * d[s] - 5 * d[3 * s] + d[5 * s];
+    o[5 * s] = 4 * d[1] - 5 * d[3] + d[5];
 }
 
-// A^T of six values s apart.
+// A^T of six values, into places s apart.
 static inline void out_of(const vec *m, vec *o, int s) {
-    vec a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
+    vec a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], e = m[3] - m[4];
     o[0] = m[0] + a + c;
     o[s] = b + 2 * e;
     o[2 * s] = a + 4 * c;
-    o[3 * s] = b + 8 * e + m[5 * s];
+    o[3 * s] = b + 8 * e + m[5];
 }
 
 // m (TILES, PANEL) = v (TILES, cin) u (cin, PANEL)
@@ -74,12 +74,13 @@ static inline place where(long tile, long down, long across) {
 int conv3x3(const float *x, float *y, const float *u, const float *bias, const float *slope, long n, long h, long w,
             long cin, long cout, int threads) {
     long down = (h + 3) / 4, across = (w + 3) / 4, tiles = n * down * across;
+    long stride = TILES * cin + 16; // no power of two: the 36 would share places in the cache
     float *zeros = calloc(cin, sizeof(float));
     int failed = !zeros;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        float *v = aligned_alloc(64, 36 * TILES * cin * sizeof(float)); // (36, TILES, cin), of one block
-        float *m = aligned_alloc(64, 36 * TILES * PANEL * sizeof(float)); // (36, TILES, PANEL), of one block
+        float *v = aligned_alloc(64, 36 * stride * sizeof(float)); // (36, TILES, cin), of one block
+        float *m = aligned_alloc(64, 36 * TILES * PANEL * sizeof(float)); // (36, TILES, PANEL)
         failed |= !zeros || !v || !m;
 #pragma omp for schedule(static)
         for (long first = 0; first < tiles; first += TILES) {
@@ -94,33 +95,54 @@ int conv3x3(const float *x, float *y, const float *u, const float *bias, const f
                     from[i] = outside ? zeros : x + ((at.image * h + r) * w + c) * cin;
                 }
                 for (long c = 0; c < cin; c += LANES) {
-                    vec d[36], e[36];
-                    for (int i = 0; i < 36; i++) d[i] = load(from[i] + c);
-                    for (int i = 0; i < 6; i++) into(d + i, e + i, 6);
-                    for (int i = 0; i < 6; i++) into(e + 6 * i, d + 6 * i, 1);
-                    for (int i = 0; i < 36; i++) store(v + (i * TILES + t) * cin + c, d[i]);
+                    vec e[36];
+#pragma GCC unroll 6
+                    for (int j = 0; j < 6; j++) {
+                        vec d[6];
+#pragma GCC unroll 6
+                        for (int i = 0; i < 6; i++) d[i] = load(from[6 * i + j] + c);
+                        into(d, e + j, 6);
+                    }
+                    float *to = v + t * cin + c;
+#pragma GCC unroll 6
+                    for (int i = 0; i < 6; i++) {
+                        vec d[6];
+                        into(e + 6 * i, d, 1);
+#pragma GCC unroll 6
+                        for (int j = 0; j < 6; j++, to += stride) store(to, d[j]);
+                    }
                 }
             }
             for (long p = 0; p < cout; p += PANEL) {
                 for (int i = 0; i < 36; i++)
-                    product(v + i * TILES * cin, u + (p / PANEL * 36 + i) * cin * PANEL, m + i * TILES * PANEL, cin);
+                    product(v + i * stride, u + (p / PANEL * 36 + i) * cin * PANEL, m + i * TILES * PANEL, cin);
                 for (long t = 0; t < count; t++) {
                     place at = where(first + t, down, across);
                     for (long c = 0; c < PANEL; c += LANES) {
-                        vec d[36], e[24], o[24];
-                        for (int i = 0; i < 36; i++) d[i] = load(m + (i * TILES + t) * PANEL + c);
-                        for (int i = 0; i < 6; i++) out_of(d + i, e + i, 6);
-                        for (int i = 0; i < 4; i++) out_of(e + 6 * i, o + 6 * i, 1);
-                        for (int i = 0; i < 4 && at.top + i < h; i++)
-                            for (int j = 0; j < 4 && at.left + j < w; j++) {
-                                vec z = o[6 * i + j] + load(bias + p + c);
-                                if (slope) {
-                                    mask positive = z > 0;
-                                    vec scaled = z * load(slope + p + c);
-                                    z = (vec)(((mask)z & positive) | ((mask)scaled & ~positive));
-                                }
-                                store(y + ((at.image * h + at.top + i) * w + at.left + j) * cout + p + c, z);
+                        vec e[24], b = load(bias + p + c), s = slope ? load(slope + p + c) : (vec){0} + 1;
+                        const float *of = m + t * PANEL + c;
+#pragma GCC unroll 6
+                        for (int j = 0; j < 6; j++) {
+                            vec d[6];
+#pragma GCC unroll 6
+                            for (int i = 0; i < 6; i++) d[i] = load(of + (6 * i + j) * TILES * PANEL);
+                            out_of(d, e + j, 6);
+                        }
+                        float *to = y + ((at.image * h + at.top) * w + at.left) * cout + p + c;
+                        long most = w - at.left;
+#pragma GCC unroll 4
+                        for (int i = 0; i < 4; i++) {
+                            if (at.top + i >= h) break;
+                            vec o[4];
+                            out_of(e + 6 * i, o, 1);
+#pragma GCC unroll 4
+                            for (int j = 0; j < 4; j++) {
+                                vec z = o[j] + b, scaled = z * s;
+                                mask positive = z > 0;
+                                z = (vec)(((mask)z & positive) | ((mask)scaled & ~positive));
+                                if (j < most) store(to + (i * w + j) * cout, z);
                             }
+                        }
                     }
                 }
             }
@@ -150,7 +172,7 @@ int median(const float **values, float *out, long n, long size, const int *compa
             if (failed) continue;
             float whole[STRETCH * LANES] = {0};
             int full = k + STRETCH * LANES <= size;
-            vec sum[STRETCH] = {0}; // not a number where one of the values is none
+            mask none[STRETCH] = {0}; // where one of the values is no number
             for (long i = 0; i < n; i++) {
                 const float *from = values[i] + k;
                 if (!full) {
@@ -160,7 +182,7 @@ int median(const float **values, float *out, long n, long size, const int *compa
                 for (int s = 0; s < STRETCH; s++) {
                     vec z = load(from + s * LANES);
                     line[i * STRETCH + s] = z;
-                    sum[s] += z - z;
+                    none[s] |= z != z;
                 }
             }
             for (const int *c = comparators; c < comparators + 4 * count; c += 4)
@@ -172,7 +194,8 @@ int median(const float **values, float *out, long n, long size, const int *compa
                 }
             for (int s = 0; s < STRETCH; s++) {
                 vec a = line[low * STRETCH + s], b = line[high * STRETCH + s];
-                store(whole + s * LANES, (low == high ? a : (a + b) / 2) + sum[s]);
+                vec middle = low == high ? a : (a + b) / 2;
+                store(whole + s * LANES, (vec)((mask)middle | none[s])); // all bits set are a NaN
             }
             for (long e = 0; e < STRETCH * LANES && k + e < size; e++) out[k + e] = whole[e];
         }

@@ -1,4 +1,4 @@
-"""C code for processors (kernels.c), compiled on the machine it runs on, once, and kept in ROBUSTSR_HOME.
+"""C code for processors (kernels.c), compiled on the machine it runs on, once, and kept in ROBUSTSR_HOME. Linux only.
 
 Where there is no C compiler, callers do the same with torch, only slower.
 """
@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from importlib import resources
@@ -38,54 +39,85 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None = Non
     ``weight (cout / PANEL, 36, cin, PANEL)``: see `winograd.transformed`. ``slope (cout,)``: of a PReLU behind it.
     """
     n, cin, h, w = x.shape
+    cout = len(bias)
+    if weight.shape != (cout // PANEL, 36, cin, PANEL) or cin % PANEL or (slope is not None and len(slope) != cout):
+        raise ValueError(f"weights {tuple(weight.shape)} are not for {cin} to {cout} channels")
     x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.empty((n, len(bias), h, w), memory_format=torch.channels_last)
-    places = [None if t is None else t.data_ptr() for t in (x, y, weight, bias, slope)]
-    _run("conv3x3", x, *places, n, h, w, cin, len(bias))
+    y = torch.empty((n, cout, h, w), dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+    _run("conv3x3", (x, y, weight, bias, slope), n, h, w, cin, cout)
     return y
 
 
 def median(values: Sequence[Tensor], comparators: Comparators, middle: Sequence[int]) -> Tensor:
-    """What `smoothing.median` gives for contiguous float32 tensors."""
-    out = torch.empty_like(values[0])
-    pointers = (ctypes.c_void_p * len(values))(*(v.data_ptr() for v in values))
-    network = torch.tensor([[int(c) for c in row] for row in comparators], dtype=torch.int32)
-    places = (pointers, out.data_ptr(), len(values), out.numel(), network.data_ptr(), len(network))
-    _run("median", values[0], *places, middle[0], middle[-1])
+    """What `smoothing.median` gives for flat float32 tensors."""
+    values = [v.contiguous() for v in values]
+    out = torch.empty(len(values[0]), dtype=torch.float32, device="cpu")
+    network = (ctypes.c_int * (4 * len(comparators)))(*(int(c) for row in comparators for c in row))
+    pointers = (ctypes.c_void_p * len(values))(*(_address(v) for v in values))
+    numbers = (len(values), len(out), network, len(comparators), middle[0], middle[-1])
+    _run("median", (out,), *numbers, first=pointers)
     return out
 
 
-def _run(name: str, like: Tensor, *arguments: Any) -> None:  # noqa: ANN401 - what C takes
-    if like.dtype != torch.float32 or like.device.type != "cpu":
-        raise TypeError(f"{name} takes float32 on the processor, not {like.dtype} on {like.device}")
+def _run(name: str, tensors: Sequence[Tensor | None], *numbers: Any, first: Any = None) -> None:  # noqa: ANN401 - C's
+    places = [None if t is None else _address(t) for t in tensors]
+    arguments = [*([first] if first is not None else []), *places, *numbers]
     if getattr(_library(), name)(*arguments, torch.get_num_threads()):
         raise MemoryError(f"out of memory in {name}")
 
 
+def _address(tensor: Tensor) -> int:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise TypeError(f"C code takes float32 on the processor, not {tensor.dtype} on {tensor.device}")
+    return tensor.data_ptr()
+
+
 @functools.cache
 def _library() -> Any:  # noqa: ANN401 - ctypes is not typed
-    """The compiled kernels.c; None: there is no compiler, or it fails."""
-    source = resources.files(__package__).joinpath("kernels.c").read_bytes()
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None or os.name != "posix":
+    """The compiled kernels.c; None: there is no compiler, or it fails.
+
+    ROBUSTSR_CC names another compiler than gcc or cc.
+    """
+    compiler = os.environ.get("ROBUSTSR_CC") or next(filter(shutil.which, ("gcc", "cc")), None)
+    if compiler is None or sys.platform != "linux":
         return None
     native = "-march=native" if platform.machine() in ("x86_64", "i686") else "-mcpu=native"
-    flags = ["-O3", native, "-fno-math-errno", "-fopenmp", "-shared", "-fPIC"]
-    processor = [platform.machine(), platform.processor(), sorted(torch.cpu.get_capabilities().items())]
-    name = hashlib.sha256(repr([source, compiler, flags, processor]).encode()).hexdigest()[:16]
-    path = home() / "compiled" / f"kernels-{name}.so"
+    command = [*compiler.split(), "-O3", native, "-fno-math-errno", "-fopenmp", "-shared", "-fPIC"]
+    source = resources.files(__package__).joinpath("kernels.c").read_bytes()
     try:
+        processor = [platform.platform(), platform.libc_ver(), sorted(torch.cpu.get_capabilities().items())]
+        name = hashlib.sha256(repr([source, command, processor]).encode()).hexdigest()[:16]
+        path = home() / "compiled" / f"kernels-{name}.so"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                code, made = Path(folder) / "kernels.c", Path(folder) / "kernels.so"
-                code.write_bytes(source)
-                command = [*compiler.split(), *flags, "-o", str(made), str(code)]
-                subprocess.run(command, check=True, capture_output=True, timeout=120)
-                made.replace(path)
-        library = ctypes.CDLL(str(path))
+                _compile(command, source, Path(folder)).replace(path)
+        if _only_ours(path.parent) and _only_ours(path):  # it will be run
+            return _declared(path)
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # no home, not writable, made for another system
+        pass
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _declared(_compile(command, source, Path(folder)))
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _compile(command: list[str], source: bytes, folder: Path) -> Path:
+    code, made = folder / "kernels.c", folder / "kernels.so"
+    code.write_bytes(source)
+    subprocess.run([*command, "-o", str(made), str(code)], check=True, capture_output=True, timeout=120)
+    return made
+
+
+def _only_ours(path: Path) -> bool:
+    """Whether nobody else can have put it there."""
+    state = path.stat()
+    return state.st_uid == os.getuid() and not state.st_mode & 0o022
+
+
+def _declared(path: Path) -> Any:  # noqa: ANN401
+    library = ctypes.CDLL(str(path))
     address, number, small = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.conv3x3.argtypes = (*[address] * 5, *[number] * 5, small)
     library.median.argtypes = (address, address, number, number, address, number, small, small, small)

@@ -13,7 +13,7 @@ from PIL import Image
 from .engine import buffers_kept, is_out_of_memory
 from .images import Picture, bleed
 from .models import Loaded
-from .plan import Plan, Smoothing, Target, compose, count_windows, smallest_tile
+from .plan import Plan, Smoothing, Target, Watched, compose, count_windows, smallest_tile
 from .types import RobustSRError
 
 OnWindow = Callable[[int, int], None]
@@ -75,7 +75,8 @@ def _upscale(
     notes = picture.notes
     if smoothing is not None:
         asked = smoothing
-        smoothing = smoothing.settled(torch.from_numpy(jobs[0].transpose(2, 0, 1)[None].clip(0, 1)), network)
+        x = torch.from_numpy(jobs[0].transpose(2, 0, 1)[None].clip(0, 1))
+        smoothing = smoothing.settled(x, Watched(network, lambda _: on_window(0, 1) if on_window else None))
         if smoothing is not asked:
             notes += (f"sigma {smoothing.sigma:g}, {smoothing.samples} draws" if smoothing.sigma else "not smoothed",)
     total = count_windows(network, smoothing, plan, (h, w), passes)

@@ -18,6 +18,7 @@ from .smoothing import Draws, Reduce, Smoothed
 from .tiling import Tiled
 from .types import RobustSRError, Upscaler, Wrapper
 
+PASS = (512 * 512, 256 * 256)  # LR pixels that enter the network at once; on a processor, whose cache is small
 MOST_SAMPLES = 64  # that --samples auto takes
 SMALLEST_TILE = 32  # LR pixels of a tile without its context, below which memory is not what is wrong
 
@@ -41,8 +42,8 @@ class Smoothing:
 class AutoSmoothing(Smoothing):
     """Smoothing that each picture decides; ``sigma`` and ``samples`` are the largest that can come out.
 
-    ``calibration``: sigma follows the picture's noise. ``tolerance``, in [0, 1] units: as many draws as bring the RMS
-    error against infinitely many below it, judged on four windows of the picture, the same draws for all of it.
+    ``calibration``: sigma follows the picture's noise. ``tolerance``, in [0, 1] units: as many draws as bring the
+    estimated RMS error against infinitely many below it, judged on four windows, the same draws for all of the picture.
     """
 
     calibration: Calibration | None = None
@@ -165,7 +166,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides the bytes besides the settings: a function of model, device and settings, never of free memory.
+    """What decides the bytes besides the settings: a function of model, device, compiler and settings, never of free
+    memory.
 
     ``tile``: LR pixels of the largest window, context included. ``context``: LR pixels a window sees beyond what
     it contributes. ``batch``: pixels that enter the network at once.
@@ -203,7 +205,8 @@ def make_plan(
         raise RobustSRError(
             f"--tile {tile} is too small: {network.name} needs {smallest_tile(network, context)} or more"
         )
-    return Plan(tile, context, 256 * 256, str(network.device), network.precision, network.engine)
+    batch = PASS[network.device.type == "cpu"]
+    return Plan(tile, context, batch, str(network.device), network.precision, network.engine)
 
 
 def smallest_tile(network: Loaded, context: int) -> int:
@@ -226,7 +229,7 @@ def compose(
     """
     overlap = 2 * plan.context + network.feather
     window = network.fixed_size or tuple(_balanced(n, plan.tile, overlap) for n in size)
-    inner: Upscaler = network if watch is None else _Watched(network, watch)
+    inner: Upscaler = network if watch is None else Watched(network, watch)
     if smoothing is not None and smoothing.sigma > 0:
         chunk = max(1, plan.batch // (min(window[0], size[0]) * min(window[1], size[1])))
         inner = Smoothed(inner, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
@@ -240,7 +243,7 @@ def _balanced(length: int, tile: int, overlap: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Watched(Wrapper):
+class Watched(Wrapper):
     """An upscaler that says after each call how many windows it held."""
 
     say: Callable[[int], None]

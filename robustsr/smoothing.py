@@ -5,6 +5,7 @@ Median: CertSR (Chaouai & Tamaazousti 2024, section 4.2), pixel-wise. Mean: Pats
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -57,26 +58,29 @@ class Smoothed(Wrapper):
         for noisy in self.outputs(x, origin=origin):
             outputs += self._each(noisy, len(x))
             if self.reduce == "mean":  # one sum is all it needs to remember
-                outputs = [torch.stack(outputs).sum(0)]
+                outputs = [functools.reduce(torch.add, outputs)]
         result = median(outputs) if self.reduce == "median" else outputs[0] / self.samples
         return result.expand(-1, 3, -1, -1) if self.gray else result
 
     def enough(self, x: Tensor, tolerance: float, *, origin: Tensor, border: int = 0) -> int:
-        """How many of the draws suffice for ``x``: in fours, until the RMS error of the result is ``tolerance``.
+        """How many of the draws suffice for ``x``: in fours, until the estimated RMS error is at most ``tolerance``.
 
-        The error, in [0, 1] units, is that against infinitely many draws: half of the difference between the results
-        of the even and of the odd pairs, which are independent. ``border``: output pixels that are not looked at.
-        All ``samples`` where none suffice. A few windows with their ``origin`` stand for a whole picture.
+        The error, in [0, 1] units, is the spread about what infinitely many such draws would give: half of the
+        difference between the results of the even and of the odd pairs, which are independent. ``border``: output
+        pixels that are not looked at. All ``samples`` where none suffice. A few windows with their ``origin`` stand for
+        a whole picture.
         """
         outputs: list[Tensor] = []
         reduce = median if self.reduce == "median" else lambda values: torch.stack(values).mean(0)
-        for noisy in replace(self, chunk=4).outputs(x, origin=origin):
+        for noisy in replace(self, chunk=1).outputs(x, origin=origin):
             outputs += self._each(
                 noisy[..., border : noisy.shape[-2] - border, border : noisy.shape[-1] - border], len(x)
             )
+            if len(outputs) % 4:
+                continue
             pairs = [outputs[i : i + 2] for i in range(0, len(outputs), 2)]
             even, odd = (reduce([sr for pair in half for sr in pair]) for half in (pairs[::2], pairs[1::2]))
-            if len(outputs) % 4 == 0 and (even - odd).square().mean().sqrt() / 2 <= tolerance:
+            if (even - odd).square().mean().sqrt() / 2 <= tolerance:
                 return len(outputs)
         return self.samples
 
@@ -146,9 +150,9 @@ def median(values: Sequence[Tensor], block: int = 1 << 16) -> Tensor:
     Equal to sorting, bit for bit, and several times faster; differentiable almost everywhere. Works through
     ``block`` elements at a time, which stay in the processor's cache and need little memory besides.
     """
-    n = len(values)
-    middle = [n // 2] if n % 2 else [n // 2 - 1, n // 2]
-    network = selection_network(n, middle)
+    count = len(values)
+    middle = [count // 2] if count % 2 else [count // 2 - 1, count // 2]
+    network = selection_network(count, middle)
     last = values[0].dim() == 4 and all(v.is_contiguous(memory_format=torch.channels_last) for v in values)
     flat = [(v.permute(0, 2, 3, 1) if last else v).reshape(-1) for v in values]  # copies nothing of what networks give
     if _plain(flat):
@@ -156,8 +160,10 @@ def median(values: Sequence[Tensor], block: int = 1 << 16) -> Tensor:
     else:
         lines = zip(*(torch.split(v, block) for v in flat), strict=True)
         result = torch.cat([_middle(list(line), network, middle) for line in lines])
-    n, c, h, w = values[0].shape if last else (0, 0, 0, 0)
-    return result.view(n, h, w, c).permute(0, 3, 1, 2) if last else result.view(values[0].shape)
+    if not last:
+        return result.view(values[0].shape)
+    n, c, h, w = values[0].shape
+    return result.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def _plain(values: Sequence[Tensor]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +26,27 @@ _G = [
 _G += [[0, 0, 1]]
 
 
-def accelerated(module: nn.Module) -> nn.Module | None:
-    """A copy of a float32 network whose 3x3 convolutions run by Winograd; None: it has too few, or nothing compiles.
+_made: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
-    Differentiable in its input; its weights are constants. Wide convolutions only, in which nearly all the work is.
+
+def accelerated(module: nn.Module) -> nn.Module | None:
+    """A copy of a float32 network whose 3x3 convolutions run by Winograd; None: it does not suit, or nothing compiles.
+
+    Differentiable in its input; its weights are constants. Made once of each network.
     """
-    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
-    work = sum(m.weight.numel() for m in convs)
-    if sum(m.weight.numel() for m in convs if _fits(m)) < 0.8 * work or not work or not kernels.available():
-        return None
+    if module not in _made and suits(module) and kernels.available():
+        _made[module] = _replaced(module)
+    return _made.get(module)
+
+
+def suits(module: nn.Module) -> bool:
+    """Whether nearly all the work of a network is in 3x3 convolutions that are wide enough."""
+    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    fitting = sum(m.weight.numel() for m in layers if isinstance(m, nn.Conv2d) and _fits(m))
+    return fitting > 0 and fitting >= 0.8 * sum(m.weight.numel() for m in layers)
+
+
+def _replaced(module: nn.Module) -> nn.Module:
     made = copy.deepcopy(module)
     for parent in list(made.modules()):
         children = list(parent.named_children())
@@ -57,10 +70,10 @@ def _fits(conv: nn.Conv2d) -> bool:
 
 def _slope(activation: nn.Module, channels: int) -> Tensor | None:
     """By what an activation multiplies values below 0, by channel; None: it is not of that kind."""
-    if isinstance(activation, nn.PReLU):
+    if isinstance(activation, nn.PReLU) and activation.num_parameters in (1, channels):
         return activation.weight.detach().expand(channels).contiguous()
     if isinstance(activation, nn.LeakyReLU | nn.ReLU):
-        return torch.full((channels,), getattr(activation, "negative_slope", 0.0))
+        return torch.full((channels,), getattr(activation, "negative_slope", 0.0), dtype=torch.float32)
     return None
 
 
@@ -70,7 +83,7 @@ class Conv3x3(nn.Module):
     def __init__(self, conv: nn.Conv2d, slope: Tensor | None = None) -> None:
         super().__init__()
         weight = conv.weight.detach()
-        bias = torch.zeros(len(weight)) if conv.bias is None else conv.bias.detach()
+        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
         self.weight, self.bias, self.slope = transformed(weight), bias.clone(), slope
         self._untransformed = weight
 
@@ -78,9 +91,10 @@ class Conv3x3(nn.Module):
     def back(self) -> tuple[Tensor, Tensor]:
         """The weights and bias of the convolution that its gradient is."""
         weight = self._untransformed.flip(2, 3).transpose(0, 1)
-        return transformed(weight), torch.zeros(len(weight))
+        return transformed(weight), weight.new_zeros(len(weight))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.float()  # autocast may have rounded it
         if not (torch.is_grad_enabled() and x.requires_grad):
             return convolve(x, self.weight, self.bias, self.slope)
         y = cast(Tensor, _Differentiable.apply(x, self))  # type: ignore[no-untyped-call]
@@ -101,7 +115,7 @@ class _Differentiable(torch.autograd.Function):
 
 def transformed(weight: Tensor) -> Tensor:
     """``(cout, cin, 3, 3)`` to G w G^T, ``(cout / PANEL, 36, cin, PANEL)``, as the kernel reads it."""
-    g = torch.tensor(_G, dtype=torch.float64)
+    g = torch.tensor(_G, dtype=torch.float64, device="cpu")
     cout, cin = weight.shape[:2]
     u = torch.einsum("ar,oirs,bs->abio", g, weight.double(), g)
     return u.reshape(36, cin, cout // PANEL, PANEL).permute(2, 0, 1, 3).float().contiguous()

@@ -225,5 +225,9 @@ def test_each_picture_can_have_as_many_copies_as_it_needs(pictures, tiny):
     assert "nothing to do" in go("upscale", "in", "-o", "out", *flags)[2]
     assert go("upscale", "in", "-m", tiny, "--smooth", "median", "--tolerance", "0.1")[0] == 2
     assert go("upscale", "in", "-m", tiny, "--smooth", "median", "--samples", "4.5")[0] == 2
-    assert go("upscale", "in", "-m", tiny, "--smooth", "median", "--samples", "many")[0] == 2
+    for text in ("many", "inf", "8px"):
+        assert "whole number or auto" in go("upscale", "in", "-m", tiny, "--smooth", "median", "--samples", text)[2]
+    Path("settings.toml").write_text('samples = "auto"\ntolerance = "0.5"\n')
+    typed = ["--config", "settings.toml", "--samples", "2", "-o", "typed"]
+    assert go("upscale", "in", "-m", tiny, "--smooth", "median", *typed)[0] == 0
     assert "--tolerance only matters" in go("upscale", "in", "-m", tiny, "--tolerance", "0.1")[2]

@@ -173,3 +173,11 @@ def test_enough_draws_do_not_depend_on_what_a_call_holds(convs):
     x, origin = torch.rand(2, 3, 30, 30, dtype=torch.float64), torch.tensor([[0, 0], [5, 7]])
     counts = {Smoothed(convs, 0.2, 64, chunk=c).enough(x, 0.004, origin=origin, border=2) for c in (1, 3, 8)}
     assert len(counts) == 1
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 5])
+def test_few_draws_are_all_there_are(samples):
+    x, origin = torch.full((1, 3, 8, 8), 0.5), torch.zeros(1, 2, dtype=torch.int64)
+    for reduce in ("median", "mean"):
+        smoothed = Smoothed(Itself(), 0.1, samples, reduce, "independent")
+        assert smoothed.enough(x, 1e-9, origin=origin) == samples

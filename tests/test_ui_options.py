@@ -61,7 +61,7 @@ def test_the_command_says_the_same():
 
 def test_sigma_as_a_fraction_is_understood_by_both():
     command = Options("psnr", sigma="8/255").command("a.png")
-    assert cli.number_of(parsed(command)["sigma"], "--sigma") == pytest.approx(8 / 255)
+    assert cli.sigma_of(parsed(command)["sigma"]) == pytest.approx(8 / 255)
 
 
 def test_the_servers_device_and_exact_factors_are_said():

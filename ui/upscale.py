@@ -109,7 +109,8 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
     how = "not smoothed"
     if task.smoothing:
         sigma = "auto" if options.sigma == "auto" else f"{task.smoothing.sigma:g}"
-        how = f"{task.smoothing.reduce} of {task.smoothing.samples} draws, sigma {sigma}"
+        draws = "as many draws as it needs" if options.samples == "auto" else f"{task.smoothing.samples} draws"
+        how = f"{task.smoothing.reduce} of {draws}, sigma {sigma}"
     width, height = after.size
     about = [
         f"{path.name}: **{width} x {height} pixels** in {console.duration(took)} on {task.network.device} "

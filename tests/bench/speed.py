@@ -1,23 +1,24 @@
-"""The speed table: every line is a ratio against something named, the median of pairs run in turns in this process.
+"""The speed table: every line is a ratio against something named, the median of pairs run in turns.
 
 python -m tests.bench.speed [MODEL]
 
 Naive is what one writes with spandrel and torch alone: its model as it loads (float32, NCHW, eager), one pass after the
-other, torch.median over the stack.
+other, torch.median over the stack. It runs in a process of its own, as it would: beside the engine it has the engine's
+settings of the allocator, too (second line).
 """
 
 import argparse
 import datetime
+import multiprocessing
 import platform
 import resource
 import statistics
 import time
 
-import spandrel
 import torch
 import torch.nn.functional as F
 
-from robustsr import attacks, certificate, kernels, losses
+from robustsr import attacks, certificate, losses
 from robustsr.catalogue import find
 from robustsr.certify import Claim
 from robustsr.engine import buffers_kept, devices
@@ -25,39 +26,69 @@ from robustsr.models import load, photograph_like
 from robustsr.plan import Smoothing, compose, make_plan
 from robustsr.torchvision_schema import import_torchvision
 
-SIGMA, EPS = 0.03, 10 / 255
+SIGMA, EPS, STEPS = 0.03, 10 / 255, 10
+
+
+def scenes(size):
+    """The picture that is upscaled, and eight that are attacked."""
+    eight = F.interpolate(photograph_like(128), size=64).expand(8, -1, -1, -1).contiguous()
+    return photograph_like(size), eight
+
+
+class Naive:
+    """Does the same as the engine with spandrel and torch."""
+
+    def __init__(self, name, size):
+        import_torchvision()
+        import spandrel
+
+        self.model = spandrel.ModelLoader("cpu").load_from_file(find(name)[0]).model.eval()
+        self.x, self.eight = scenes(size)
+
+    def median(self, n):
+        with torch.inference_mode():
+            outputs = [self.model(self.x + SIGMA * torch.randn_like(self.x)) for _ in range(n)]
+            return torch.median(torch.stack(outputs), 0).values if n > 1 else outputs[0]
+
+    def pgd(self):
+        x = self.eight
+        with torch.no_grad():
+            hr = (self.model(x) + 0.05).clamp(0, 1)
+        adv = (x + EPS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+        for _ in range(STEPS):
+            adv.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(F.l1_loss(self.model(adv), hr), adv)
+            adv = adv.detach() + EPS / 4 * gradient.sign()
+            adv = (x + (adv - x).clamp(-EPS, EPS)).clamp(0, 1)
+        return adv
+
+
+def serve(pipe, name, size):
+    """What the naive process does: a method of `Naive` with its arguments, again and again."""
+    naive = Naive(name, size)
+    pipe.send(None)
+    while word := pipe.recv():
+        getattr(naive, word[0])(*word[1:])
+        pipe.send(None)
 
 
 def pairs(first, second, count):
     """The median of first's time over second's, and the medians of both, over ``count`` pairs after one to warm up."""
     times = []
     for number in range(count + 1):
-        row = []
+        line = []
         for act in (first, second):
             start = time.perf_counter()
             act()
-            row.append(time.perf_counter() - start)
+            line.append(time.perf_counter() - start)
         if number:
-            times.append(row)
+            times.append(line)
     return [statistics.median(v) for v in ([a / b for a, b in times], *zip(*times, strict=True))]
 
 
-def row(what, ratio, a, b, goal):
-    print(f"{what:66s} {a:8.2f} s {b:8.2f} s {ratio:7.2f}   {goal}", flush=True)
-
-
-def naive_median(model, x, n):
-    return torch.median(torch.stack([model(x + SIGMA * torch.randn_like(x)) for _ in range(n)]), 0).values
-
-
-def naive_pgd(model, x, hr, steps=10):
-    adv = (x + EPS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
-    for _ in range(steps):
-        adv.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(F.l1_loss(model(adv), hr), adv)
-        adv = adv.detach() + EPS / 4 * gradient.sign()
-        adv = (x + (adv - x).clamp(-EPS, EPS)).clamp(0, 1)
-    return adv
+def show(what, measured, goal=""):
+    ratio, first, second = measured
+    print(f"{what:64s} {first:7.2f} s {second:7.2f} s {ratio:7.2f}  {goal}", flush=True)
 
 
 def main():
@@ -66,14 +97,20 @@ def main():
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--size", type=int, default=256, help="LR pixels a side")
     args = parser.parse_args()
-    import_torchvision()
-    model = spandrel.ModelLoader("cpu").load_from_file(find(args.model)[0]).model.eval()
-    network = load(args.model, device="cpu")
+    network, count = load(args.model, device="cpu"), args.pairs
     exact = network.with_precision("fp32")
-    x = photograph_like(args.size)
-    count = args.pairs
+    x, eight = scenes(args.size)
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    context.Process(target=serve, args=(theirs, args.model, args.size), daemon=True).start()
+    theirs.close()
+    pipe.recv()
 
-    def through(smoothing):
+    def naive(*word):
+        pipe.send(word)
+        pipe.recv()
+
+    def smoothed(smoothing):
         with torch.inference_mode(), buffers_kept():
             return compose(network, smoothing, make_plan(network, smoothing), x.shape[-2:])(x)
 
@@ -82,71 +119,54 @@ def main():
             for _ in range(n):
                 network(x)
 
-    def naive(n):
-        with torch.inference_mode():
-            return naive_median(model, x, n) if n > 1 else model(x)
-
     print(f"{datetime.date.today()}, {devices()[-1].description}, {platform.machine()}, torch {torch.__version__}")
-    compiler = "" if kernels.available() else ", no C compiler"
-    print(
-        f"{network.name}, {args.size}x{args.size} LR x{network.scale}, {network.precision}, {network.engine}{compiler}"
-    )
-    print(f"medians of {count} pairs\n{'':66s} {'first':>10s} {'second':>10s} {'ratio':>7s}   goal")
-    work = 2 * args.size**2 * sum(p.numel() for p in model.parameters() if p.ndim == 4) / 1e9
-    one = pairs(lambda: naive(1), lambda: bare(1), 2 * count + 1)
-    row("one pass: naive / engine", *one, "")
+    print(f"{network.name}, {args.size}x{args.size} LR x{network.scale}: {network.precision}, {network.engine}")
+    print(f"medians of {count} pairs\n{'':64s} {'first':>9s} {'second':>9s} {'ratio':>7s}  goal")
+    one = pairs(lambda: naive("median", 1), lambda: bare(1), 2 * count + 1)
+    show("one pass: naive / engine", one)
+    beside = Naive(args.model, args.size)
+    show("one pass: naive in the engine's process / engine", pairs(lambda: beside.median(1), lambda: bare(1), count))
     n21 = Smoothing("median", SIGMA, 21, "independent")
-    row("median of 21: naive / engine, the same 21", *pairs(lambda: naive(21), lambda: through(n21), count), "3.2")
-    overhead = pairs(lambda: through(n21), lambda: bare(21), count)
-    row("median of 21 / its 21 bare passes", *overhead, "1.05")
-    entry = network.entry
-    own = Smoothing("median", SIGMA, entry.samples if entry else 20)
-    how = f"naive 21 / engine, {own.samples} antithetic draws, the model's own"
-    row(how, *pairs(lambda: naive(21), lambda: through(own), count), "15" if own.samples == 4 else "")
+    show("median of 21: naive / engine", pairs(lambda: naive("median", 21), lambda: smoothed(n21), count), "3.2")
+    show("median of 21: engine / its 21 passes alone", pairs(lambda: smoothed(n21), lambda: bare(21), count), "1.05")
+    own = Smoothing("median", SIGMA, network.entry.samples if network.entry else 20)
+    what = f"median: naive of 21 / engine, the model's own {own.samples} antithetic draws"
+    show(what, pairs(lambda: naive("median", 21), lambda: smoothed(own), count), "15 for 4 draws")
 
-    eight = F.interpolate(photograph_like(128), size=64).expand(8, -1, -1, -1).contiguous()
     with torch.no_grad():
-        hr = (model(eight) + 0.05).clamp(0, 1)
+        hr = (exact(eight) + 0.05).clamp(0, 1)
     objective = attacks.against(exact, hr, losses.l1)
 
-    def ours():
-        with buffers_kept():
-            attacks.pgd(eight, objective, EPS)
+    @buffers_kept()
+    def attacked():
+        attacks.pgd(eight, objective, EPS, STEPS)
 
-    row(
-        "PGD-10 on 8 pictures of 64x64: naive / engine, float32",
-        *pairs(lambda: naive_pgd(model, eight, hr), ours, count),
-        "1.4",
-    )
+    show("PGD-10, 8 pictures of 64x64, float32: naive / engine", pairs(lambda: naive("pgd"), attacked, count), "1.4")
 
-    claim = Claim(0.06, SIGMA, n=1000, shipped=101)
-    small = eight[:1]
+    claim, small = Claim(0.06, SIGMA, n=1000, shipped=101), eight[:1]
 
     def passes():
         with torch.inference_mode(), buffers_kept():
-            for _ in range(1101 // 16 + 1):
+            for _ in range((claim.n + claim.shipped) // 16):
                 exact(small.expand(16, -1, -1, -1))
 
     certified = pairs(lambda: certificate.certify(small, exact, claim), passes, max(1, count // 2))
-    row("certificate of 64x64, n = 1,000 + 101 / its bare passes", *certified, "1")
+    show("certificate, 64x64, n = 1,000 + 101: engine / its passes alone", certified, "1")
 
-    print(
-        f"\none pass: {work:.0f} GFLOP of direct convolution, "
-        f"{work / one[1]:.0f} a second naive, {work / one[2]:.0f} by the engine"
-    )
-    peaks = []
+    work = 2 * args.size**2 * sum(p.numel() for p in beside.model.parameters() if p.ndim == 4) / 1e9
+    rates = f"{work / one[1]:.0f} a second naive, {work / one[2]:.0f} by the engine"
+    print(f"\none pass: {work:.0f} GFLOP by direct convolution, {rates}")
+    grown = []
     for side in (512, 1024):
-        picture = photograph_like(side)
-        plan = make_plan(network, own)
+        picture, plan = photograph_like(side), make_plan(network, own)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with torch.inference_mode(), buffers_kept():
             compose(network, own, plan, (side, side))(picture)
-        peaks.append((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        grown.append((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     large = 3 * 4 * (network.scale * 1024) ** 2 / 2**20
-    print(
-        f"peak memory grew by {peaks[1]:.0f} MB from 512x512 to 1024x1024, "
-        f"of which {large:.0f} MB are the picture itself"
-    )
+    more = f"{grown[1]:.0f} MB more, of which the larger result is {large * 3 / 4:.0f}"
+    print(f"peak memory, 1024x1024 instead of 512x512: {more}")
+    pipe.send(None)
 
 
 if __name__ == "__main__":
