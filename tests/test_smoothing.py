@@ -160,7 +160,7 @@ def test_enough_draws_are_those_that_reach_the_tolerance(reduce, factor, n):
 
 def test_enough_draws_agree_with_the_error_against_many(convs):
     x, origin = torch.rand(1, 3, 40, 40, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.int64)
-    many = Smoothed(convs, 0.2, 2000, "median", "independent", seed=9, chunk=50)(x)
+    many = Smoothed(convs, 0.2, 600, "median", "independent", seed=9, chunk=50)(x)
     for draws, tolerance in (("independent", 0.004), ("antithetic", 0.0015)):
         smoothed = Smoothed(convs, 0.2, 64, "median", draws)
         n = smoothed.enough(x, tolerance, origin=origin)
