@@ -8,6 +8,7 @@ likewise, orthogonal pairs, Sobol points, and for the mean the first-order term 
 
 import argparse
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -44,7 +45,9 @@ def orthogonal_pairs(n, shape, generator):
 
 
 def sobol(n, shape, generator):
-    points = qmc.Sobol(math.prod(shape), seed=0).random(n)  # scrambled
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it wants powers of 2, at which it is no better
+        points = qmc.Sobol(math.prod(shape), seed=0).random(n)  # scrambled
     return torch.special.ndtri(torch.from_numpy(points.astype(np.float32)).clamp(1e-6, 1 - 1e-6)).view(n, *shape)
 
 
