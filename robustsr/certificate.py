@@ -19,8 +19,9 @@ from torch import Tensor
 from .bounds import LEVELS, Bounds, Histogram, bounds, counter, shipped_picture
 from .certify import Claim
 from .engine import buffers_kept, full_float32, is_out_of_memory
-from .models import Loaded, OnnxNetwork, noise_inside
+from .models import Loaded, noise_inside
 from .noise import gaussian
+from .onnx_network import OnnxNetwork
 from .tiling import windows
 from .types import RobustSRError
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .types import RobustSRError, Wrapper
@@ -78,3 +79,9 @@ class OnResized(Wrapper):
             raise RobustSRError(f"a picture of {w}x{h} cannot be divided by {self.factor}: crop it first")
         sr = self.inner(resize(x, h // self.factor, w // self.factor, "bilinear"))
         return sr if sr.shape[-2:] == (h, w) else resize(sr, h, w)
+
+
+def grown(x: Tensor, down: int, right: int) -> Tensor:
+    """Grows a picture at its lower and right border by reflection, or by repetition where it is too small for it."""
+    mode = "reflect" if down < x.shape[-2] and right < x.shape[-1] else "replicate"
+    return F.pad(x, (0, right, 0, down), mode)

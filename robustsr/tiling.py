@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .types import RobustSRError, Wrapper
 
+EFFECTIVE_CONTEXT = 32  # LR pixels, for networks whose receptive field is huge, global or unknown,
+FEATHER = 16  # whose tiles therefore fade into each other over so many
+
 
 @dataclass(frozen=True)
 class Window:

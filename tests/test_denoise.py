@@ -14,6 +14,7 @@ from robustsr import models
 from robustsr.certificate import find_field
 from robustsr.evaluate import Study, run
 from robustsr.models import denoised, load
+from robustsr.onnx_network import OnnxNetwork
 from robustsr.pairs import Pictures
 from robustsr.plan import Smoothing, compose, make_plan, smoothing_for
 from robustsr.types import RobustSRError
@@ -115,7 +116,7 @@ def test_what_is_no_denoiser_is_refused(tiny, denoiser, tmp_path, first, network
 
 
 def onnx_like(net):
-    return models.OnnxNetwork(None, net.scale, net.name, net.digest, net.device, "CPUExecutionProvider")
+    return OnnxNetwork(None, net.scale, net.name, net.digest, net.device, "CPUExecutionProvider")
 
 
 # --- Python ---

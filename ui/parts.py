@@ -157,11 +157,11 @@ def form() -> dict[str, Any]:
         label = {"scale": "Factor"}.get(names[0], f"{names[0].replace('_', ' ').capitalize()}, pixels") if names else ""
         return gr.update(visible=bool(names), label=label), gr.update(visible=len(names) == 2)
 
-    def strength(smooth: str) -> tuple[Any, Any]:
-        return (gr.update(interactive=smooth != "off"),) * 2
+    def strength(smooth: str) -> tuple[Any, Any, Any]:
+        return (gr.update(interactive=smooth != "off"),) * 3
 
     made["size"].change(numbers, made["size"], [made["first"], made["second"]], **QUIET)
-    made["smooth"].change(strength, made["smooth"], [made["sigma"], made["samples"]], **QUIET)
+    made["smooth"].change(strength, made["smooth"], [made[n] for n in ("sigma", "samples", "tolerance")], **QUIET)
     made["model"].change(shelf.line, made["model"], about, **QUIET)
     return {name: made[name] for name in FIELDS}
 
