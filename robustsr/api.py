@@ -55,6 +55,8 @@ def upscale(
         raise RobustSRError("denoise goes with a model's name or path: load(model, denoise=...) makes both one")
     else:
         network = model
+    if smooth is None and any(option is not None for option in (sigma, samples, tolerance, draws)):
+        raise RobustSRError("sigma, samples, tolerance and draws only matter with smooth='median' or smooth='mean'")
     network = seeded(network, seed)
     smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed, tolerance) if smooth else None
     target, plan = Target(scale=scale), make_plan(network, smoothing)

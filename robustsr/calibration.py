@@ -23,6 +23,8 @@ def estimate_noise(x: Tensor) -> float:
     Median absolute diagonal Haar coefficient (Donoho & Johnstone 1994) of the mean over channels, per block; the
     10% quantile over blocks. Texture everywhere raises it, clipping and compression lower it.
     """
+    if min(x.shape[-2:]) < 2:
+        return 0.0
     gray = x[0].mean(0)
     gray = gray[: len(gray) // 2 * 2, : gray.shape[1] // 2 * 2]
     a, b, c, d = gray[::2, ::2], gray[::2, 1::2], gray[1::2, ::2], gray[1::2, 1::2]

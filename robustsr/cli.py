@@ -207,7 +207,7 @@ def upscale(
         str | None,
         Option(
             "--samples",
-            help="Number of noisy copies; auto: as many as each picture needs. Default: the model's.",
+            help="Number of noisy copies; auto: as many as each picture needs, 4 to 64. Default: the model's.",
             rich_help_panel=SMOOTHING,
         ),
     ] = None,
@@ -215,7 +215,7 @@ def upscale(
         str | None,
         Option(
             "--tolerance",
-            help="Error that --samples auto leaves, RMS against infinitely many copies. Default: 1/255.",
+            help="RMS error that --samples auto aims for, as estimated, 0 to 1. Default: 1/255, one level.",
             rich_help_panel=SMOOTHING,
         ),
     ] = None,

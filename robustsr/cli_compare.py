@@ -102,7 +102,7 @@ def compare(
         shown.append(scenes.Shown(network.name, network))
         with usage():
             how = [smoothing_for(network, smooth, s, samples) for s in deviations] if smooth is not None else []
-        shown += [scenes.smoothed(network, smoothing.settled(scene.x, network)) for smoothing in how]
+        shown += [scenes.smoothed(network, smoothing.settled(scene.x, network)[0]) for smoothing in how]
     shown = scenes.distinct(shown)
     console.say(f"{len(shown)} models on {scene.name}, {scene.place}")
     ruler = Ruler.best()

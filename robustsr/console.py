@@ -158,20 +158,22 @@ def forecast(
     if there:
         pictures += f" ({there} more {'is' if there == 1 else 'are'} there already)"
     how = "not smoothed"
+    fewer = bool(getattr(smoothing, "tolerance", None))
     if made := smoothing or noise_inside(network):
-        most = "auto, at most "
-        sigma = most * bool(getattr(smoothing, "calibration", None)) + f"{made.sigma:g}"
-        samples = most * bool(getattr(smoothing, "tolerance", None)) + str(made.samples)
-        how = f"{made.reduce} of {samples}, sigma {sigma}"
-    pictures += f", {megapixels:.1f} megapixels out" * known + f", about {duration(seconds)}" * bool(seconds)
+        sigma = "auto, at most " * bool(getattr(smoothing, "calibration", None)) + f"{made.sigma:g}"
+        how = f"{made.reduce} of {'up to ' * fewer}{made.samples}, sigma {sigma}"
+    pictures += (
+        f", {megapixels:.1f} megapixels out" * known
+        + f", {'at most' if fewer else 'about'} {duration(seconds)}" * bool(seconds)
+    )
     yield f"{pictures}: {network.name} x{network.scale} on {where or f'{network.device} ({network.precision})'}, {how}"
     if not where and sys.platform == "linux" and kept_slow(network):
-        yield "note: no C compiler (gcc, cc) that works here: with one, this network would be about twice as fast"
+        yield "note: no C compiler (gcc, or ROBUSTSR_CC) works here: with one, this model would be twice as fast"
     if replaced:
         yield f"note: {replaced} earlier result{'s' * (replaced != 1)}, made with other settings, will be replaced"
     if smoothing and smoothing.sigma > 0 and smoothing.samples > 4 and seconds > 30:
-        fewer, once = (seconds * n / smoothing.samples for n in (4, 1))
-        yield f"cheaper: --samples 4 about {duration(fewer)}, without --smooth about {duration(once)}"
+        four, once = (seconds * n / smoothing.samples for n in (4, 1))
+        yield f"cheaper: --samples 4 about {duration(four)}, without --smooth about {duration(once)}"
 
 
 def dry_run(rows: Sequence[Forecast], speed: float | None, *, as_json: bool) -> None:

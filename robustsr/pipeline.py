@@ -74,11 +74,9 @@ def _upscale(
     passes = target.passes(w, h, network.scale)
     notes = picture.notes
     if smoothing is not None:
-        asked = smoothing
         x = torch.from_numpy(jobs[0].transpose(2, 0, 1)[None].clip(0, 1))
-        smoothing = smoothing.settled(x, Watched(network, lambda _: on_window(0, 1) if on_window else None))
-        if smoothing is not asked:
-            notes += (f"sigma {smoothing.sigma:g}, {smoothing.samples} draws" if smoothing.sigma else "not smoothed",)
+        smoothing, note = smoothing.settled(x, Watched(network, lambda _: on_window(0, 1) if on_window else None))
+        notes += (note,) * bool(note)
     total = count_windows(network, smoothing, plan, (h, w), passes)
     if picture.alpha is not None:
         total += count_windows(network, None, plan, (h, w), passes)

@@ -33,9 +33,9 @@ class Smoothing:
     draws: Draws = "antithetic"
     seed: int = 0
 
-    def settled(self, x: Tensor, network: Upscaler) -> Smoothing:
-        """How to smooth the picture ``x (1, 3, h, w)``."""
-        return self
+    def settled(self, x: Tensor, network: Upscaler) -> tuple[Smoothing, str]:
+        """How to smooth the picture ``x (1, 3, h, w)``, and what there is to say about that."""
+        return self, ""
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,21 @@ class AutoSmoothing(Smoothing):
     calibration: Calibration | None = None
     tolerance: float | None = None
 
-    def settled(self, x: Tensor, network: Upscaler) -> Smoothing:
+    def settled(self, x: Tensor, network: Upscaler) -> tuple[Smoothing, str]:
         sigma, samples = self.sigma, self.samples
         if self.calibration is not None:
             sigma = round(sigma_for(self.calibration, estimate_noise(x)), 4)
+        note = f"sigma {sigma:g}" if sigma else "not smoothed"
         if self.tolerance is not None and sigma > 0:
             windows, origin = _four_windows(x)
             gray = bool((x[:, 1:] == x[:, :1]).all())
             smoothed = Smoothed(network, sigma, samples, self.reduce, self.draws, self.seed, gray)
             border = min(network.context, min(windows.shape[-2:]) // 4) * network.scale
             with torch.inference_mode():
-                samples = smoothed.enough(windows, self.tolerance, origin=origin, border=border)
-        return Smoothing(self.reduce, sigma, samples, self.draws, self.seed)
+                samples, error = smoothed.enough(windows, self.tolerance, origin=origin, border=border)
+            most = ", the most there are" if error > self.tolerance else ""
+            note += f", {samples} draws{most}: about {error * 255:.2g}/255 off"
+        return Smoothing(self.reduce, sigma, samples, self.draws, self.seed), note
 
 
 def _four_windows(x: Tensor, side: int = 64) -> tuple[Tensor, Tensor]:
@@ -102,10 +105,12 @@ def smoothing_for(
         sigma = max(s for _, s in known or [(0.0, 0.0)])
     if samples == "auto":
         tolerance, samples = 1 / 255 if tolerance is None else tolerance, MOST_SAMPLES
-        if not 0 < tolerance < 1:
+        if not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
             raise RobustSRError(
-                f"--tolerance must be above 0 and below 1 (pixel values are in [0, 1]), got {tolerance}"
+                f"--tolerance must be a number above 0 and below 1 (2/255 is two levels of 255), got {tolerance!r}"
             )
+    elif samples is not None and not isinstance(samples, int):
+        raise RobustSRError(f"--samples must be a whole number or auto, got {samples!r}")
     elif tolerance is not None:
         raise RobustSRError("--tolerance only matters with --samples auto")
     chosen = Smoothing(

@@ -6,6 +6,7 @@ Median: CertSR (Chaouai & Tamaazousti 2024, section 4.2), pixel-wise. Mean: Pats
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -62,27 +63,28 @@ class Smoothed(Wrapper):
         result = median(outputs) if self.reduce == "median" else outputs[0] / self.samples
         return result.expand(-1, 3, -1, -1) if self.gray else result
 
-    def enough(self, x: Tensor, tolerance: float, *, origin: Tensor, border: int = 0) -> int:
-        """How many of the draws suffice for ``x``: in fours, until the estimated RMS error is at most ``tolerance``.
+    def enough(self, x: Tensor, tolerance: float, *, origin: Tensor, border: int = 0) -> tuple[int, float]:
+        """How many of the draws suffice for ``x``, and the estimated RMS error then: at most ``tolerance``, if any do.
 
         The error, in [0, 1] units, is the spread about what infinitely many such draws would give: half of the
-        difference between the results of the even and of the odd pairs, which are independent. ``border``: output
-        pixels that are not looked at. All ``samples`` where none suffice. A few windows with their ``origin`` stand for
-        a whole picture.
+        difference between the results of the even and of the odd pairs, which are independent. Looked at after 4, 8,
+        12, 16, 24, 32, 48, ... draws. ``border``: output pixels that do not count. A few windows with their ``origin``
+        stand for a whole picture.
         """
         outputs: list[Tensor] = []
         reduce = median if self.reduce == "median" else lambda values: torch.stack(values).mean(0)
-        for noisy in replace(self, chunk=1).outputs(x, origin=origin):
-            outputs += self._each(
-                noisy[..., border : noisy.shape[-2] - border, border : noisy.shape[-1] - border], len(x)
-            )
-            if len(outputs) % 4:
+        error = math.inf
+        for sr in replace(self, chunk=1).outputs(x, origin=origin):
+            seen = sr[..., border : sr.shape[-2] - border, border : sr.shape[-1] - border]
+            outputs += self._each(seen, len(x))
+            if len(outputs) % (1 << max(2, len(outputs).bit_length() - 2)):
                 continue
             pairs = [outputs[i : i + 2] for i in range(0, len(outputs), 2)]
             even, odd = (reduce([sr for pair in half for sr in pair]) for half in (pairs[::2], pairs[1::2]))
-            if (even - odd).square().mean().sqrt() / 2 <= tolerance:
-                return len(outputs)
-        return self.samples
+            error = float((even - odd).square().mean().sqrt()) / 2
+            if error <= tolerance:
+                break
+        return len(outputs), error
 
     def _each(self, noisy: Tensor, n: int) -> list[Tensor]:
         """The outputs of `outputs` draw by draw, ``(n, 3 or 1, s*h, s*w)``."""

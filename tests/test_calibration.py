@@ -56,9 +56,10 @@ def test_auto_needs_a_calibration_and_follows_each_picture(home, tiny):
     smoothing = smoothing_for(network, "median", "auto", 5)
     assert isinstance(smoothing, AutoSmoothing) and smoothing.sigma == 0.08
     flat = torch.full((1, 3, 32, 32), 0.5)
-    assert smoothing.settled(flat, network) == Smoothing("median", 0.0, 5)
+    assert smoothing.settled(flat, network) == (Smoothing("median", 0.0, 5), "not smoothed")
     noisy = flat + 0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
-    assert smoothing.settled(noisy, network).sigma == 0.08
+    assert smoothing.settled(noisy, network) == (Smoothing("median", 0.08, 5), "sigma 0.08")
+    assert smoothing.settled(flat[..., :1], network)[0].sigma == 0.0  # a line: no noise to be seen
     path.write_text("[[1]]")
     with pytest.raises(RobustSRError, match="cannot be read"):
         smoothing_for(network, "median", "auto")
@@ -87,7 +88,9 @@ def test_each_picture_gets_as_many_draws_as_it_needs(home, tiny, photo):
     assert smoothing_for(network, "median", 0.1, "auto").tolerance == 1 / 255
     x = torch.from_numpy(photo(150, 200)).permute(2, 0, 1)[None] / 255
     auto = [smoothing_for(network, "median", 0.1, "auto", "independent", tolerance=t) for t in TIGHTER]
-    counts = [smoothing.settled(x, network).samples for smoothing in auto]
+    found = [smoothing.settled(x, network) for smoothing in auto]
+    counts = [smoothing.samples for smoothing, _ in found]
+    assert "64 draws, the most there are: about " in found[2][1] and "4 draws: about" in found[0][1]
     assert counts == sorted(counts) and counts[0] == 4 < counts[1] < counts[-1] == 64
     image = Image.fromarray(photo(150, 200))
     flags = {"smooth": "median", "sigma": 0.1, "draws": "independent"}
@@ -101,7 +104,13 @@ TIGHTER = (0.5, 0.03, 1e-9)
 
 @pytest.mark.parametrize(
     ("samples", "tolerance", "message"),
-    [(8, 0.1, "only matters with --samples auto"), ("auto", 0.0, "above 0"), ("auto", 1.0, "above 0")],
+    [
+        (8, 0.1, "only matters with --samples auto"),
+        ("auto", 0.0, "above 0"),
+        ("auto", 1.0, "above 0"),
+        ("auto", "1/255", "must be a number"),
+        ("lots", None, "whole number or auto"),
+    ],
 )
 def test_tolerances_that_make_no_sense(home, tiny, samples, tolerance, message):
     with pytest.raises(RobustSRError, match=message):

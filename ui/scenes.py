@@ -109,7 +109,7 @@ def side_by_side(
             one = Shown(name, attack.watched(networks[name], word, f"upscaling with {name}"))
             if reduce:
                 one = scene.smoothed(
-                    one.network, smoothing_for(one.network, reduce, level(sigma)).settled(what.x, one.network)
+                    one.network, smoothing_for(one.network, reduce, level(sigma)).settled(what.x, one.network)[0]
                 )
             shown.append(one)
         ruler = Ruler.best()
