@@ -158,13 +158,13 @@ def forecast(
     if there:
         pictures += f" ({there} more {'is' if there == 1 else 'are'} there already)"
     how = "not smoothed"
-    fewer = bool(getattr(smoothing, "tolerance", None))
+    settled = bool(getattr(smoothing, "tolerance", None))
     if made := smoothing or noise_inside(network):
         sigma = "auto, at most " * bool(getattr(smoothing, "calibration", None)) + f"{made.sigma:g}"
-        how = f"{made.reduce} of {'up to ' * fewer}{made.samples}, sigma {sigma}"
+        how = f"{made.reduce} of {'up to ' * settled}{made.samples}, sigma {sigma}"
     pictures += (
         f", {megapixels:.1f} megapixels out" * known
-        + f", {'at most' if fewer else 'about'} {duration(seconds)}" * bool(seconds)
+        + f", {'at most' if settled else 'about'} {duration(seconds)}" * bool(seconds)
     )
     yield f"{pictures}: {network.name} x{network.scale} on {where or f'{network.device} ({network.precision})'}, {how}"
     if not where and sys.platform == "linux" and kept_slow(network):

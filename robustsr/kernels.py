@@ -44,24 +44,23 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None = Non
         raise ValueError(f"weights {tuple(weight.shape)} are not for {cin} to {cout} channels")
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.empty((n, cout, h, w), dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
-    _run("conv3x3", (x, y, weight, bias, slope), n, h, w, cin, cout)
+    places = [None if t is None else _address(t) for t in (x, y, weight, bias, slope)]
+    _run("conv3x3", *places, n, h, w, cin, cout)
     return y
 
 
 def median(values: Sequence[Tensor], comparators: Comparators, middle: Sequence[int]) -> Tensor:
     """What `smoothing.median` gives for flat float32 tensors."""
-    values = [v.contiguous() for v in values]
+    values = [v.contiguous() for v in values]  # a flat one may have gaps
     out = torch.empty(len(values[0]), dtype=torch.float32, device="cpu")
     network = (ctypes.c_int * (4 * len(comparators)))(*(int(c) for row in comparators for c in row))
     pointers = (ctypes.c_void_p * len(values))(*(_address(v) for v in values))
-    numbers = (len(values), len(out), network, len(comparators), middle[0], middle[-1])
-    _run("median", (out,), *numbers, first=pointers)
+    counts = (len(values), len(out), network, len(comparators), middle[0], middle[-1])
+    _run("median", pointers, _address(out), *counts)
     return out
 
 
-def _run(name: str, tensors: Sequence[Tensor | None], *numbers: Any, first: Any = None) -> None:  # noqa: ANN401 - C's
-    places = [None if t is None else _address(t) for t in tensors]
-    arguments = [*([first] if first is not None else []), *places, *numbers]
+def _run(name: str, *arguments: Any) -> None:  # noqa: ANN401 - what C takes
     if getattr(_library(), name)(*arguments, torch.get_num_threads()):
         raise MemoryError(f"out of memory in {name}")
 
@@ -94,7 +93,9 @@ def _library() -> Any:  # noqa: ANN401 - ctypes is not typed
                 _compile(command, source, Path(folder)).replace(path)
         if _only_ours(path.parent) and _only_ours(path):  # it will be run
             return _declared(path)
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # no home, not writable, made for another system
+    except subprocess.SubprocessError:  # it would fail elsewhere, too
+        return None
+    except (OSError, RuntimeError):  # no home, not writable, made for another system
         pass
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,6 @@ from .smoothing import Draws, Reduce, Smoothed
 from .tiling import Tiled
 from .types import RobustSRError, Upscaler, Wrapper
 
-PASS = (512 * 512, 256 * 256)  # LR pixels that enter the network at once; on a processor, whose cache is small
 MOST_SAMPLES = 64  # that --samples auto takes
 SMALLEST_TILE = 32  # LR pixels of a tile without its context, below which memory is not what is wrong
 
@@ -210,7 +209,7 @@ def make_plan(
         raise RobustSRError(
             f"--tile {tile} is too small: {network.name} needs {smallest_tile(network, context)} or more"
         )
-    batch = PASS[network.device.type == "cpu"]
+    batch = 256 * 256 if network.device.type == "cpu" else 512 * 512  # a processor's cache is small
     return Plan(tile, context, batch, str(network.device), network.precision, network.engine)
 
 

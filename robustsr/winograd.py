@@ -22,9 +22,8 @@ _G = [
     [-1 / 6, 1 / 6, -1 / 6],
     [1 / 24, 1 / 12, 1 / 6],
     [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
 ]
-_G += [[0, 0, 1]]
-
 
 _made: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 

@@ -122,6 +122,8 @@ def test_median_in_c_is_the_one_in_torch_bit_for_bit(n):
     assert torch.equal(median(values), want)
     last = [v.contiguous(memory_format=torch.channels_last) for v in values]
     assert torch.equal(median(last), want)
+    gaps = [torch.stack([v.flatten(), torch.zeros(v.numel())], 1)[:, 0] for v in values]
+    assert torch.equal(median(gaps), want.flatten())
     gradients = [v.clone().requires_grad_(True) for v in values]
     assert torch.equal(median(gradients), want)  # by torch
 

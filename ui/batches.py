@@ -187,8 +187,7 @@ def collected(files: Sequence[Path], folder: Path, limit: int) -> list[str]:
             zipfile.BadZipFile,
             zlib.error,
             lzma.LZMAError,
-            NotImplementedError,
-            RuntimeError,
+            RuntimeError,  # among them that of compressions that zipfile does not know
             OSError,
             EOFError,
         ) as e:
