@@ -16,6 +16,11 @@ from .types import RobustSRError
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
 
+def part_of(name: str) -> str:
+    """The name under which a file is written beside its place; short, for names may be as long as they can be."""
+    return f".robustsr-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.part"
+
+
 @contextmanager
 def atomic(path: StrPath, *, make_folder: bool = False) -> Iterator[Path]:
     """Yield a new path beside ``path``; what was written there replaces ``path`` at the end, or nothing happens.
@@ -23,8 +28,7 @@ def atomic(path: StrPath, *, make_folder: bool = False) -> Iterator[Path]:
     RobustSRError: the operating system refuses (disk full, no such folder, no permission).
     """
     path = Path(path)
-    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]  # short, for names may be as long as they can be
-    part = path.parent / f".robustsr-{mark}.part"
+    part = path.parent / part_of(path.name)
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeAlias
 
+from .files import part_of
 from .types import RobustSRError
 
 # Object stores: a file appears when its upload is complete, and there are no folders.
@@ -139,8 +139,7 @@ class Url:
         if self.protocols & STORES:
             fs.put_file(str(path), target)
             return
-        mark = hashlib.sha256(self.name.encode()).hexdigest()[:8]
-        part = self.with_name(f".robustsr-{mark}.part").inside
+        part = self.with_name(part_of(self.name)).inside
         fs.makedirs(self.parent.inside, exist_ok=True)
         try:
             fs.put_file(str(path), part)
@@ -242,6 +241,17 @@ def delivered(place: Place) -> Iterator[Path]:
         yield path
         with _told(f"cannot write {place}"):
             place.put(path)
+
+
+def sweep(places: Iterable[Place]) -> None:
+    """Removes what killed processes left half written beside ``places``, as far as that can be done."""
+    with suppress(Exception):
+        whole = [p for p in places if isinstance(p, Path) or not p.protocols & STORES]
+        for part in looked_up([p.with_name(part_of(p.name)) for p in whole]):
+            if isinstance(part, Path):
+                part.unlink(missing_ok=True)
+            elif part.exists():
+                part.fs.rm_file(part.inside)
 
 
 @contextmanager

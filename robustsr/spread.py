@@ -22,7 +22,7 @@ from .jobs import Job
 from .manifest import Events, digest
 from .models import BICUBIC, load, seeded
 from .plan import Smoothing, Target, make_plan
-from .remote import Place, Url
+from .remote import Place, Url, sweep
 from .types import RobustSRError
 from .version import __version__
 
@@ -148,16 +148,20 @@ def run(
         announce(todo, manifests)
         sent = [Job(_absolute(job.source), _absolute(job.target), _absolute(job.root)) for job in todo]
         plans = {_absolute(root): manifest.plans for root, manifest in manifests.items()}
-        with connected(address) as ray:
-            machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            hands = crew(machines, len(todo), workers, recipe.device)
-            if on_start is not None:
-                on_start(hands)
-            for number, made, events in _rows(ray, hands, (recipe, hands.cpus, sent, plans)):
-                job = todo[number]
-                for event in events:
-                    manifests[job.root].add(event)
-                yield _at_home(made, sent[number], job)
+        unfinished = dict(enumerate(todo))
+        try:
+            with connected(address) as ray:
+                machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                hands = crew(machines, len(todo), workers, recipe.device)
+                if on_start is not None:
+                    on_start(hands)
+                for number, made, events in _rows(ray, hands, (recipe, hands.cpus, sent, plans)):
+                    job = unfinished.pop(number)
+                    for event in events:
+                        manifests[job.root].add(event)
+                    yield _at_home(made, sent[number], job)
+        finally:
+            sweep(job.target for job in unfinished.values())  # workers are stopped in the middle of a file
 
 
 def _rows(ray: Any, hands: Crew, work: tuple[Any, ...]) -> Iterator[tuple[int, Result, list[dict[str, Any]]]]:  # noqa: ANN401

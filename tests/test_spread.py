@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from robustsr import batch, cli, images, spread
 from robustsr.batch import Output, Task
+from robustsr.files import part_of
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
 from robustsr.plan import Smoothing, Target, make_plan
@@ -98,6 +99,21 @@ def test_two_workers_one_of_them_killed_go_on_and_give_what_one_process_gives(cl
     here, _ = plan_jobs([str(folder)], str(out))
     for again in (spread.run(jobs, task, recipe), spread.run(here, task, recipe), batch.run(here, task)):
         assert statuses(again) == {"skipped": 7}
+
+
+@needs_ray
+@pytest.mark.parametrize("at_urls", [False, True])
+def test_a_run_that_is_left_sweeps_up_what_its_workers_had_half_written(cluster, folder, tiny, at_urls):
+    task, recipe = task_of(tiny, SLOW)
+    out = folder.with_name("out")
+    jobs, _ = plan_jobs([str(folder)], out.as_uri() if at_urls else str(out))
+    results = spread.run([job for job in jobs if job.source.name != "bad.tif"], task, recipe, workers=2)
+    next(results)
+    half, mine = [out / part_of(f"{i}.tif") for i in (5, 6)], out / "mine.part"
+    for path in (*half, mine):  # as a worker leaves it that is killed between two writes
+        path.write_bytes(b"half")
+    results.close()
+    assert mine.exists() and not [path for path in half if path.exists()]
 
 
 @needs_ray
