@@ -13,6 +13,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from . import kernels
 from .certify import Claim, band
 from .types import RobustSRError
 
@@ -51,15 +52,20 @@ class Histogram:
 
     def add(self, sr: Tensor) -> None:
         """Takes in draws ``(d, *shape)``; RobustSRError: they are not numbers."""
-        flat = sr.flatten(1).clamp(0, 1)
-        total = flat.sum(0, dtype=torch.float64)
-        if not bool(torch.isfinite(total).all()):
+        flat = sr.flatten(1)
+        if flat.dtype == torch.float32 and self.counts.device.type == flat.device.type == "cpu" and kernels.available():
+            kernels.count(flat, self.total, self.counts)
+        else:
+            self._count(flat.clamp(0, 1))
+        if not bool(torch.isfinite(self.total).all()):
             raise RobustSRError("the model gives values that are not numbers for this picture")
-        self.total += total.cpu()
+        self.drawn += len(sr)
+
+    def _count(self, flat: Tensor) -> None:
+        self.total += flat.sum(0, dtype=torch.float64).cpu()
         # Value by value, so that the counts of one value stay in the processor's cache for all draws.
         index = to_levels(flat).t().contiguous().long().to(self.counts.device)
         self.counts.scatter_add_(1, index, self.counts.new_ones(1, 1).expand_as(index))
-        self.drawn += len(sr)
 
     def order_statistic(self, k: int) -> Tensor:
         """The k-th smallest draw (from 1) of each value, in levels: uint8, ``shape``, on the CPU."""

@@ -1,6 +1,7 @@
-// What smoothing spends its time in, for float32 on processors: 3x3 convolutions, and the median of the draws.
+// What smoothing spends its time in, for float32 on processors: 3x3 convolutions, noise, medians, counts of draws.
 // kernels.py compiles it on the machine it runs on. Functions return 0, or 1 where memory ran out.
 
+#include <stdint.h>
 #include <stdlib.h>
 
 #ifdef __AVX512F__
@@ -16,6 +17,7 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int mask __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1)));
 
 static inline vec load(const float *p) { return *(const vec *)p; }
 static inline void store(float *p, vec v) { *(vec *)p = v; }
@@ -200,6 +202,89 @@ int median(const float **values, float *out, long n, long size, const int *compa
             for (long e = 0; e < STRETCH * LANES && k + e < size; e++) out[k + e] = whole[e];
         }
         free(line);
+    }
+    return failed;
+}
+
+// --- noise ---
+
+// Philox4x32-10 (see noise.py): out (4 * blocks, n, channels, h, w), the upper 24 bits of words 0 to 3 of each block.
+// The counter is (column, row, channel, block); origins (n, 2): row and column of the first pixel.
+int philox(float *out, const int64_t *origins, long n, long channels, long h, long w, long block, long blocks,
+           uint32_t k0, uint32_t k1, int threads) {
+    long plane = n * channels * h * w, lines = blocks * n * channels * h;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long line = 0; line < lines; line++) {
+        long y = line % h, channel = line / h % channels, image = line / (h * channels) % n;
+        long number = line / (h * channels * n);
+        uint32_t left = origins[2 * image + 1], row = origins[2 * image] + y;
+        float *to = out + 4 * number * plane + line % (h * channels * n) * w;
+#pragma omp simd
+        for (long x = 0; x < w; x++) {
+            uint32_t a = left + (uint32_t)x, b = row, c = channel, d = block + number, k = k0, l = k1;
+#pragma GCC unroll 10
+            for (int round = 0; round < 10; round++) {
+                uint64_t p = (uint64_t)a * 0xD2511F53, q = (uint64_t)c * 0xCD9E8D57;
+                a = (uint32_t)(q >> 32) ^ b ^ k;
+                b = (uint32_t)q;
+                c = (uint32_t)(p >> 32) ^ d ^ l;
+                d = (uint32_t)p;
+                k += 0x9E3779B9;
+                l += 0xBB67AE85;
+            }
+            to[x] = (int32_t)(a >> 8);
+            to[x + plane] = (int32_t)(b >> 8);
+            to[x + 2 * plane] = (int32_t)(c >> 8);
+            to[x + 3 * plane] = (int32_t)(d >> 8);
+        }
+    }
+    return 0;
+}
+
+// --- histograms ---
+
+#define LINE 64 // values worked on together
+
+// Adds n draws of `size` values, clamped to [0, 1], to their sums and, in 256 levels, to their counts (size, 256), of
+// 32 bits if `wide`, else of 16. Levels are those of `bounds.to_levels`: with a fused multiply-add, too, for every float.
+int count(const float *draws, long n, long size, double *sums, void *counts, int wide, int threads) {
+    int16_t *narrow = counts;
+    int32_t *broad = counts;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        uint8_t *levels = malloc(n * LINE);
+        failed |= !levels;
+#pragma omp for schedule(static)
+        for (long k = 0; k < size; k += LINE) {
+            if (failed) continue;
+            long most = size - k < LINE ? size - k : LINE;
+            double sum[LINE] = {0};
+            float whole[LINE] = {0};
+            for (long i = 0; i < n; i++) {
+                const float *from = draws + i * size + k;
+                for (long e = 0; e < LINE; e += LANES) {
+                    if (e + LANES <= most) store(whole + e, load(from + e));
+                    else
+                        for (long rest = e; rest < most; rest++) whole[rest] = from[rest];
+                    vec z = load(whole + e);
+                    mask above = z > 1, within = ~(above | (z < 0)); // what is no number stays so
+                    z = (vec)(((mask)z & within) | ((mask)((vec){0} + 1) & above));
+                    mask level = __builtin_convertvector(z * 255 + 0.5f, mask);
+                    *(bytes *)(levels + i * LINE + e) = __builtin_convertvector(level, bytes);
+                    for (long j = 0; j < LANES; j++) sum[e + j] += z[j];
+                }
+            }
+            for (long e = 0; e < most; e++) {
+                sums[k + e] += sum[e];
+                long row = (k + e) * 256;
+                if (wide)
+                    for (long i = 0; i < n; i++) broad[row + levels[i * LINE + e]]++;
+                else
+                    for (long i = 0; i < n; i++) narrow[row + levels[i * LINE + e]]++;
+            }
+        }
+        free(levels);
     }
     return failed;
 }

@@ -60,14 +60,39 @@ def median(values: Sequence[Tensor], comparators: Comparators, middle: Sequence[
     return out
 
 
+def philox(seed: int, blocks: range, channels: int, h: int, w: int, origin: Tensor) -> Tensor:
+    """The upper 24 bits of the words of `noise.philox`, as floats: ``(4 * len(blocks), N, channels, h, w)``.
+
+    ``origin (N, 2)``, int64: rows and columns in [0, 2^32 - h or w].
+    """
+    out = torch.empty(4 * len(blocks), len(origin), channels, h, w, dtype=torch.float32, device="cpu")
+    key = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
+    origin = origin.contiguous()
+    places = (_address(out), _address(origin, torch.int64))
+    _run("philox", *places, len(origin), channels, h, w, blocks.start, len(blocks), *key)
+    return out
+
+
+def count(draws: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """Adds ``draws (n, size)``, float32, clamped to [0, 1], to ``sums (size,)``, float64, and one to
+    ``counts (size, 256)``, int16 or int32, for the level of each."""
+    n, size = draws.shape
+    wide = counts.dtype == torch.int32
+    if counts.shape != (size, 256) or sums.shape != (size,) or not counts.is_contiguous():
+        raise ValueError(f"counts {tuple(counts.shape)} are not for {size} values")
+    draws = draws.contiguous()
+    places = (_address(sums, torch.float64), _address(counts, torch.int32 if wide else torch.int16))
+    _run("count", _address(draws), n, size, *places, int(wide))
+
+
 def _run(name: str, *arguments: Any) -> None:  # noqa: ANN401 - what C takes
     if getattr(_library(), name)(*arguments, torch.get_num_threads()):
         raise MemoryError(f"out of memory in {name}")
 
 
-def _address(tensor: Tensor) -> int:
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-        raise TypeError(f"C code takes float32 on the processor, not {tensor.dtype} on {tensor.device}")
+def _address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
+    if tensor.dtype != dtype or tensor.device.type != "cpu":
+        raise TypeError(f"C code takes {dtype} on the processor, not {tensor.dtype} on {tensor.device}")
     return tensor.data_ptr()
 
 
@@ -119,7 +144,9 @@ def _only_ours(path: Path) -> bool:
 
 def _declared(path: Path) -> Any:  # noqa: ANN401
     library = ctypes.CDLL(str(path))
-    address, number, small = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    address, number, small, word = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_uint32
     library.conv3x3.argtypes = (*[address] * 5, *[number] * 5, small)
     library.median.argtypes = (address, address, number, number, address, number, small, small, small)
+    library.philox.argtypes = (address, address, *[number] * 6, word, word, small)
+    library.count.argtypes = (address, number, number, address, address, small, small)
     return library

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from . import kernels
+
 ALGORITHM = "philox4x32-10/box-muller-f32/1"  # recorded with results: changes when the values do
 
 _MASK = 0xFFFFFFFF
@@ -33,10 +35,15 @@ def philox(counter: Words, key: tuple[int, int], rounds: int = 10) -> Words:
     return a, b, c, d
 
 
+def upper(word: Tensor) -> Tensor:
+    """The upper 24 bits of a word, which float32 holds exactly."""
+    return (word >> 8).float()
+
+
 def box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Two words to two normals; 24 bits of each are used, so that the uniforms are exact in float32."""
-    radius = ((((u >> 8).float() + 0.5) * 2**-24).log() * -2).sqrt()
-    angle = (v >> 8).float() * (2 * math.pi * 2**-24)
+    """The `upper` bits of two words to two normals."""
+    radius = (((u + 0.5) * 2**-24).log() * -2).sqrt()
+    angle = v * (2 * math.pi * 2**-24)
     return radius * angle.cos(), radius * angle.sin()
 
 
@@ -46,14 +53,27 @@ def gaussian(seed: int, draws: range, channels: int, h: int, w: int, origin: Ten
     ``origin (N, 2)``, int64, is the (row, column) of each of the N windows in its picture: the value at an
     absolute position does not depend on the window that shows it. Aligned runs of four draws cost least.
     """
+    blocks = range(draws.start // 4, -(-draws.stop // 4))
+    if origin.device.type == "cpu" and kernels.available() and _in_words(origin, h, w):
+        bits = kernels.philox(seed, blocks, channels, h, w, origin)
+    else:
+        bits = _bits(seed, blocks, channels, h, w, origin)
+    pairs = torch.stack(box_muller(bits[::2], bits[1::2]), 1)
+    return pairs.flatten(0, 1)[draws.start - 4 * blocks.start :][: len(draws)]
+
+
+def _bits(seed: int, blocks: range, channels: int, h: int, w: int, origin: Tensor) -> Tensor:
+    """What `kernels.philox` gives."""
     device = origin.device
     rows = origin[:, 0].view(-1, 1, 1, 1) + torch.arange(h, device=device).view(1, 1, h, 1)
     columns = origin[:, 1].view(-1, 1, 1, 1) + torch.arange(w, device=device).view(1, 1, 1, w)
     channel = torch.arange(channels, device=device).view(1, channels, 1, 1)
     key = (seed & _MASK, seed >> 32 & _MASK)
-    planes: list[Tensor] = []
-    for block in range(draws.start // 4, -(-draws.stop // 4)):
-        a, b, c, d = philox((columns, rows, channel, torch.full_like(channel, block)), key)
-        planes += [*box_muller(a, b), *box_muller(c, d)]
-    first = draws.start // 4 * 4
-    return torch.stack([planes[i - first] for i in draws])
+    words: list[Tensor] = []
+    for block in blocks:
+        words += philox((columns, rows, channel, torch.full_like(channel, block)), key)
+    return torch.stack([upper(word) for word in words])
+
+
+def _in_words(origin: Tensor, h: int, w: int) -> bool:
+    return bool((origin >= 0).all() and (origin < 2**32 - max(h, w)).all())

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import onnx
 
-from .noise import box_muller, philox
+from .noise import box_muller, philox, upper
 from .onnx_graph import Graph, Value
 from .smoothing import Draws, Reduce, selection_network
 
@@ -91,7 +91,8 @@ def _planes(
     new, old = body.inside(), body.inside()
     block = (draw.within(new) // every).to(np.uint64)
     words: Any = philox(cast(Any, (*(v.within(new) for v in counter), block)), cast(Any, [v.within(new) for v in key]))
-    normals = cast(Any, (*box_muller(*words[:2]), *box_muller(*words[2:])))
+    u, v, s, t = map(upper, words)
+    normals = cast(Any, (*box_muller(u, v), *box_muller(s, t)))
     fresh = new.node("Concat", *(new.node("Unsqueeze", n, new.constant([0])) for n in normals), axis=0)
     branches = {
         "then_branch": new.proto("new", [], [fresh]),

@@ -1,16 +1,22 @@
-"""Small true upscalers, a smoothing and scenes that the tests share."""
+"""Small true upscalers, a smoothing, scenes and what is needed here, shared by the tests."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from dataclasses import dataclass, field, replace
 
+import pytest
 import torch
 
 from robustsr.plan import Smoothing
 from robustsr.scene import scene
 
 FEW = Smoothing("median", 0.03, 4)
+needs_compiler = pytest.mark.skipif(
+    sys.platform != "linux" or not (shutil.which("gcc") or shutil.which("cc")), reason="needs Linux and a C compiler"
+)
 
 
 @dataclass(frozen=True)

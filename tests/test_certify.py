@@ -3,10 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from fakes import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from robustsr import kernels
 from robustsr.bounds import (
     Bounds,
     Histogram,
@@ -279,6 +281,21 @@ def test_streaming_equals_sorting(pieces):
     assert torch.allclose(made.mean(), draws.clamp(0, 1).double().mean(0), atol=1e-7)
     made.clear()
     assert made.drawn == 0 and not made.counts.any() and not made.total.any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("most", [60, 40_000])
+def test_c_code_counts_like_torch(monkeypatch, most):
+    edges = (torch.arange(-1, 257).float() + 0.5) / 255  # where a rounding more or less is another level
+    near = torch.stack([edges.nextafter(edges - 1), edges, edges.nextafter(edges + 1)]).flatten()
+    draws = torch.stack([near.roll(i) for i in range(50)])
+    compiled, plain = Histogram(near.shape, most), Histogram(near.shape, most)
+    compiled.add(draws)
+    compiled.add(draws[:3])
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    plain.add(draws)
+    plain.add(draws[:3])
+    assert torch.equal(compiled.counts, plain.counts) and torch.allclose(compiled.total, plain.total, rtol=1e-12)
 
 
 def test_clamped_before_anything_else():

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from fakes import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustsr import kernels
 from robustsr.noise import gaussian, philox
 
 F = 0xFFFFFFFF
@@ -42,6 +44,17 @@ def test_a_value_depends_on_its_absolute_position_and_draw_only(top, left, first
     whole = gaussian(seed, range(20), 3, 32, 32, at(0, 0))
     part = gaussian(seed, range(first, first + count), 3, 10, 12, at(top, left))
     assert torch.equal(part, whole[first : first + count, :, :, top : top + 10, left : left + 12])
+
+
+@needs_compiler
+@pytest.mark.parametrize("origin", [(0, 0), (5, 1000), (2**32 - 100, 3), (-3, 5)])
+@pytest.mark.parametrize("draws", [range(20), range(3, 9), range(5, 6), range(2**31, 2**31 + 4)])
+@pytest.mark.parametrize("seed", [0, 2**63 + 5])
+def test_c_code_and_torch_give_the_same_bits(monkeypatch, seed, draws, origin):
+    corners = torch.tensor([origin, (1, 2)])
+    compiled = gaussian(seed, draws, 3, 7, 13, corners)
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    assert torch.equal(compiled, gaussian(seed, draws, 3, 7, 13, corners))
 
 
 def test_windows_of_one_batch_have_their_own_places():

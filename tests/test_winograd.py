@@ -1,23 +1,19 @@
 """Fast convolutions and the C median against torch, also in float64, under gradients, and where nothing compiles."""
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from fakes import needs_compiler
 from torch import nn
 
 from robustsr import kernels
 from robustsr.models import load, photograph_like, quickened
 from robustsr.smoothing import median, selection_network
 from robustsr.winograd import Conv3x3, accelerated
-
-needs_compiler = pytest.mark.skipif(
-    sys.platform != "linux" or not (shutil.which("gcc") or shutil.which("cc")), reason="needs Linux and a C compiler"
-)
 
 
 @needs_compiler

@@ -1,4 +1,5 @@
-"""Throughput of two Ray workers of one thread each, as a multiple of one's; starting and loading are left out.
+"""Throughput of two Ray workers of one thread each, as a multiple of one's; starting, loading and waiting for the other's last are
+left out.
 
 python -m tests.bench.ray_workers
 """
@@ -20,7 +21,7 @@ from robustsr.plan import Smoothing, Target, make_plan
 
 
 def rate(folder, workers, model):
-    """Pictures per second, from the moment when each worker is through with its first two."""
+    """Pictures per second, from when each worker is through with its first two until one has nothing left to do."""
     network, smoothing = load(model, device="cpu"), Smoothing("median", 0.03, 6)
     requested = {"precision": "auto", "tile": None, "tile_pad": None}
     task = Task(network, smoothing, Target(), Output(), make_plan(network, smoothing), requested)
@@ -30,7 +31,8 @@ def rate(folder, workers, model):
         for result in spread.run(jobs, task, spread.Recipe.of(task, model, None, "cpu"), workers=workers):
             assert result.status == "done", result.error
             times.append(time.perf_counter())
-    return (len(times) - 2 * workers) / (times[-1] - times[2 * workers - 1])
+    counted = times[2 * workers - 1 : len(times) - workers + 1]
+    return (len(counted) - 1) / (counted[-1] - counted[0])
 
 
 def main():
