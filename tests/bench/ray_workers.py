@@ -1,5 +1,6 @@
-"""Throughput of two Ray workers of one thread each, as a multiple of one's; starting, loading and waiting for the other's last are
-left out.
+"""Throughput of two Ray workers of one thread each, as a multiple of one's.
+
+Starting, loading and waiting for the other's last picture are left out.
 
 python -m tests.bench.ray_workers
 """
