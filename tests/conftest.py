@@ -7,6 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+# Read when torch and rich are imported. Processes that test beside each other (pytest -n 2) take a core each.
+os.environ.pop("COLUMNS", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import torch

@@ -202,7 +202,7 @@ def test_a_killed_batch_resumes_to_the_same_bytes(pictures, photo, tiny, kill):
     many(photo)
     process = start(tiny)
     process.send_signal(kill)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == (-9 if kill == signal.SIGKILL else 130)
     if kill == signal.SIGINT:
         assert "interrupted: the same command goes on" in err and "Traceback" not in err

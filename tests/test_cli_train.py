@@ -141,7 +141,7 @@ def test_ctrl_c_ends_with_a_checkpoint_that_resumes(train, folder):
     while "4/400" not in (line := run.stderr.readline()) and line:
         pass
     run.send_signal(signal.SIGINT)
-    said = run.communicate(timeout=60)[1]
+    said = run.communicate(timeout=180)[1]
     assert run.returncode == 130 and "stopped: `--resume` continues from cut/checkpoint.pt" in said, said
     assert "Traceback" not in said and not (folder / "cut/psnr.safetensors").exists()
     code, _, err = train("-o", "cut", "--resume", sets=more)

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from robustsr import cli
 from robustsr.batch import Output, Task, estimate, run
+from robustsr.files import part_of
 from robustsr.jobs import plan_jobs
 from robustsr.manifest import Manifest, digest
 from robustsr.models import load
 from robustsr.plan import Smoothing, Target, make_plan
-from robustsr.remote import Url, below, delivered, fetched, looked_up, place, state
+from robustsr.remote import Url, below, delivered, fetched, looked_up, place, state, sweep
 from robustsr.types import Cancelled, RobustSRError
 
 
@@ -115,6 +116,19 @@ def test_files_travel_whole_or_not_at_all(base, put, monkeypatch):
     assert there(base) == ["new/a.png"] and content(str(url)) == b"before"
     put(str(url), content=b"after")
     assert there(base) == ["new/a.png"] and content(str(url)) == b"after"
+
+
+@pytest.mark.parametrize("count", [2, 9])  # asked for one by one, and listed
+@pytest.mark.parametrize("kind", [Path, Url])
+def test_what_killed_processes_left_half_written_is_swept_up(tmp_path, put, kind, count):
+    base = tmp_path if kind is Path else Url(tmp_path.as_uri())
+    put(
+        f"{tmp_path.as_uri()}/mine.part",
+        *(f"{tmp_path.as_uri()}/{part_of(f'{i}.png')}" for i in range(count - 1)),
+        content=b"half",
+    )
+    sweep([*(base / f"{i}.png" for i in range(count)), base / "no" / "a.png", Url("memory://a.png")])
+    assert there(tmp_path.as_uri()) == ["mine.part"]
 
 
 def test_folders_are_planned_as_local_ones_are(base, put):

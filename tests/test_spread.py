@@ -102,18 +102,17 @@ def test_two_workers_one_of_them_killed_go_on_and_give_what_one_process_gives(cl
 
 
 @needs_ray
-@pytest.mark.parametrize("at_urls", [False, True])
-def test_a_run_that_is_left_sweeps_up_what_its_workers_had_half_written(cluster, folder, tiny, at_urls):
+def test_a_run_that_is_left_sweeps_up_what_its_workers_had_half_written(cluster, folder, tiny):
     task, recipe = task_of(tiny, SLOW)
     out = folder.with_name("out")
-    jobs, _ = plan_jobs([str(folder)], out.as_uri() if at_urls else str(out))
+    jobs, _ = plan_jobs([str(folder)], str(out))
     results = spread.run([job for job in jobs if job.source.name != "bad.tif"], task, recipe, workers=2)
     next(results)
-    half, mine = [out / part_of(f"{i}.tif") for i in (5, 6)], out / "mine.part"
-    for path in (*half, mine):  # as a worker leaves it that is killed between two writes
+    half = [out / part_of(f"{i}.tif") for i in (5, 6)]
+    for path in half:  # as a worker leaves it that is killed between two writes
         path.write_bytes(b"half")
     results.close()
-    assert mine.exists() and not [path for path in half if path.exists()]
+    assert not [path for path in half if path.exists()]
 
 
 @needs_ray
@@ -168,7 +167,7 @@ def test_ctrl_c_and_json_through_the_installed_script(tmp_path, photo, tiny, mon
     first = json.loads(process.stdout.readline())
     others = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 130 and "Traceback" not in err, err
     assert err.splitlines()[0].endswith("megapixels out: tiny x4 on Ray, median of 20, sigma 0.03")
     assert err.splitlines()[1] == "2 workers of 1 processor" and "interrupted: the same command goes on" in err

@@ -33,7 +33,7 @@ def running(home, *options, device="cpu"):
     finally:
         if process.poll() is None:
             process.send_signal(2)
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)
 
 
 def folders(process):
