@@ -17,6 +17,7 @@ from .cli_common import (
     found,
     interruptible,
     load,
+    number_of,
     offer_weights,
     show,
     status,
@@ -152,10 +153,10 @@ def attack(
     with usage():
         threat = threats.with_options(
             threats.parse(method),
-            eps=None if eps is None else threats.number(eps),
+            eps=None if eps is None else number_of(eps, "--eps"),
             norm=norm,
             steps=steps,
-            step_size=None if step_size is None else threats.number(step_size),
+            step_size=None if step_size is None else number_of(step_size, "--step-size"),
             restarts=restarts,
             c=c,
             lr=lr,
@@ -166,7 +167,7 @@ def attack(
         place = None if crop is None else box(crop)
         if sigma == "auto":
             raise RobustSRError("--sigma auto follows each picture, and so the attack itself: give a number")
-        deviation = None if sigma is None else threats.number(sigma)
+        deviation = None if sigma is None else number_of(sigma, "--sigma")
     offer_weights(threat.loss)
     losses.loss(threat.loss)
     folder = _folder(out, Path("attacked") / f"{stem_of(picture, hr)}-{_method(threat, universal)}", overwrite)

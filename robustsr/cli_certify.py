@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, MOST_PIXELS, Option, found, interruptible, load, typed, usage
+from .cli_common import DENOISE, MOST_PIXELS, Option, found, interruptible, load, number_of, typed, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def certify(
             "--sigma auto cannot be certified: it would depend on the perturbed picture, and the noise must not; "
             "give a number, like --sigma .06"
         )
-    deviation = amount(sigma, "--sigma")
-    radius = amount(eps, "--eps") if eps is not None else deviation
+    deviation = number_of(sigma, "--sigma")
+    radius = number_of(eps, "--eps") if eps is not None else deviation
     if smooth == "median" and "form" in given:
         raise typer.BadParameter("--form only matters with --smooth mean")
     with usage():
@@ -144,18 +144,6 @@ def certify(
     name = picture.name if picture else f"sample:{work.SAMPLE}"
     record = work.write(made, x, network, folder, stem, name=name, crop=place, hr=reference)
     _show(record, target, json)
-
-
-def amount(text: str, flag: str) -> float:
-    """A number like ``.05`` or ``8/255``."""
-    parts = text.split("/")
-    try:
-        value = float(parts[0]) / (float(parts[1]) if len(parts) == 2 else 1)
-    except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(f"{flag} must be a number like .05 or 8/255, got {text!r}") from None
-    if len(parts) > 2:
-        raise typer.BadParameter(f"{flag} must be a number like .05 or 8/255, got {text!r}")
-    return value
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 import typer.core
@@ -49,6 +49,21 @@ def usage() -> Iterator[None]:
 def typed(context: typer.Context) -> set[str]:
     """The names of the parameters that the command line itself gives."""
     return {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+
+
+def number_of(text: str, flag: str, otherwise: str = "") -> float:
+    """What an option says that takes a number: .05, 8/255 or 8px."""
+    from .threats import number
+
+    try:
+        return number(text)
+    except RobustSRError:
+        raise typer.BadParameter(f"{flag} must be a number like .05 or 8/255{otherwise}, got {text!r}") from None
+
+
+def sigma_of(text: str | None) -> float | Literal["auto"] | None:
+    """What --sigma says where it may be auto."""
+    return text if text is None or text == "auto" else number_of(text, "--sigma", " or auto")  # type: ignore[return-value]
 
 
 def command_line(context: typer.Context) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import catalogue, console
-from .cli_common import Option, before_torch, command_line, found, interruptible, load, show, status, usage
+from .cli_common import Option, before_torch, command_line, found, interruptible, load, show, sigma_of, status, usage
 from .cli_scene import (
     FILES,
     MODELS,
@@ -85,13 +85,10 @@ def compare(
     from .report import Gallery, Report
     from .ruler import Ruler
     from .sheet import contact_sheet
-    from .threats import number
 
     with usage():
         place = None if crop is None else scenes.box(crop)
-        deviations: list[float | Literal["auto"] | None] = [None]
-        if sigma:
-            deviations = ["auto" if text == "auto" else number(text) for text in sigma]
+        deviations = [sigma_of(text) for text in sigma] if sigma else [None]
     before = [None, denoise] if denoise else [None]
     plain = [name for name in names if not name.startswith("bicubic")]
     networks = [load(name, device, precision, first) for name in plain for first in before]

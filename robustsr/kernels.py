@@ -33,6 +33,12 @@ def available() -> bool:
     return _library() is not None
 
 
+def compiler() -> str | None:
+    """The command that compiles them: ROBUSTSR_CC, gcc or cc. None: there is none, or this is not Linux."""
+    found = os.environ.get("ROBUSTSR_CC") or next(filter(shutil.which, ("gcc", "cc")), None)
+    return found if sys.platform == "linux" else None
+
+
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None = None) -> Tensor:
     """3x3 convolution of ``x (N, cin, h, w)``, zero padding, to ``(N, cout, h, w)``, channels last, float32.
 
@@ -98,15 +104,11 @@ def _address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
 
 @functools.cache
 def _library() -> Any:  # noqa: ANN401 - ctypes is not typed
-    """The compiled kernels.c; None: there is no compiler, or it fails.
-
-    ROBUSTSR_CC names another compiler than gcc or cc.
-    """
-    compiler = os.environ.get("ROBUSTSR_CC") or next(filter(shutil.which, ("gcc", "cc")), None)
-    if compiler is None or sys.platform != "linux":
+    """The compiled kernels.c; None: there is no compiler, or it fails."""
+    if (words := compiler()) is None:
         return None
     native = "-march=native" if platform.machine() in ("x86_64", "i686") else "-mcpu=native"
-    command = [*compiler.split(), "-O3", native, "-fno-math-errno", "-fopenmp", "-shared", "-fPIC"]
+    command = [*words.split(), "-O3", native, "-fno-math-errno", "-fopenmp", "-shared", "-fPIC"]
     source = resources.files(__package__).joinpath("kernels.c").read_bytes()
     try:
         processor = [platform.platform(), platform.libc_ver(), sorted(torch.cpu.get_capabilities().items())]

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from fakes import needs_compiler
 from PIL import Image
 from typer.testing import CliRunner
 
-from robustsr import cli
+from robustsr import cli, kernels
 from robustsr.types import RobustSRError
 from robustsr.version import __version__
 
@@ -148,9 +149,14 @@ def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
     assert code == 1 and "DAMAGED" in out
 
 
-def test_devices_names_the_processor(pictures):
-    code, out, _ = go("devices")
-    assert code == 0 and "cpu" in out and "threads" in out
+@needs_compiler
+def test_devices_names_the_processor_and_the_compiler(pictures, monkeypatch):
+    code, out, err = go("devices")
+    assert code == 0 and "cpu" in out and not err
+    assert f"threads, kernels compiled by {kernels.compiler()}" in " ".join(out.split())
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    code, out, err = go("devices")
+    assert code == 0 and "compiled" not in out and "no C compiler (gcc, or ROBUSTSR_CC) works here" in err
 
 
 def test_train_resumes_from_the_command_line(pictures, photo):

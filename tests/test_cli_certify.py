@@ -13,7 +13,8 @@ from PIL import Image
 
 from robustsr.certificate_files import SAMPLE_CROP
 from robustsr.certify import Claim
-from robustsr.cli_certify import amount, certify
+from robustsr.cli_certify import certify
+from robustsr.cli_common import number_of
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(certify)
@@ -159,10 +160,6 @@ def test_wrong_usage(run, picture, flags):
     assert len(list(picture.parent.iterdir())) == 1
 
 
-def test_amounts():
-    assert amount(".05", "--eps") == 0.05 and amount("8/255", "--eps") == 8 / 255
-
-
 def test_crop_and_ground_truth(run, picture, photo, tmp_path):
     hr = tmp_path / "hr.png"
     Image.fromarray(photo(40, 48)).save(hr)
@@ -211,7 +208,7 @@ def test_the_sample_needs_no_picture(run, tmp_path):
 
 def test_the_default_numbers_suffice_for_the_sample_and_for_100_megapixels():
     defaults = {p.name: p.default for p in typer.main.get_command(app).params}
-    sigma = amount(defaults["sigma"], "--sigma")
+    sigma = number_of(defaults["sigma"], "--sigma")
     side = SAMPLE_CROP[-1]
     for values in (3 * 16 * side**2, 3 * 10**8):
         claim = Claim(sigma, sigma, defaults["samples"], defaults["ship"], defaults["alpha"], defaults["beta"])

@@ -6,6 +6,7 @@ from robustsr_ui.desk import Desk
 from robustsr_ui.options import Options
 
 from robustsr import cli
+from robustsr.cli_common import sigma_of
 from robustsr.plan import Target
 from robustsr.types import RobustSRError
 
@@ -61,7 +62,7 @@ def test_the_command_says_the_same():
 
 def test_sigma_as_a_fraction_is_understood_by_both():
     command = Options("psnr", sigma="8/255").command("a.png")
-    assert cli.sigma_of(parsed(command)["sigma"]) == pytest.approx(8 / 255)
+    assert sigma_of(parsed(command)["sigma"]) == pytest.approx(8 / 255)
 
 
 def test_the_servers_device_and_exact_factors_are_said():

@@ -1,0 +1,339 @@
+"""The command ``upscale``."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from . import console
+from .cli_common import DENOISE, Option, before_torch, interruptible, number_of, sigma_of, typed, usage
+from .types import RobustSRError
+
+START = time.perf_counter()
+FILES, SIZE, SMOOTHING, RUNNING = "Files", "Size", "Smoothing", "Running"
+
+
+def upscale(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Pictures, folders, patterns like '*.jpg'; URLs, too (s3://...).", show_default=False),
+    ],
+    out: Annotated[
+        str | None,
+        Option(
+            "-o",
+            "--out",
+            "--output",
+            help="Folder or file for the results. Default: NAME_upscaled/ beside a folder, NAME_x4.EXT beside a file.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool,
+        Option("-r", "--recursive", help="Also the folders below; the tree is kept.", rich_help_panel=FILES),
+    ] = False,
+    suffix: Annotated[
+        str | None,
+        Option("--suffix", help="Goes into the name before the ending.", rich_help_panel=FILES),
+    ] = None,
+    format: Annotated[
+        str | None,
+        Option("-f", "--format", help="png, jpg, webp, tif or avif. Default: the input's.", rich_help_panel=FILES),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        Option("-q", "--quality", min=1, max=100, help="Of JPEG, WebP and AVIF.", rich_help_panel=FILES),
+    ] = None,
+    lossless: Annotated[bool, Option("--lossless", help="WebP without loss.", rich_help_panel=FILES)] = False,
+    background: Annotated[
+        str,
+        Option(
+            "--background",
+            help="Colour under transparency where the format has none (JPEG).",
+            rich_help_panel=FILES,
+        ),
+    ] = "white",
+    strip_metadata: Annotated[
+        bool,
+        Option(
+            "--strip-metadata",
+            help="Leave out EXIF, XMP, IPTC and resolution (the colour profile stays).",
+            rich_help_panel=FILES,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        Option(
+            "--overwrite",
+            help="Redo results that are there; default: keep those made from the same input with the same settings.",
+            rich_help_panel=FILES,
+        ),
+    ] = False,
+    max_pixels: Annotated[
+        int,
+        Option(
+            "--max-pixels",
+            min=1,
+            help="Refuse pictures that have, or would get, more pixels.",
+            rich_help_panel=FILES,
+        ),
+    ] = 400_000_000,
+    scale: Annotated[
+        float | None,
+        Option("-s", "--scale", help="Any factor. Default: the model's.", rich_help_panel=SIZE),
+    ] = None,
+    width: Annotated[
+        int | None,
+        Option("--width", help="Pixels; with --height: fit into the box.", rich_help_panel=SIZE),
+    ] = None,
+    height: Annotated[int | None, Option("--height", rich_help_panel=SIZE)] = None,
+    long_side: Annotated[int | None, Option("--long-side", rich_help_panel=SIZE)] = None,
+    short_side: Annotated[int | None, Option("--short-side", rich_help_panel=SIZE)] = None,
+    smooth: Annotated[
+        Literal["off", "median", "mean"],
+        Option(
+            "--smooth",
+            help="Median or mean of the model's outputs for noisy copies of the input.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = "off",
+    sigma: Annotated[
+        str | None,
+        Option(
+            "--sigma",
+            help="Standard deviation of that noise, 0 to 1; auto: by each picture's own. Default: the model's.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = None,
+    samples: Annotated[
+        str | None,
+        Option(
+            "--samples",
+            help="Number of noisy copies; auto: as many as each picture needs, 4 to 64. Default: the model's.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        str | None,
+        Option(
+            "--tolerance",
+            help="RMS error that --samples auto aims for, as estimated, 0 to 1. Default: 1/255, one level.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = None,
+    draws: Annotated[
+        Literal["antithetic", "independent"] | None,
+        Option(
+            "--draws",
+            help="Pairs of opposite noise, or independent noise. Default: the model's.",
+            rich_help_panel=SMOOTHING,
+        ),
+    ] = None,
+    seed: Annotated[int | None, Option("--seed", help="Of the noise. Default: 0.", rich_help_panel=SMOOTHING)] = None,
+    denoise: Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=SMOOTHING)] = None,
+    model: Annotated[
+        str | None,
+        Option(
+            "-m",
+            "--model",
+            help="Name (see `robustsr models list`) or path of a .pth, .safetensors, .ckpt or .onnx file.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    device: Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Option("--precision", help="auto: the fastest that stays true to fp32.", rich_help_panel=RUNNING),
+    ] = "auto",
+    fp32: Annotated[bool, Option("--fp32", help="The same as --precision fp32.", rich_help_panel=RUNNING)] = False,
+    tile: Annotated[
+        int | None,
+        Option("--tile", help="Largest tile, input pixels. Default: by model.", rich_help_panel=RUNNING),
+    ] = None,
+    tile_pad: Annotated[
+        int | None,
+        Option(
+            "--tile-pad",
+            "--tile_pad",
+            min=0,
+            help="Context around a tile, input pixels. Default: the model's.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Share the work among workers of a Ray cluster: auto, HOST:PORT, ray://... Alone: of this machine.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        Option(
+            "--workers",
+            min=1,
+            help="How many, with --ray. Default: one for each GPU; without any, for four processors.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        Option("--dry-run", help="Say what would be done, and how long it would take.", rich_help_panel=RUNNING),
+    ] = False,
+    json: Annotated[
+        bool,
+        Option("--json", help="A JSON line per file and a summary, on standard output.", rich_help_panel=RUNNING),
+    ] = False,
+    verbose: Annotated[
+        bool, Option("-v", "--verbose", help="Also say where the time went.", rich_help_panel=RUNNING)
+    ] = False,
+    config: Annotated[
+        Path | None,
+        Option(
+            "--config",
+            callback=_config,
+            is_eager=True,
+            help="TOML file of these options; the command line and ROBUSTSR_* variables override it.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+) -> None:
+    """Upscale pictures and folders: `robustsr upscale photos/ --smooth median --sigma 0.03`.
+
+    Every option can also be set by a variable (ROBUSTSR_SIGMA=0.03) or in a --config file.
+    """
+    given = typed(context)
+    if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "tolerance", "draws") if p in given]):
+        raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
+    sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
+    if given & sizes.keys():  # a size that was typed takes the place of one that was configured
+        sizes = {k: v for k, v in sizes.items() if k in given}
+    if fp32 and precision not in ("auto", "fp32"):
+        raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
+    if ray is None and "workers" in given:
+        raise typer.BadParameter("--workers only matters with --ray")
+    if ray and device.startswith("cuda:"):
+        raise typer.BadParameter(f"--device {device} with --ray: say cuda, each worker gets a GPU of its own")
+    if ray and any(word.startswith("memory:") for word in (*inputs, out or "")):
+        raise typer.BadParameter("memory:// is inside one process: leave out --ray")
+    if ray and find_spec("ray") is None:
+        raise RobustSRError("--ray needs Ray, which is not installed: pip install 'robustsr[ray]'")
+
+    from . import catalogue, jobs
+
+    name = model or catalogue.default_model()
+    entry = catalogue.catalogue().get(name)
+    factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
+    label = f"x{factor:g}" if factor else "upscaled"
+    todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
+    for one in filter(None, (name, denoise)):
+        catalogue.find(one)  # before torch comes in: a wrong name is answered at once
+
+    before_torch()
+    from . import batch, images
+    from . import plan as planning
+    from .models import load, noise_inside, seeded
+
+    imported = time.perf_counter()
+    with usage():
+        target = planning.Target(**sizes)  # type: ignore[arg-type]
+        images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
+    output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
+    asked = "fp32" if fp32 else precision
+    here = {"device": "cpu", "precision": "fp32"} if ray else {"device": device, "precision": asked}
+    network = seeded(load(name, **here, denoise=denoise), seed or 0)
+    inside = noise_inside(network)
+    if smooth == "off" and not inside and "seed" in given:
+        raise typer.BadParameter("--seed only matters with --smooth median or --smooth mean")
+    with usage():
+        smoothing = None
+        if smooth != "off":
+            copies = _copies(samples)
+            limit = None
+            if tolerance is not None and (copies == "auto" or "tolerance" in given):
+                limit = number_of(tolerance, "--tolerance")
+            smoothing = planning.smoothing_for(network, smooth, sigma_of(sigma), copies, draws, seed, limit)
+        plan = planning.make_plan(network, smoothing, tile, tile_pad)
+    requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad, **({"seed": seed or 0} if inside else {})}
+    task = batch.Task(network, smoothing, target, output, plan, requested)
+    loaded = time.perf_counter()
+
+    rows = batch.estimate(todo, task, overwrite=overwrite)
+    speed = planning.pixels_per_second(network) if not ray and any(row.size for row in rows) else None
+    for warning in warnings:
+        console.say(f"note: {warning}", "yellow")
+    for line in console.forecast(rows, network, smoothing, speed, "Ray" if ray else ""):
+        console.say(line)
+    if dry_run:
+        console.dry_run(rows, speed, as_json=json)
+        raise typer.Exit(int(any(row.error for row in rows)))
+
+    tally = console.Tally(as_json=json)
+    with console.bar({row.job: row.cost for row in rows}) as bar:
+
+        def tick(job: jobs.Job, done: int, total: int) -> None:
+            bar.window(job, job.source.name, done, total)
+
+        if ray:
+            from . import spread
+
+            recipe = spread.Recipe.of(task, name, denoise, device)
+            results = spread.run(
+                todo,
+                task,
+                recipe,
+                address=ray,
+                workers=workers,
+                overwrite=overwrite,
+                on_start=lambda crew: bar.line(str(crew)),
+            )
+        else:
+            results = batch.run(todo, task, overwrite=overwrite, on_window=tick)
+        try:
+            with interruptible("the same command goes on from here"):
+                for result in results:
+                    bar.picture(result.job)
+                    tally.add(result, bar)
+        finally:
+            bar.close()
+            tally.summary()
+    if verbose:
+        console.say(
+            f"imports {imported - START:.2f} s, model {loaded - imported:.2f} s, "
+            f"estimate {tally.start - loaded:.2f} s, network {tally.seconds:.2f} s, "
+            f"reading and writing besides {tally.elapsed - tally.seconds:.2f} s"
+        )
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+def _config(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes the values of a TOML file the defaults: the command line and ROBUSTSR_* come before them."""
+    if path is not None:
+        try:
+            values = {k.replace("-", "_"): v for k, v in tomllib.loads(path.read_text(encoding="utf-8")).items()}
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise typer.BadParameter(f"{path}: {error}") from None
+        known = {p.name for p in context.command.params} - {"inputs", "config"}
+        if unknown := sorted(set(values) - known):
+            raise typer.BadParameter(f"{path}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+def _copies(text: str | None) -> int | Literal["auto"] | None:
+    """What --samples says."""
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"--samples must be a whole number or auto, got {text!r}") from None
