@@ -51,7 +51,7 @@ class Histogram:
         self.total.zero_()
 
     def add(self, sr: Tensor) -> None:
-        """Takes in draws ``(d, *shape)``; RobustSRError: they are not numbers."""
+        """Takes in draws ``(d, *shape)``. RobustSRError: they are not numbers, and the histogram is of no more use."""
         flat = sr.flatten(1)
         if flat.dtype == torch.float32 and self.counts.device.type == flat.device.type == "cpu" and kernels.available():
             kernels.count(flat, self.total, self.counts)

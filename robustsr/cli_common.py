@@ -16,7 +16,7 @@ import typer
 import typer.core
 
 from . import catalogue, console
-from .types import RobustSRError
+from .types import RobustSRError, number
 
 if TYPE_CHECKING:
     from .models import Loaded
@@ -53,12 +53,10 @@ def typed(context: typer.Context) -> set[str]:
 
 def number_of(text: str, flag: str, otherwise: str = "") -> float:
     """What an option says that takes a number: .05, 8/255 or 8px."""
-    from .threats import number
-
     try:
         return number(text)
     except RobustSRError:
-        raise typer.BadParameter(f"{flag} must be a number like .05 or 8/255{otherwise}, got {text!r}") from None
+        raise typer.BadParameter(f"{flag} must be a number like .05, 8/255 or 8px{otherwise}, got {text!r}") from None
 
 
 def sigma_of(text: str | None) -> float | Literal["auto"] | None:

@@ -17,7 +17,6 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int mask __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1)));
 
 static inline vec load(const float *p) { return *(const vec *)p; }
 static inline void store(float *p, vec v) { *(vec *)p = v; }
@@ -270,18 +269,22 @@ int count(const float *draws, long n, long size, double *sums, void *counts, int
                     vec z = load(whole + e);
                     mask above = z > 1, within = ~(above | (z < 0)); // what is no number stays so
                     z = (vec)(((mask)z & within) | ((mask)((vec){0} + 1) & above));
-                    mask level = __builtin_convertvector(z * 255 + 0.5f, mask);
-                    *(bytes *)(levels + i * LINE + e) = __builtin_convertvector(level, bytes);
-                    for (long j = 0; j < LANES; j++) sum[e + j] += z[j];
+                    for (long j = 0; j < LANES; j++) {
+                        sum[e + j] += z[j];
+                        levels[i * LINE + e + j] = z[j] == z[j] ? (int32_t)(z[j] * 255 + 0.5f) : 0;
+                    }
                 }
             }
             for (long e = 0; e < most; e++) {
                 sums[k + e] += sum[e];
-                long row = (k + e) * 256;
-                if (wide)
-                    for (long i = 0; i < n; i++) broad[row + levels[i * LINE + e]]++;
-                else
-                    for (long i = 0; i < n; i++) narrow[row + levels[i * LINE + e]]++;
+                long ahead = e + 4 < most ? 4 : 0; // a later value, whose counts are fetched meanwhile
+                const uint8_t *mine = levels + e;
+                for (long i = 0; i < n; i++, mine += LINE) {
+                    long place = (k + e) * 256 + mine[0], later = (k + e + ahead) * 256 + mine[ahead];
+                    __builtin_prefetch(wide ? (void *)(broad + later) : (void *)(narrow + later), 1);
+                    if (wide) broad[place]++;
+                    else narrow[place]++;
+                }
             }
         }
         free(levels);

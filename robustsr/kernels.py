@@ -84,7 +84,7 @@ def count(draws: Tensor, sums: Tensor, counts: Tensor) -> None:
     ``counts (size, 256)``, int16 or int32, for the level of each."""
     n, size = draws.shape
     wide = counts.dtype == torch.int32
-    if counts.shape != (size, 256) or sums.shape != (size,) or not counts.is_contiguous():
+    if counts.shape != (size, 256) or sums.shape != (size,) or not counts.is_contiguous() or not sums.is_contiguous():
         raise ValueError(f"counts {tuple(counts.shape)} are not for {size} values")
     draws = draws.contiguous()
     places = (_address(sums, torch.float64), _address(counts, torch.int32 if wide else torch.int16))

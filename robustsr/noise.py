@@ -54,12 +54,18 @@ def gaussian(seed: int, draws: range, channels: int, h: int, w: int, origin: Ten
     absolute position does not depend on the window that shows it. Aligned runs of four draws cost least.
     """
     blocks = range(draws.start // 4, -(-draws.stop // 4))
-    if origin.device.type == "cpu" and kernels.available() and _in_words(origin, h, w):
-        bits = kernels.philox(seed, blocks, channels, h, w, origin)
-    else:
-        bits = _bits(seed, blocks, channels, h, w, origin)
-    pairs = torch.stack(box_muller(bits[::2], bits[1::2]), 1)
-    return pairs.flatten(0, 1)[draws.start - 4 * blocks.start :][: len(draws)]
+    first = 4 * blocks.start
+    bits = (kernels.philox if _compiled(blocks, h, w, origin) else _bits)(seed, blocks, channels, h, w, origin)
+    planes = torch.stack(box_muller(bits[::2], bits[1::2]), 1).flatten(0, 1)
+    return planes[draws.start - first : draws.stop - first : draws.step]
+
+
+def _compiled(blocks: range, h: int, w: int, origin: Tensor) -> bool:
+    """Whether C code does the same: on the processor, where every counter has 32 bits."""
+    if origin.device.type != "cpu" or not kernels.available():
+        return False
+    corners: list[int] = origin.flatten().tolist()
+    return min(blocks.start, *corners) >= 0 and max(blocks.stop, *(place + max(h, w) for place in corners)) <= _MASK
 
 
 def _bits(seed: int, blocks: range, channels: int, h: int, w: int, origin: Tensor) -> Tensor:
@@ -73,7 +79,3 @@ def _bits(seed: int, blocks: range, channels: int, h: int, w: int, origin: Tenso
     for block in blocks:
         words += philox((columns, rows, channel, torch.full_like(channel, block)), key)
     return torch.stack([upper(word) for word in words])
-
-
-def _in_words(origin: Tensor, h: int, w: int) -> bool:
-    return bool((origin >= 0).all() and (origin < 2**32 - max(h, w)).all())

@@ -245,12 +245,12 @@ def delivered(place: Place) -> Iterator[Path]:
 
 def sweep(places: Iterable[Place]) -> None:
     """Removes what killed processes left half written beside ``places``, as far as that can be done."""
-    with suppress(Exception):
-        whole = [p for p in places if isinstance(p, Path) or not p.protocols & STORES]
-        for part in looked_up([p.with_name(part_of(p.name)) for p in whole]):
+    for place in places:
+        part = place.with_name(part_of(place.name))
+        with suppress(Exception):  # mostly: it is not there
             if isinstance(part, Path):
-                part.unlink(missing_ok=True)
-            elif part.exists():
+                part.unlink()
+            elif not part.protocols & STORES:
                 part.fs.rm_file(part.inside)
 
 

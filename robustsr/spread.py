@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -148,20 +149,23 @@ def run(
         announce(todo, manifests)
         sent = [Job(_absolute(job.source), _absolute(job.target), _absolute(job.root)) for job in todo]
         plans = {_absolute(root): manifest.plans for root, manifest in manifests.items()}
-        unfinished = dict(enumerate(todo))
+        unfinished: dict[int, Job] = {}
+        at_work = 0
         try:
             with connected(address) as ray:
                 machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                 hands = crew(machines, len(todo), workers, recipe.device)
                 if on_start is not None:
                     on_start(hands)
+                unfinished, at_work = dict(enumerate(todo)), 3 * hands.count
                 for number, made, events in _rows(ray, hands, (recipe, hands.cpus, sent, plans)):
                     job = unfinished.pop(number)
                     for event in events:
                         manifests[job.root].add(event)
                     yield _at_home(made, sent[number], job)
         finally:
-            sweep(job.target for job in unfinished.values())  # workers are stopped in the middle of a file
+            # Workers, of which each has two files at most, are stopped in the middle of them.
+            sweep(job.target for job in islice(unfinished.values(), at_work))
 
 
 def _rows(ray: Any, hands: Crew, work: tuple[Any, ...]) -> Iterator[tuple[int, Result, list[dict[str, Any]]]]:  # noqa: ANN401
@@ -230,6 +234,7 @@ class Worker:
             return self._task, []
         tried = ray.get(self._tries.begin.remote(number))
         if tried > TRIES:
+            sweep([job.target])
             error = f"{job.source}: {TRIES} workers died at it, for lack of memory perhaps: try fewer --workers"
             return Result(job, "failed", error=error), []
         manifest = Events(job.root, plans=self._plans[job.root])

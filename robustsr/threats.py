@@ -24,7 +24,7 @@ from .plan import Smoothing
 from .resample import OnResized
 from .smoothing import Smoothed
 from .tiling import Tiled
-from .types import RobustSRError, Upscaler
+from .types import RobustSRError, Upscaler, number
 
 Method = Literal["fgsm", "bim", "pgd", "cw", "random"]
 Variant = Literal["base", "eot", "mean", "losses", "seed"]
@@ -127,17 +127,6 @@ def _shown(value: Any, levels: bool) -> str:  # noqa: ANN401
         whole = round(value * 255)
         return f"{whole}/255" if levels and whole and abs(value * 255 - whole) < 1e-9 else f"{value:.6g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def number(text: str) -> float:
-    """A budget as people write it: 8/255, 8px (levels of 255), .031. RobustSRError: something else."""
-    try:
-        if text.endswith("px"):
-            return float(text[:-2]) / 255
-        above, slash, below = text.partition("/")
-        return float(above) / float(below) if slash else float(above)
-    except (ValueError, ZeroDivisionError):
-        raise RobustSRError(f"{text!r} is no size: write 8/255, 8px or 0.031") from None
 
 
 def parse(spec: str) -> Threat:

@@ -1,4 +1,4 @@
-"""The vocabulary every other module shares: what an upscaler is, and the one error a user can cause."""
+"""The vocabulary every other module shares: upscalers, how numbers are written, the one error a user can cause."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ class RobustSRError(Exception):
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
     """The job was asked to stop; raised between two tiles by the caller's own hook."""
+
+
+def number(text: str) -> float:
+    """A size of pixel values as people write it: 8/255, 8px (levels of 255), .031. RobustSRError: something else."""
+    try:
+        if text.endswith("px"):
+            return float(text[:-2]) / 255
+        above, slash, below = text.partition("/")
+        return float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise RobustSRError(f"{text!r} is no size: write 8/255, 8px or 0.031") from None
 
 
 class Upscaler(Protocol):

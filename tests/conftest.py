@@ -54,6 +54,15 @@ class Convs:
 
 
 @pytest.fixture
+def two_threads():
+    """Two threads in torch and C code, whatever the processors and the other processes that test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def nearest() -> Plain:
     return Plain(context=0)
 

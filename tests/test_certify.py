@@ -285,16 +285,15 @@ def test_streaming_equals_sorting(pieces):
 
 @needs_compiler
 @pytest.mark.parametrize("most", [60, 40_000])
-def test_c_code_counts_like_torch(monkeypatch, most):
+def test_c_code_counts_like_torch(monkeypatch, two_threads, most):
     edges = (torch.arange(-1, 257).float() + 0.5) / 255  # where a rounding more or less is another level
     near = torch.stack([edges.nextafter(edges - 1), edges, edges.nextafter(edges + 1)]).flatten()
     draws = torch.stack([near.roll(i) for i in range(50)])
-    compiled, plain = Histogram(near.shape, most), Histogram(near.shape, most)
-    compiled.add(draws)
-    compiled.add(draws[:3])
-    monkeypatch.setattr(kernels, "available", lambda: False)
-    plain.add(draws)
-    plain.add(draws[:3])
+    compiled, plain = (Histogram(near.shape, most) for _ in range(2))
+    for made in (compiled, plain):
+        made.add(draws)
+        made.add(draws[:3])
+        monkeypatch.setattr(kernels, "available", lambda: False)
     assert torch.equal(compiled.counts, plain.counts) and torch.allclose(compiled.total, plain.total, rtol=1e-12)
 
 

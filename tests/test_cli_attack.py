@@ -71,7 +71,7 @@ def test_cw_alone_runs_on_the_bundled_sample(go, tmp_path):
     [
         (["--method", "cw", "--eps", "8/255"], 2, "cw has no ball, so no eps"),
         (["--method", "no"], 2, "no attack 'no'"),
-        (["--eps", "x"], 2, "--eps must be a number like .05 or 8/255, got 'x'"),
+        (["--eps", "x"], 2, "--eps must be a number like .05, 8/255 or 8px, got 'x'"),
         (["--eps", "8"], 2, "did you mean 8/255?"),
         (["--c", "1"], 2, "pgd has no use for c, only cw"),
         (["--method", "fgsm", "--steps", "3"], 2, "fgsm has no use for steps"),

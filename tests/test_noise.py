@@ -47,14 +47,27 @@ def test_a_value_depends_on_its_absolute_position_and_draw_only(top, left, first
 
 
 @needs_compiler
-@pytest.mark.parametrize("origin", [(0, 0), (5, 1000), (2**32 - 100, 3), (-3, 5)])
+@pytest.mark.parametrize("origin", [(0, 0), (5, 1000), (2**32 - 100, 3)])
 @pytest.mark.parametrize("draws", [range(20), range(3, 9), range(5, 6), range(2**31, 2**31 + 4)])
 @pytest.mark.parametrize("seed", [0, 2**63 + 5])
-def test_c_code_and_torch_give_the_same_bits(monkeypatch, seed, draws, origin):
+def test_c_code_and_torch_give_the_same_bits(monkeypatch, two_threads, seed, draws, origin):
     corners = torch.tensor([origin, (1, 2)])
     compiled = gaussian(seed, draws, 3, 7, 13, corners)
     monkeypatch.setattr(kernels, "available", lambda: False)
     assert torch.equal(compiled, gaussian(seed, draws, 3, 7, 13, corners))
+
+
+@pytest.mark.parametrize(
+    ("draws", "origin"), [(range(4), (-3, 5)), (range(4), (0, 2**32 - 10)), (range(2**34, 2**34 + 4), (0, 0))]
+)
+def test_counters_beyond_32_bits_are_for_torch(monkeypatch, draws, origin):
+    here = gaussian(0, draws, 3, 7, 13, at(*origin))
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    assert torch.equal(here, gaussian(0, draws, 3, 7, 13, at(*origin)))
+
+
+def test_draws_may_be_any_of_a_range():
+    assert torch.equal(gaussian(0, range(3, 20, 4), 3, 7, 9, at(0, 0)), gaussian(0, range(20), 3, 7, 9, at(0, 0))[3::4])
 
 
 def test_windows_of_one_batch_have_their_own_places():

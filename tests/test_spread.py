@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from robustsr import batch, cli, images, spread
+from robustsr import batch, cli, cli_upscale, images, spread
 from robustsr.batch import Output, Task
 from robustsr.files import part_of
 from robustsr.jobs import plan_jobs
@@ -216,7 +216,7 @@ def test_mistakes_are_answered(args, code, message):
 
 
 def test_without_ray_the_way_to_get_it_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli_upscale, "find_spec", lambda name: None)
     result = CliRunner().invoke(cli.app, ["upscale", str(tmp_path), "--ray"])
     assert isinstance(result.exception, RobustSRError) and "pip install 'robustsr[ray]'" in str(result.exception)
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -12,7 +12,7 @@ from robustsr.models import load
 from robustsr.perturbations import norms
 from robustsr.plan import Smoothing
 from robustsr.threats import VARIANTS, Threat, attackable, craft, parse, variants_for
-from robustsr.types import RobustSRError
+from robustsr.types import RobustSRError, number
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def picture(h=12, w=14, n=1):
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("8px", 8 / 255), (".031", 0.031), ("1e-2", 0.01)])
 def test_sizes_as_people_write_them(text, value):
-    assert threats.number(text) == pytest.approx(value)
+    assert number(text) == pytest.approx(value)
 
 
 @pytest.mark.parametrize("text", ["", "8/", "8/0", "abc", "8 px/2", "px"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(RobustSRError, match="write 8/255, 8px or 0.031"):
-        threats.number(text)
+        number(text)
 
 
 @pytest.mark.parametrize(

@@ -69,18 +69,13 @@ def test_gradient_through_a_shipped_model_is_that_of_torch():
 
 
 @needs_compiler
-def test_results_do_not_depend_on_the_batch_or_on_threads():
+def test_results_do_not_depend_on_the_batch_or_on_threads(two_threads):
     network = load("certsr", device="cpu", precision="fp32")
     x = torch.rand(3, 3, 21, 18)
-    threads = torch.get_num_threads()
     with torch.inference_mode():
-        try:
-            torch.set_num_threads(2)
-            together = network(x)
-            torch.set_num_threads(1)
-            alone = torch.cat([network(one[None]) for one in x])
-        finally:
-            torch.set_num_threads(threads)
+        together = network(x)
+        torch.set_num_threads(1)
+        alone = torch.cat([network(one[None]) for one in x])
     assert (together - alone).abs().max() < 1e-6
 
 
@@ -202,17 +197,22 @@ def test_the_code_for_wide_vectors_is_right_too(tmp_path):
     """Compiled for AVX-512's 16 values at a time, which the compiler breaks in two where the processor has but 8."""
     code = (
         "import torch\nfrom robustsr import kernels\nfrom robustsr.smoothing import median\n"
-        "from robustsr.winograd import Conv3x3\n"
+        "from robustsr.bounds import Histogram\nfrom robustsr.winograd import Conv3x3\n"
         "conv, x = torch.nn.Conv2d(48, 32, 3, padding=1), torch.randn(2, 48, 9, 14)\n"
         "assert kernels.available()\n"
         "print(float((Conv3x3(conv)(x) - conv(x)).abs().max()))\n"
         "values = list(torch.randn(6, 1000))\n"
-        "print(float((median(values) - torch.stack(values).quantile(0.5, 0)).abs().max()))"
+        "print(float((median(values) - torch.stack(values).quantile(0.5, 0)).abs().max()))\n"
+        "draws = torch.rand(5, 77) * 1.2 - 0.1\n"
+        "one, two = Histogram((77,), 5), Histogram((77,), 5)\n"
+        "one.add(draws)\n"
+        "two._count(draws.clamp(0, 1))\n"
+        "print(int((one.counts - two.counts).abs().max()))"
     )
     environment = {"PATH": os.environ["PATH"], "ROBUSTSR_CC": "cc -D__AVX512F__", "ROBUSTSR_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    convolution, middle = map(float, done.stdout.split())
-    assert convolution < 1e-4 and middle < 1e-6, done.stderr
+    convolution, middle, counted = map(float, done.stdout.split())
+    assert convolution < 1e-4 and middle < 1e-6 and counted == 0, done.stderr
 
 
 @needs_compiler

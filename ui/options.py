@@ -7,12 +7,13 @@ import shlex
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
-from robustsr import batch, threats
+from robustsr import batch
 from robustsr.catalogue import find
 from robustsr.models import Loaded, noise_inside, seeded
 from robustsr.plan import Smoothing, Target, make_plan, smoothing_for
 from robustsr.smoothing import Draws, Reduce
 from robustsr.types import RobustSRError
+from robustsr.types import number as read_number
 
 from .desk import Desk
 
@@ -169,7 +170,7 @@ def number(text: str | float | None, name: str) -> float | None:
     if not text:
         return None
     try:
-        value = threats.number(text)
+        value = read_number(text)
     except RobustSRError:
         value = math.nan
     if not math.isfinite(value):
