@@ -99,9 +99,9 @@ def installed() -> dict[str, Path]:
 
 
 def shipped() -> list[str]:
-    """The models that come with the package, in the catalogue's order."""
+    """The upscalers that come with the package, in the catalogue's order."""
     here = installed()
-    return [name for name, entry in catalogue().items() if name in here and not entry.url]
+    return [name for name, entry in catalogue().items() if name in here and not entry.url and entry.scale > 1]
 
 
 def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:

@@ -56,12 +56,12 @@ def number_of(text: str, flag: str, otherwise: str = "") -> float:
     try:
         return number(text)
     except RobustSRError:
-        raise typer.BadParameter(f"{flag} must be a number like .05, 8/255 or 8px{otherwise}, got {text!r}") from None
+        raise typer.BadParameter(f"{flag} must be {otherwise}a number like .05, 8/255 or 8px, got {text!r}") from None
 
 
 def sigma_of(text: str | None) -> float | Literal["auto"] | None:
     """What --sigma says where it may be auto."""
-    return text if text is None or text == "auto" else number_of(text, "--sigma", " or auto")  # type: ignore[return-value]
+    return text if text is None or text == "auto" else number_of(text, "--sigma", "auto or ")  # type: ignore[return-value]
 
 
 def command_line(context: typer.Context) -> str:

@@ -42,8 +42,9 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
     table = console.table("", "")
     table.show_header = False
     if entry:
+        idle = {"sigma", "samples", "draws"} if entry.scale == 1 else set()  # a denoiser is not smoothed by itself
         for key, value in vars(entry).items():
-            if value not in ("", {}):
+            if value not in ("", {}, []) and key not in idle:
                 shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
                 table.add_row(key, shown)
     if entry is None or model in catalogue.installed():

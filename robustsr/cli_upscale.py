@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, Option, before_torch, interruptible, number_of, sigma_of, typed, usage
+from .cli_common import DENOISE, Option, before_torch, interruptible, number_of, sigma_of, status, typed, usage
 from .types import RobustSRError
 
 START = time.perf_counter()
@@ -216,6 +216,11 @@ def upscale(
     sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
     if given & sizes.keys():  # a size that was typed takes the place of one that was configured
         sizes = {k: v for k, v in sizes.items() if k in given}
+    deviation, copies, limit = None, None, None
+    if smooth != "off":
+        deviation, copies = sigma_of(sigma), _copies(samples)
+        if tolerance is not None and (copies == "auto" or "tolerance" in given):
+            limit = number_of(tolerance, "--tolerance")
     if fp32 and precision not in ("auto", "fp32"):
         raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
     if ray is None and "workers" in given:
@@ -237,30 +242,28 @@ def upscale(
     for one in filter(None, (name, denoise)):
         catalogue.find(one)  # before torch comes in: a wrong name is answered at once
 
-    before_torch()
-    from . import batch, images
-    from . import plan as planning
-    from .models import load, noise_inside, seeded
+    with status() as tell:
+        tell(f"loading {name}")
+        before_torch()
+        from . import batch, images
+        from . import plan as planning
+        from .models import load, noise_inside, seeded
 
-    imported = time.perf_counter()
-    with usage():
-        target = planning.Target(**sizes)  # type: ignore[arg-type]
-        images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
-    output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
-    asked = "fp32" if fp32 else precision
-    here = {"device": "cpu", "precision": "fp32"} if ray else {"device": device, "precision": asked}
-    network = seeded(load(name, **here, denoise=denoise), seed or 0)
+        imported = time.perf_counter()
+        with usage():
+            target = planning.Target(**sizes)  # type: ignore[arg-type]
+            images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
+        output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
+        asked = "fp32" if fp32 else precision
+        here = {"device": "cpu", "precision": "fp32"} if ray else {"device": device, "precision": asked}
+        network = seeded(load(name, **here, denoise=denoise), seed or 0)
     inside = noise_inside(network)
     if smooth == "off" and not inside and "seed" in given:
         raise typer.BadParameter("--seed only matters with --smooth median or --smooth mean")
     with usage():
         smoothing = None
         if smooth != "off":
-            copies = _copies(samples)
-            limit = None
-            if tolerance is not None and (copies == "auto" or "tolerance" in given):
-                limit = number_of(tolerance, "--tolerance")
-            smoothing = planning.smoothing_for(network, smooth, sigma_of(sigma), copies, draws, seed, limit)
+            smoothing = planning.smoothing_for(network, smooth, deviation, copies, draws, seed, limit)
         plan = planning.make_plan(network, smoothing, tile, tile_pad)
     requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad, **({"seed": seed or 0} if inside else {})}
     task = batch.Task(network, smoothing, target, output, plan, requested)

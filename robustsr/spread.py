@@ -164,7 +164,8 @@ def run(
                         manifests[job.root].add(event)
                     yield _at_home(made, sent[number], job)
         finally:
-            # Workers, of which each has two files at most, are stopped in the middle of them.
+            # Workers, each with two files at most, were stopped in the middle of them. In a cluster that goes on they
+            # may live a moment longer: what they leave then is replaced when the file is done again.
             sweep(job.target for job in islice(unfinished.values(), at_work))
 
 

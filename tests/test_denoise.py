@@ -11,9 +11,12 @@ from PIL import Image
 
 import robustsr
 from robustsr import models
+from robustsr.catalogue import package_samples
 from robustsr.certificate import find_field
 from robustsr.evaluate import Study, run
+from robustsr.metrics import psnr
 from robustsr.models import denoised, load
+from robustsr.noise import gaussian
 from robustsr.onnx_network import OnnxNetwork
 from robustsr.pairs import Pictures
 from robustsr.plan import Smoothing, compose, make_plan, smoothing_for
@@ -28,6 +31,16 @@ def first(denoiser):
 @pytest.fixture
 def both(tiny, denoiser, home):
     return load(tiny, device="cpu", precision="fp32", denoise=denoiser)
+
+
+def test_the_one_that_ships_takes_noise_away_and_leaves_clean_pictures_be(home):
+    net = load("denoiser", device="cpu", precision="fp32")
+    with Image.open(package_samples() / "landscape.png") as file:
+        x = torch.from_numpy(np.asarray(file.convert("RGB")).copy()).permute(2, 0, 1)[None, :, :96, :96] / 255
+    noise = gaussian(1, range(1), 3, 96, 96, torch.zeros(1, 2, dtype=torch.int64))[0]
+    assert net.scale == 1 and psnr(net(x), x) > 44
+    for sigma, gain in ((0.03, 4.5), (0.06, 6.5), (0.1, 8)):
+        assert psnr(net(x + sigma * noise), x) > psnr(x + sigma * noise, x) + gain
 
 
 # --- the network ---

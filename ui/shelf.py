@@ -70,7 +70,7 @@ def details(name: str) -> str:
     facts = {
         "architecture": f"{entry.architecture}, x{entry.scale}, {entry.size / 2**20:.1f} MB",
         "trained": entry.trained,
-        "smoothing": f"sigma {entry.sigma:g}, {entry.samples} {entry.draws} draws",
+        "smoothing": f"sigma {entry.sigma:g}, {entry.samples} {entry.draws} draws" if entry.scale > 1 else "",
         "licence": entry.licence,
         "sha256": f"`{entry.sha256}`",
         "from": entry.url,
