@@ -124,9 +124,8 @@ def test_what_killed_processes_left_half_written_is_swept_up(tmp_path, put, kind
     left = [tmp_path / part_of(name) for name in ("a.png", "c.png")]
     for path in (*left, tmp_path / part_of("d.png"), tmp_path / "mine.part"):
         path.write_bytes(b"half")
-    put(
-        "memory://a.png", f"memory://{part_of('a.png')}", content=b"-"
-    )  # an object store has no half files: somebody else's
+    others = ("memory://a.png", f"memory://{part_of('a.png')}")  # an object store has no half files of ours
+    put(*others, content=b"-")
     unreachable = (base / "mine.part" / "x.png", base / "no" / "a.png", Url("memory://a.png"))
     sweep([*unreachable, *(base / name for name in ("a.png", "b.png", "c.png"))])
     assert {p.name for p in tmp_path.iterdir()} == {part_of("d.png"), "mine.part"}
