@@ -11,9 +11,9 @@ import argparse
 import datetime
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,8 @@ def peak(device):
     """The most memory that was in use so far, MB: of the GPU, or of this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin at the parent's peak
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def growth(name, smoothing, device):
