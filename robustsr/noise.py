@@ -64,8 +64,8 @@ def _compiled(blocks: range, h: int, w: int, origin: Tensor) -> bool:
     """Whether C code does the same: on the processor, where every counter has 32 bits."""
     if origin.device.type != "cpu" or not kernels.available():
         return False
-    corners: list[int] = origin.flatten().tolist()
-    return min(blocks.start, *corners) >= 0 and max(blocks.stop, *(place + max(h, w) for place in corners)) <= _MASK
+    counters: list[int] = [blocks.start, blocks.stop, *origin.flatten().tolist()]
+    return min(counters) >= 0 and max(counters) + max(h, w) <= _MASK
 
 
 def _bits(seed: int, blocks: range, channels: int, h: int, w: int, origin: Tensor) -> Tensor:

@@ -149,8 +149,7 @@ def run(
         announce(todo, manifests)
         sent = [Job(_absolute(job.source), _absolute(job.target), _absolute(job.root)) for job in todo]
         plans = {_absolute(root): manifest.plans for root, manifest in manifests.items()}
-        unfinished: dict[int, Job] = {}
-        at_work = 0
+        unfinished, at_work = dict[int, Job](), 0
         try:
             with connected(address) as ray:
                 machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]

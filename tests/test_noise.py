@@ -66,6 +66,10 @@ def test_counters_beyond_32_bits_are_for_torch(monkeypatch, draws, origin):
     assert torch.equal(here, gaussian(0, draws, 3, 7, 13, at(*origin)))
 
 
+def test_no_windows_have_no_noise():
+    assert gaussian(0, range(4), 3, 7, 9, torch.zeros(0, 2, dtype=torch.int64)).shape == (4, 0, 3, 7, 9)
+
+
 def test_draws_may_be_any_of_a_range():
     assert torch.equal(gaussian(0, range(3, 20, 4), 3, 7, 9, at(0, 0)), gaussian(0, range(20), 3, 7, 9, at(0, 0))[3::4])
 
