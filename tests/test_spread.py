@@ -142,7 +142,11 @@ def test_a_file_that_kills_its_workers_is_given_up(cluster, folder, tiny, monkey
     tries = spread.Tries()
     counter = SimpleNamespace(begin=SimpleNamespace(remote=lambda n: cluster.put(tries.begin(n))))
     worker = spread.Worker(recipe, 1, jobs, {job.root: {} for job in jobs}, counter)
-    made = [worker._made(0) for _ in range(4)]
+    made = [worker._made(0) for _ in range(3)]
+    half = jobs[0].target.with_name(part_of(jobs[0].target.name))
+    half.write_bytes(b"half")
+    made.append(worker._made(0))
+    assert not half.exists()
     assert [m[0].status for m in made] == ["done", "done", "done", "failed"]
     assert [len(m[0].notes) for m in made] == [0, 1, 1, 0] and "3 workers died at it" in made[3][0].error
     assert [e["event"] for e in made[0][1]] == ["plan", "begin", "done"] and made[3][1] == []
