@@ -30,7 +30,7 @@ from robustsr.types import RobustSRError
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'robustsr[ray]'")
 SCRIPT = str(Path(sys.executable).with_name("robustsr"))
-SLOW = Smoothing("median", 0.03, 40)
+SLOW = Smoothing("median", 0.03, 200)  # a second or so: a worker is killed in the middle of a picture
 
 
 @pytest.fixture(scope="module")
