@@ -70,6 +70,35 @@ static inline place where(long tile, long down, long across) {
     return (place){tile / (down * across), tile / across % down * 4, tile % across * 4};
 }
 
+// B^T d B of the 6x6 values of x (.., h, w, cin) around the tile at `at`, into 36 places `stride` apart.
+static inline void spread(const float *x, place at, long h, long w, long cin, const float *zeros, float *v,
+                          long stride) {
+    const float *from[36];
+    for (int i = 0; i < 36; i++) {
+        long r = at.top + i / 6 - 1, c = at.left + i % 6 - 1;
+        int outside = r < 0 || c < 0 || r >= h || c >= w;
+        from[i] = outside ? zeros : x + ((at.image * h + r) * w + c) * cin;
+    }
+    for (long c = 0; c < cin; c += LANES) {
+        vec e[36];
+#pragma GCC unroll 6
+        for (int j = 0; j < 6; j++) {
+            vec d[6];
+#pragma GCC unroll 6
+            for (int i = 0; i < 6; i++) d[i] = load(from[6 * i + j] + c);
+            into(d, e + j, 6);
+        }
+        float *to = v + c;
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; i++) {
+            vec d[6];
+            into(e + 6 * i, d, 1);
+#pragma GCC unroll 6
+            for (int j = 0; j < 6; j++, to += stride) store(to, d[j]);
+        }
+    }
+}
+
 // x (n, h, w, cin) to y (n, h, w, cout) plus bias; then, where slope is given, values below 0 times their channel's.
 // u: the transformed weights (cout / PANEL, 36, cin, PANEL).
 int conv3x3(const float *x, float *y, const float *u, const float *bias, const float *slope, long n, long h, long w,
@@ -87,33 +116,8 @@ int conv3x3(const float *x, float *y, const float *u, const float *bias, const f
         for (long first = 0; first < tiles; first += TILES) {
             if (failed) continue;
             long count = tiles - first < TILES ? tiles - first : TILES;
-            for (long t = 0; t < count; t++) {
-                place at = where(first + t, down, across);
-                const float *from[36];
-                for (int i = 0; i < 36; i++) {
-                    long r = at.top + i / 6 - 1, c = at.left + i % 6 - 1;
-                    int outside = r < 0 || c < 0 || r >= h || c >= w;
-                    from[i] = outside ? zeros : x + ((at.image * h + r) * w + c) * cin;
-                }
-                for (long c = 0; c < cin; c += LANES) {
-                    vec e[36];
-#pragma GCC unroll 6
-                    for (int j = 0; j < 6; j++) {
-                        vec d[6];
-#pragma GCC unroll 6
-                        for (int i = 0; i < 6; i++) d[i] = load(from[6 * i + j] + c);
-                        into(d, e + j, 6);
-                    }
-                    float *to = v + t * cin + c;
-#pragma GCC unroll 6
-                    for (int i = 0; i < 6; i++) {
-                        vec d[6];
-                        into(e + 6 * i, d, 1);
-#pragma GCC unroll 6
-                        for (int j = 0; j < 6; j++, to += stride) store(to, d[j]);
-                    }
-                }
-            }
+            for (long t = 0; t < count; t++)
+                spread(x, where(first + t, down, across), h, w, cin, zeros, v + t * cin, stride);
             for (long p = 0; p < cout; p += PANEL) {
                 for (int i = 0; i < 36; i++)
                     product(v + i * stride, u + (p / PANEL * 36 + i) * cin * PANEL, m + i * TILES * PANEL, cin);
@@ -150,6 +154,98 @@ int conv3x3(const float *x, float *y, const float *u, const float *bias, const f
         }
         free(v);
         free(m);
+    }
+    free(zeros);
+    return failed;
+}
+
+#define RANK (LANES == 16 ? 16 : 4) // input channels whose sums stay in registers
+#define BATCH 24 // tiles between two visits to the sums
+
+// A of four values, into places s apart.
+static inline void out_of_transposed(const vec *d, vec *o, int s) {
+    vec a = d[0] + d[2], b = d[1] + d[3], c = d[0] + 4 * d[2], e = 2 * d[1] + 8 * d[3];
+    o[0] = d[0];
+    o[s] = a + b;
+    o[2 * s] = a - b;
+    o[3 * s] = c + e;
+    o[4 * s] = c - e;
+    o[5 * s] = d[3];
+}
+
+// A d A^T of the 4x4 values of dy (.., h, w, cout) in the tile at `at`, into 36 places `stride` apart.
+static inline void spread_back(const float *dy, place at, long h, long w, long cout, const float *zeros, float *z,
+                               long stride) {
+    for (long c = 0; c < cout; c += LANES) {
+        vec e[24];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            vec d[4];
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                int outside = at.top + i >= h || at.left + j >= w;
+                d[i] = load(outside ? zeros : dy + ((at.image * h + at.top + i) * w + at.left + j) * cout + c);
+            }
+            out_of_transposed(d, e + j, 4);
+        }
+        float *to = z + c;
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; i++) {
+            vec d[6];
+            out_of_transposed(e + 4 * i, d, 1);
+#pragma GCC unroll 6
+            for (int j = 0; j < 6; j++, to += stride) store(to, d[j]);
+        }
+    }
+}
+
+// u (cin, cout) += v (count, cin)^T z (count, cout)
+static inline void rank_update(const float *v, const float *z, float *u, long count, long cin, long cout) {
+    for (long c = 0; c < cin; c += RANK)
+        for (long o = 0; o < cout; o += PANEL) {
+            vec sum[RANK][VECTORS];
+#pragma GCC unroll 16
+            for (int i = 0; i < RANK; i++)
+                for (int j = 0; j < VECTORS; j++) sum[i][j] = load(u + (c + i) * cout + o + j * LANES);
+            for (long t = 0; t < count; t++) {
+                vec b[VECTORS];
+                for (int j = 0; j < VECTORS; j++) b[j] = load(z + t * cout + o + j * LANES);
+#pragma GCC unroll 16
+                for (int i = 0; i < RANK; i++)
+                    for (int j = 0; j < VECTORS; j++) sum[i][j] += v[t * cin + c + i] * b[j];
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < RANK; i++)
+                for (int j = 0; j < VECTORS; j++) store(u + (c + i) * cout + o + j * LANES, sum[i][j]);
+        }
+}
+
+// The gradient of the transformed weights: for x (n, h, w, cin) and the gradient dy (n, h, w, cout) of what conv3x3
+// gives, parts (threads, 36, cin, cout), zero before, whose sum it is: always in the same order.
+int conv3x3_weights(const float *x, const float *dy, float *parts, long n, long h, long w, long cin, long cout,
+                    int threads) {
+    long down = (h + 3) / 4, across = (w + 3) / 4, tiles = n * down * across, size = 36 * cin * cout;
+    float *zeros = calloc(cin > cout ? cin : cout, sizeof(float));
+    int failed = !zeros;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(| : failed)
+    for (int mine = 0; mine < threads; mine++) {
+        long end = tiles * (mine + 1) / threads;
+        float *v = aligned_alloc(64, 36 * BATCH * cin * sizeof(float));
+        float *z = aligned_alloc(64, 36 * BATCH * cout * sizeof(float));
+        failed |= !zeros || !v || !z;
+        for (long first = tiles * mine / threads; first < end && !failed; first += BATCH) {
+            long count = end - first < BATCH ? end - first : BATCH;
+            for (long t = 0; t < count; t++) {
+                place at = where(first + t, down, across);
+                spread(x, at, h, w, cin, zeros, v + t * cin, BATCH * cin);
+                spread_back(dy, at, h, w, cout, zeros, z + t * cout, BATCH * cout);
+            }
+            for (long i = 0; i < 36; i++)
+                rank_update(v + i * BATCH * cin, z + i * BATCH * cout, parts + mine * size + i * cin * cout, count, cin,
+                            cout);
+        }
+        free(v);
+        free(z);
     }
     free(zeros);
     return failed;

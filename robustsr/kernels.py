@@ -55,6 +55,21 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None = Non
     return y
 
 
+def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    """What `convolve` of ``x (N, cin, h, w)`` passes on of ``gradient (N, cout, h, w)``: ``(36, cin, cout)``, float32.
+
+    That of the transformed weights, in the order of G w G^T.
+    """
+    n, cin, h, w = x.shape
+    cout = gradient.shape[1]
+    if gradient.shape != (n, cout, h, w) or cin % PANEL or cout % PANEL:
+        raise ValueError(f"a gradient {tuple(gradient.shape)} is not of an input {tuple(x.shape)}")
+    x, gradient = (t.contiguous(memory_format=torch.channels_last) for t in (x, gradient))
+    parts = torch.zeros(torch.get_num_threads(), 36, cin, cout, dtype=torch.float32, device="cpu")
+    _run("conv3x3_weights", *map(_address, (x, gradient, parts)), n, h, w, cin, cout)
+    return parts.sum(0)
+
+
 def median(values: Sequence[Tensor], comparators: Comparators, middle: Sequence[int]) -> Tensor:
     """What `smoothing.median` gives for flat float32 tensors."""
     values = [v.contiguous() for v in values]  # a flat one may have gaps
@@ -148,6 +163,7 @@ def _declared(path: Path) -> Any:  # noqa: ANN401
     library = ctypes.CDLL(str(path))
     address, number, small, word = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_uint32
     library.conv3x3.argtypes = (*[address] * 5, *[number] * 5, small)
+    library.conv3x3_weights.argtypes = (*[address] * 3, *[number] * 5, small)
     library.median.argtypes = (address, address, number, number, address, number, small, small, small)
     library.philox.argtypes = (address, address, *[number] * 6, word, word, small)
     library.count.argtypes = (address, number, number, address, address, small, small)

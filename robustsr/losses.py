@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import backbones
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
+from .winograd import FastConvolutions
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -92,10 +93,11 @@ def perceptual(layer: str | None = None) -> Loss:
 
     def distance(sr: Tensor, hr: Tensor) -> Tensor:
         net.to(sr.device)
-        if not known or known[0] is not hr:
-            with torch.no_grad():
-                known[:] = hr, *net(hr)
-        parts = zip(net(sr), known[1:], units, strict=True)
+        with FastConvolutions():
+            if not known or known[0] is not hr:
+                with torch.no_grad():
+                    known[:] = hr, *net(hr)
+            parts = zip(net(sr), known[1:], units, strict=True)
         each = [(mine - true).abs().mean(dim=(1, 2, 3)) / unit for mine, true, unit in parts]
         return torch.stack(each).mean(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import kernels, unet, winograd
+from . import architectures, kernels, winograd
 from .catalogue import Entry, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .onnx_facts import Facts
@@ -219,9 +220,7 @@ def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     except Exception as error:  # readers of damaged files raise whatever comes
         raise RobustSRError(f"{path} cannot be read as a checkpoint: {error or type(error).__name__}") from error
     try:
-        weights = spandrel.canonicalize_state_dict(weights)
-        net = unet.matching(weights)
-        descriptor = _unet(net, weights) if net else spandrel.ModelLoader("cpu").load_from_state_dict(weights)
+        descriptor = described(spandrel.canonicalize_state_dict(weights))
     except (spandrel.UnsupportedModelError, AttributeError, TypeError):  # the last two: not a state dict at all
         raise RobustSRError(f"{path} holds no architecture that spandrel {spandrel.__version__} knows") from None
     except (KeyError, RuntimeError, ValueError) as error:  # the right names with the wrong shapes
@@ -231,12 +230,31 @@ def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     return descriptor
 
 
-def _unet(net: unet.UNet, weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is not typed
-    """The U-Net of the thesis, which spandrel does not know, in the terms of spandrel."""
+def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is not typed
+    """The network that a state dict is of, with its weights, in the terms of spandrel.
+
+    spandrel's errors: it is of no architecture that is known, or does not fit the one that its names tell of.
+    """
+    import_torchvision()
     import spandrel
 
-    sizes = spandrel.SizeRequirements(multiple_of=net.multiple)
-    return spandrel.ImageModelDescriptor(net, weights, None, "Restoration", [], True, True, 1, 3, 3, sizes)
+    if both := architectures.parts(weights):
+        first, second = (described(part) for part in both)
+        if first.scale != 1:
+            raise ValueError(f"the denoiser is x{first.scale}")
+        sizes = [d.size_requirements for d in (first, second)]
+        together = spandrel.SizeRequirements(
+            max(s.minimum for s in sizes), math.lcm(*(s.multiple_of for s in sizes)), any(s.square for s in sizes)
+        )
+        net: nn.Module = architectures.Denoised(first.model, second.model)
+        formats = (first.supports_half and second.supports_half, first.supports_bfloat16 and second.supports_bfloat16)
+        return spandrel.ImageModelDescriptor(
+            net, weights, None, "SR", [], *formats, second.scale, first.input_channels, second.output_channels, together
+        )
+    if unet := architectures.unet_like(weights):
+        sizes = spandrel.SizeRequirements(multiple_of=unet.multiple)
+        return spandrel.ImageModelDescriptor(unet, weights, None, "Restoration", [], True, True, 1, 3, 3, sizes)
+    return spandrel.ModelLoader("cpu").load_from_state_dict(weights)
 
 
 def receptive_radius(

@@ -6,24 +6,31 @@ A quarter of the products of a direct convolution, at a few times its rounding e
 from __future__ import annotations
 
 import copy
-import functools
+from collections.abc import MutableMapping
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from . import kernels
-from .kernels import PANEL, convolve
+from .kernels import PANEL, convolve, weight_gradient
 
-_G = [
-    [1 / 4, 0, 0],
-    [-1 / 6, -1 / 6, -1 / 6],
-    [-1 / 6, 1 / 6, -1 / 6],
-    [1 / 24, 1 / 12, 1 / 6],
-    [1 / 24, -1 / 12, 1 / 6],
-    [0, 0, 1],
-]
+_G = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+    device="cpu",
+)
+_GG = torch.kron(_G, _G)  # G w G^T as a product with w written out
 
 _made: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
@@ -84,37 +91,74 @@ class Conv3x3(nn.Module):
         weight = conv.weight.detach()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
         self.weight, self.bias, self.slope = transformed(weight), bias.clone(), slope
-        self._untransformed = weight
-
-    @functools.cached_property
-    def back(self) -> tuple[Tensor, Tensor]:
-        """The weights and bias of the convolution that its gradient is."""
-        weight = self._untransformed.flip(2, 3).transpose(0, 1)
-        return transformed(weight), weight.new_zeros(len(weight))
+        self._plain = weight
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()  # autocast may have rounded it
         if not (torch.is_grad_enabled() and x.requires_grad):
             return convolve(x, self.weight, self.bias, self.slope)
-        y = cast(Tensor, _Differentiable.apply(x, self))  # type: ignore[no-untyped-call]
+        y = cast(Tensor, _Convolution.apply(x, self._plain, self.bias))  # type: ignore[no-untyped-call]
         return y if self.slope is None else torch.prelu(y, self.slope)
 
 
-class _Differentiable(torch.autograd.Function):
+class FastConvolutions(TorchFunctionMode):
+    """Within it, 3x3 convolutions that suit run by Winograd, and so do their gradients, those of the weights, too.
+
+    Of any network in float32 on the processor, training ones as well; the others, and autocast's, stay torch's.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        if function is torch.conv2d and not kwargs and _suits(*args):
+            x, weight, bias = args[:3]
+            return _Convolution.apply(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)  # type: ignore[no-untyped-call]
+        return function(*args, **(kwargs or {}))
+
+
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> bool:  # noqa: ANN401 - what conv2d takes
+    plain = how == ((1, 1), (1, 1), (1, 1), 1) and weight.shape[2:] == (3, 3)
+    ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and ours and weight.shape[0] % PANEL == weight.shape[1] % PANEL == 0 and kernels.available()
+
+
+class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Conv3x3) -> Tensor:  # noqa: ANN401 - torch's
-        ctx.layer = layer
-        return convolve(x, layer.weight, layer.bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401 - torch's
+        ctx.save_for_backward(x if weight.requires_grad else None, weight)
+        return convolve(x, _kernel(weight, back=False), bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        return convolve(gradient, *ctx.layer.back), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # noqa: ANN401
+        x, weight = ctx.saved_tensors
+        ours = ctx.needs_input_grad
+        dx = convolve(gradient, _kernel(weight, back=True), weight.new_zeros(weight.shape[1])) if ours[0] else None
+        dw = _untransformed(weight_gradient(x, gradient)) if ours[1] else None
+        return dx, dw, gradient.sum((0, 2, 3)) if ours[2] else None
+
+
+_known: MutableMapping[Tensor, tuple[tuple[int, int], dict[bool, Tensor]]] = WeakIdKeyDictionary()
+
+
+def _kernel(weight: Tensor, *, back: bool) -> Tensor:
+    """The transformed weights of a convolution, or of the one that its gradient is, until they change in place."""
+    mark = (0 if weight.is_inference() else weight._version, weight.data_ptr())
+    if weight not in _known or _known[weight][0] != mark:
+        _known[weight] = mark, {}
+    made = _known[weight][1]
+    if back not in made:
+        plain = weight.detach()
+        made[back] = transformed(plain.flip(2, 3).transpose(0, 1) if back else plain)
+    return made[back]
 
 
 def transformed(weight: Tensor) -> Tensor:
     """``(cout, cin, 3, 3)`` to G w G^T, ``(cout / PANEL, 36, cin, PANEL)``, as the kernel reads it."""
-    g = torch.tensor(_G, dtype=torch.float64, device="cpu")
     cout, cin = weight.shape[:2]
-    u = torch.einsum("ar,oirs,bs->abio", g, weight.double(), g)
-    return u.reshape(36, cin, cout // PANEL, PANEL).permute(2, 0, 1, 3).float().contiguous()
+    u = _GG @ weight.permute(2, 3, 1, 0).reshape(9, cin * cout).double()
+    return u.view(36, cin, cout // PANEL, PANEL).permute(2, 0, 1, 3).float().contiguous()
+
+
+def _untransformed(gradient: Tensor) -> Tensor:
+    """From the gradient ``(36, cin, cout)`` of transformed weights that of ``(cout, cin, 3, 3)``: G^T u G."""
+    cin, cout = gradient.shape[1:]
+    return (_GG.T.float() @ gradient.view(36, cin * cout)).view(3, 3, cin, cout).permute(3, 2, 0, 1)

@@ -14,6 +14,7 @@ from torch import nn
 
 import robustsr
 from robustsr import export as work
+from robustsr.architectures import UNet
 from robustsr.certificate import certify
 from robustsr.certify import Claim
 from robustsr.export import export, verify
@@ -25,7 +26,6 @@ from robustsr.plan import AutoSmoothing, Smoothing, make_plan, smoothing_for
 from robustsr.smoothing import Smoothed
 from robustsr.tiling import Tiled
 from robustsr.types import RobustSRError
-from robustsr.unet import UNet
 
 F = 0xFFFFFFFF
 FEW = Smoothing("median", 0.1, 3, "independent")  # opposite draws would cancel out: the tiny network is nearly linear

@@ -13,7 +13,7 @@ from torch import nn
 from robustsr import kernels
 from robustsr.models import load, photograph_like, quickened
 from robustsr.smoothing import median, selection_network
-from robustsr.winograd import Conv3x3, accelerated
+from robustsr.winograd import Conv3x3, FastConvolutions, accelerated
 
 
 @needs_compiler
@@ -45,6 +45,67 @@ def test_convolution_and_its_gradient_are_those_of_float64(channels, size):
     assert (got - want).abs().max() < 1e-4 * want.abs().max()
     (mine,) = torch.autograd.grad((got * weights.float()).sum(), x)
     assert (mine - gradient).abs().max() < 1e-4 * gradient.abs().max()
+
+
+def gradients(conv, x, of):
+    x = x.clone().requires_grad_(True)
+    y = conv(x)
+    return y, *torch.autograd.grad((y * of).sum(), [x, *conv.parameters()])
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 9), (37, 53)])
+@pytest.mark.parametrize("channels", [(16, 32), (64, 48), (96, 16)])
+def test_gradients_in_training_are_those_of_float64(channels, size, two_threads):
+    torch.manual_seed(0)
+    cin, cout = channels
+    conv = nn.Conv2d(cin, cout, 3, padding=1, bias=cin != 96)
+    x, of = torch.randn(3, cin, *size), torch.randn(3, cout, *size)
+    with FastConvolutions():
+        got = gradients(conv, x, of)
+    plain, want = gradients(conv, x, of), gradients(conv.double(), x.double(), of.double())
+    for mine, torchs, exact in zip(got, plain, want, strict=True):
+        assert not torch.equal(mine, torchs) or mine.dim() == 1  # another way of computing it, but the bias'
+        assert (mine - exact).abs().max() < 1e-4 * exact.abs().max()
+
+
+@needs_compiler
+def test_training_sees_every_change_of_its_weights():
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(1, 16, 8, 8)
+    adam = torch.optim.Adam(conv.parameters(), lr=0.1)
+    frozen = nn.Conv2d(16, 16, 3, padding=1).requires_grad_(False)
+    for _ in range(3):
+        with FastConvolutions():
+            y = frozen(conv(x))
+        assert (y - frozen(conv(x))).abs().max() < 1e-4
+        adam.zero_grad()
+        y.square().sum().backward()
+        adam.step()
+        frozen.weight.mul_(0.5)
+    frozen.double().float()  # the same values elsewhere
+    with FastConvolutions():
+        assert (frozen(x) - torch.conv2d(x, frozen.weight, frozen.bias, padding=1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3, 2, 1), nn.Conv2d(16, 20, 3, padding=1), nn.Conv2d(16, 16, 1)],
+)
+def test_other_convolutions_stay_those_of_torch(layer):
+    x = torch.randn(1, 16, 8, 8)
+    with FastConvolutions():
+        fast = layer(x), layer.double()(x.double())
+    assert torch.equal(fast[1], layer(x.double())) and torch.equal(fast[0], layer.float()(x))
+
+
+def test_autocast_keeps_its_number_format():
+    conv, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(1, 16, 8, 8)
+    with FastConvolutions(), torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+    with FastConvolutions(), torch.inference_mode():
+        inside = nn.Conv2d(16, 16, 3, padding=1)
+        assert (inside(x) - torch.conv2d(x, inside.weight, inside.bias, padding=1)).abs().max() < 1e-5
 
 
 @needs_compiler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from robustsr.engine import full_float32
+from robustsr.engine import buffers_kept, full_float32
 from robustsr.types import RobustSRError
 
 from .checkpoint import State
@@ -150,11 +150,9 @@ def train(
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
     check(recipe)
     session = Session.begin(recipe, device, checkpoint if resume else None, say)
-    if session.crew.is_main_process:
-        with closing(Log(out, session.state.step)) as log:
-            yield from _steps(session, out, log, stop, every, pulse)
-    else:
-        yield from _steps(session, out, None, stop, every, pulse)
+    with buffers_kept(), ExitStack() as stack:
+        log = stack.enter_context(closing(Log(out, session.state.step))) if session.crew.is_main_process else None
+        yield from _steps(session, out, log, stop, every, pulse)
     session.end()
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from robustsr.architectures import Denoised, UNet
 from robustsr.files import atomic
-from robustsr.models import Network, load
+from robustsr.models import Network, described, load
 from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
-from robustsr.unet import UNet, matching
 
 from .recipe import Generator
 
 import_torchvision()
-from spandrel import ModelLoader  # noqa: E402
 from spandrel.architectures.Compact import Compact  # noqa: E402
 from spandrel.architectures.ESRGAN import ESRGAN  # noqa: E402
 
@@ -35,8 +35,11 @@ def build(config: Generator, seed: int) -> nn.Module:
     last convolution times .1; PyTorch's own lets the gradient vanish through 16 PReLU layers (1e-8 at the first).
     RRDB: see `_rrdb`.
     """
+    if config.denoise:
+        upscaler = build(replace(config, denoise=""), seed)
+        return Denoised(_start(config.denoise, 1, "denoise"), upscaler)
     if config.init:
-        return _start(config)
+        return _start(config.init, own_scale(config), "init")
     if config.architecture == "compact":
         net: nn.Module = Compact(num_feat=config.features, num_conv=config.convs, upscale=config.scale)
     elif config.architecture == "unet":
@@ -71,18 +74,18 @@ def _rrdb(config: Generator, seed: int) -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _start(config: Generator) -> nn.Module:
-    start = load(config.init, device="cpu", precision="fp32")
+def _start(name: str, scale: int, key: str) -> nn.Module:
+    start = load(name, device="cpu", precision="fp32")
     if not isinstance(start, Network) or not any(True for _ in start.module.parameters()):
-        raise RobustSRError(f"generator.init {config.init!r} has no weights that train: name a checkpoint")
-    if start.scale != own_scale(config):
-        raise RobustSRError(f"generator.init {config.init!r} is x{start.scale}, the recipe's is x{own_scale(config)}")
+        raise RobustSRError(f"generator.{key} {name!r} has no weights that train: name a checkpoint")
+    if start.scale != scale:
+        raise RobustSRError(f"generator.{key} {name!r} is x{start.scale}, the recipe's is x{scale}")
     return start.module.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def rebuilt(weights: Mapping[str, Tensor]) -> nn.Module:
     """The network that a state dict is of, to train on: that of a run, without the ``generator.init`` it began with."""
-    net = matching(weights) or ModelLoader("cpu").load_from_state_dict(dict(weights)).model
+    net: nn.Module = described(dict(weights)).model
     return net.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

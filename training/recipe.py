@@ -49,6 +49,7 @@ class Generator:
     blocks: int = 23  # rrdb
     scale: int = 4  # unet: the factor by which its input was shrunk and enlarged again; its own scale is 1
     init: str = ""  # a robustsr model name or any checkpoint to start from, which brings its own architecture
+    denoise: str = ""  # likewise a denoiser, that goes before it and is trained with it
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.optim import Adam
 
 from robustsr.models import Network, load
 from robustsr.types import RobustSRError
+from robustsr.winograd import FastConvolutions
 
 from .checkpoint import State
 from .objectives import Forward, Terms, adversary, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
@@ -55,6 +57,10 @@ class Step:
 
     def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         """Takes uint8 ``lr (N, 3, p, p)`` and ``hr (N, 3, s*p, s*p)``; the losses, weighted, detached."""
+        with nullcontext() if self.recipe.compile else FastConvolutions():
+            return self._step(lr, hr)
+
+    def _step(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         recipe, state = self.recipe, self.state
         for optimiser, peak in ((state.optimiser, recipe.optimiser.lr), (state.d_optimiser, recipe.discriminator.lr)):
             for group in optimiser.param_groups if optimiser else []:

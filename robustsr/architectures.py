@@ -1,4 +1,4 @@
-"""The U-Net for super-resolution at scale 1 of the thesis (Patsatzi 2023, section 4.2.1)."""
+"""The architectures that spandrel does not know: the thesis' U-Net, and a denoiser and an upscaler in one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from .types import RobustSRError
 
 
 class UNet(nn.Module):
-    """Five poolings, channels 8-16-32-64-128, two 3x3 convolutions with batch norm and ReLU per step, skips.
+    """The U-Net for super-resolution at scale 1 of the thesis (Patsatzi 2023, section 4.2.1).
+
+    Five poolings, channels 8-16-32-64-128, two 3x3 convolutions with batch norm and ReLU per step, skips.
 
     ``(N, 3, h, w)`` to the same, h and w multiples of 32; RobustSRError: others. The thesis names five widths for five
     poolings and leaves the bottleneck open: 128 here. Up: 2x2 transposed convolutions of stride 2, concatenation, two
@@ -55,7 +57,30 @@ def _block(ins: int, outs: int) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-def matching(weights: Mapping[str, Tensor]) -> UNet | None:
+class Denoised(nn.Module):
+    """f(D(x)) trained as one: D the ``denoiser``, of scale 1, f the ``upscaler``; ``(N, 3, h, w)`` to f's scale."""
+
+    def __init__(self, denoiser: nn.Module, upscaler: nn.Module) -> None:
+        super().__init__()
+        self.denoiser, self.upscaler = denoiser, upscaler
+
+    def forward(self, x: Tensor) -> Tensor:
+        sr: Tensor = self.upscaler(self.denoiser(x))
+        return sr
+
+
+def parts(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The state dicts of a `Denoised`'s denoiser and upscaler; empty: ``weights`` are another architecture's."""
+    found: dict[str, dict[str, Tensor]] = {"denoiser": {}, "upscaler": {}}
+    for name, tensor in weights.items():
+        part, _, rest = name.partition(".")
+        if part not in found:
+            return []
+        found[part][rest] = tensor
+    return list(found.values()) if all(found.values()) else []
+
+
+def unet_like(weights: Mapping[str, Tensor]) -> UNet | None:
     """An untrained U-Net as wide and deep as a state dict tells; None: its names are another architecture's."""
     if not {"down.0.0.weight", "bottom.0.weight", "up.0.weight", "last.weight"} <= weights.keys():
         return None

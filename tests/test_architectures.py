@@ -1,6 +1,8 @@
-"""The thesis' U-Net: sizes, weights to files and back, training on pictures that were shrunk and enlarged again."""
+"""What spandrel does not know: the thesis' U-Net, trained on pictures that were shrunk and enlarged again; a denoiser
+and an upscaler in one."""
 
 import pytest
+import tiny_run
 import torch
 from PIL import Image
 from robustsr_training.checkpoint import State
@@ -9,9 +11,9 @@ from robustsr_training.networks import build, export
 from robustsr_training.recipe import Generator, Recipe
 from safetensors.torch import load_file, save_file
 
+from robustsr.architectures import UNet, unet_like
 from robustsr.models import EFFECTIVE_CONTEXT, load
 from robustsr.types import RobustSRError
-from robustsr.unet import UNet, matching
 
 
 def seen(widths=(4, 8), bottleneck=8):
@@ -92,7 +94,7 @@ def test_damaged_weights_are_refused(tmp_path, damage):
 
 
 def test_other_architectures_are_left_to_spandrel(tiny):
-    assert matching(load_file(tiny)) is None and load(tiny, device="cpu").scale == 4
+    assert unet_like(load_file(tiny)) is None and load(tiny, device="cpu").scale == 4
 
 
 def test_gradients_reach_the_first_layer_and_weights_follow_from_the_seed():
@@ -138,3 +140,36 @@ def test_looking_whether_a_run_is_healthy_teaches_it_nothing(recipe, tmp_path, h
     list(train(recipe, tmp_path / "parts", stop=lambda: next(asked)))
     state = State.resumed(tmp_path / "parts" / "checkpoint.pt", recipe, torch.device("cpu"))
     assert state.net.down[0][1].num_batches_tracked == 2
+
+
+def test_a_denoiser_and_an_upscaler_train_as_one(tmp_path, photo, home):
+    folder = tiny_run.pictures(tmp_path, photo)
+    made = tiny_run.recipe(folder, 'generator.init="psnr"', 'generator.denoise="denoiser"', "optimiser.steps=1")
+    start = build(made.generator, 0)
+    export(start, tmp_path / "both.safetensors", {})
+    both, apart = (
+        load(name, device="cpu", precision="fp32", denoise=first)
+        for name, first in ((tmp_path / "both.safetensors", None), ("psnr", "denoiser"))
+    )
+    x = torch.rand(1, 3, 24, 31)
+    assert (both(x) - apart(x)).abs().max() < 1e-5
+    assert (both.scale, both.context, both.exact) == (4, apart.context, True)
+    list(train(made, folder / "run"))
+    trained = load_file(folder / "run" / f"{made.name}.safetensors")
+    for part in ("denoiser.", "upscaler."):
+        assert any(k.startswith(part) and not torch.equal(v, start.state_dict()[k].half()) for k, v in trained.items())
+    again = tiny_run.recipe(folder, f'generator.init="{folder / "run" / made.name}.safetensors"')
+    assert build(again.generator, 0).state_dict().keys() == trained.keys()
+
+
+def test_a_denoiser_in_front_has_to_be_one(tmp_path, photo, home):
+    with pytest.raises(RobustSRError, match=r"generator.denoise 'psnr' is x4, the recipe's is x1"):
+        build(Generator(denoise="psnr"), 0)
+    save_file({"denoiser.weight": torch.ones(3), "upscaler.weight": torch.ones(3)}, tmp_path / "odd.safetensors")
+    with pytest.raises(RobustSRError, match="holds no architecture"):
+        load(tmp_path / "odd.safetensors")
+    four = load("psnr", device="cpu").module.state_dict()
+    twice = {f"{part}.{k}": v.clone().contiguous() for part in ("denoiser", "upscaler") for k, v in four.items()}
+    save_file(twice, tmp_path / "twice.safetensors")
+    with pytest.raises(RobustSRError, match="does not fit the architecture its names tell of: the denoiser is x4"):
+        load(tmp_path / "twice.safetensors")
