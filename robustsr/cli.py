@@ -43,9 +43,10 @@ def main() -> None:
         if first_process():
             console.say(f"error: {error}", "bold red")
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.say("interrupted")
-        sys.exit(130)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # which typer made this of
+            console.say("interrupted", "yellow")
+        raise
 
 
 def _version(value: bool) -> None:

@@ -11,7 +11,7 @@ from . import console
 from .cli_common import (
     MOST_PIXELS,
     Option,
-    before_torch,
+    bring_torch,
     command_line,
     curve,
     found,
@@ -142,7 +142,7 @@ def attack(
     name = found(model)
     for other in (*(compare or []), *([denoise] if denoise else [])):
         found(other)
-    before_torch()
+    bring_torch()
     from . import attack as work
     from . import attack_files, attack_report, losses, threats
     from . import scene as scenes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, MOST_PIXELS, Option, found, interruptible, load, number_of, typed, usage
+from .cli_common import DENOISE, MOST_PIXELS, Option, bring_torch, found, interruptible, load, number_of, typed, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def certify(
         raise typer.BadParameter("--form only matters with --smooth mean")
     with usage():
         claim = Claim(deviation, radius, samples, ship, alpha, beta, scope, smooth, form)
+    bring_torch()
     from . import certificate_files as work
     from .certificate import certify as run
     from .certificate import for_picture
@@ -214,6 +215,7 @@ def _verify(
     json: bool,
 ) -> None:
     """Recomputes a certificate; exit code 1 if anything does not hold."""
+    bring_torch()
     from . import certificate_files as work
     from .record import verify
     from .scene import box

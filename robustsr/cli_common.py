@@ -102,17 +102,20 @@ def offer_weights(loss: str) -> None:
 
 
 def load(name: str, device: str, precision: str = "fp32", denoise: str | None = None) -> Loaded:
-    """The model, perhaps after a denoiser; torch comes in here."""
-    before_torch()
+    """The model, perhaps after a denoiser."""
+    bring_torch()
     from .models import load
 
     return load(name, device=device, precision=precision, denoise=denoise)
 
 
-def before_torch() -> None:
-    """To be called before torch is imported."""
+def bring_torch() -> None:
+    """Imports torch, before anything else does: seconds, which a terminal shows."""
     # oneDNN keeps its code for 1,024 layer shapes; a folder of pictures of all sizes would fill that, 0.2 MB each.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    with status() as tell:
+        tell("loading torch")
+        import torch  # noqa: F401
 
 
 def first_process() -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import catalogue, console
-from .cli_common import Option, before_torch, command_line, found, interruptible, load, show, sigma_of, status, usage
+from .cli_common import Option, bring_torch, command_line, found, interruptible, load, show, sigma_of, status, usage
 from .cli_scene import (
     FILES,
     MODELS,
@@ -76,7 +76,7 @@ def compare(
     page = sheet.with_suffix(".html")
     if (there := [str(p) for p in (sheet, page) if p.exists()]) and not overwrite:
         raise RobustSRError(f"{' and '.join(there)} would be replaced: add --overwrite, or choose another -o")
-    before_torch()
+    bring_torch()
     from . import compare as work
     from . import scene as scenes
     from .files import atomic

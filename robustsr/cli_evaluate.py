@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import catalogue, console
-from .cli_common import DENOISE, command_line, found, interruptible, show, usage
+from .cli_common import DENOISE, bring_torch, command_line, found, interruptible, show, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure models under noise, corruptions and attacks; tables, plots and an HTML report."""
+    bring_torch()
     from . import layouts, protocols
     from .evaluate import Study, parse
     from .plan import Smoothing
@@ -170,6 +171,7 @@ def tune(
     precision: Precision = "auto",
 ) -> None:
     """Find the best sigma per model and perturbation, and calibrate `--sigma auto` with it."""
+    bring_torch()
     from . import catalogue, layouts, protocols
     from .models import load
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console
-from .cli_common import Option, before_torch, first_process, interruptible
+from .cli_common import Option, bring_torch, first_process, interruptible
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def train(
         console.out.print(table)
         return
     chosen = Recipe.load(recipe, set_ or [])
-    before_torch()
+    bring_torch()
     from .engine import resolve_device
 
     where = str(resolve_device(device))

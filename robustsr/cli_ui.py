@@ -6,7 +6,7 @@ import os
 from typing import Annotated
 
 from . import console
-from .cli_common import Option, before_torch
+from .cli_common import Option, bring_torch
 from .types import RobustSRError
 
 
@@ -37,7 +37,7 @@ def ui(
     user, colon, password = text.partition(":")
     if text and not (user and colon and password):
         raise RobustSRError("--auth wants USER:PASSWORD")
-    before_torch()
+    bring_torch()
     console.say("starting ...")
     from .engine import resolve_device
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, Option, before_torch, interruptible, number_of, sigma_of, status, typed, usage
+from .cli_common import DENOISE, Option, bring_torch, interruptible, number_of, sigma_of, status, typed, usage
 from .types import RobustSRError
 
 START = time.perf_counter()
@@ -242,9 +242,9 @@ def upscale(
     for one in filter(None, (name, denoise)):
         catalogue.find(one)  # before torch comes in: a wrong name is answered at once
 
+    bring_torch()
     with status() as tell:
         tell(f"loading {name}")
-        before_torch()
         from . import batch, images
         from . import plan as planning
         from .models import load, noise_inside, seeded

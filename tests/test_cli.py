@@ -224,6 +224,18 @@ def test_a_killed_batch_resumes_to_the_same_bytes(pictures, photo, tiny, kill):
     assert sorted(os.listdir("out")) == sorted(os.listdir("whole"))
 
 
+@pytest.mark.parametrize("words", [["certify"], ["compare", "in/a.png"], ["evaluate", "in"], ["upscale", "in"]])
+def test_ctrl_c_while_torch_is_loaded_has_a_word(pictures, words):
+    Path("torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "robustsr", *words],
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
 def test_each_picture_can_have_as_many_copies_as_it_needs(pictures, tiny):
     flags = ["-m", tiny, "--smooth", "median", "--sigma", "0.1", "--samples", "auto", "--tolerance", "1/255"]
     code, _, err = go("upscale", "in", "-o", "out", *flags)

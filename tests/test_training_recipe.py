@@ -35,7 +35,7 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
         ("optimiser.steps=0", "optimiser.steps must be at least 1"),
         ("optimiser=3", "optimiser is a section"),
         ("optimiser.schedule=linear", "optimiser.schedule must be cosine or constant"),
-        ("precision=int8", "precision must be fp32 or bf16"),
+        ("precision=int8", "precision must be auto or fp32 or bf16"),
         ("denoiser.objective=psnr", "denoiser.objective must be mse or stability or task"),
         ("inputs.sigmas=[0.1, 0.2]", r"must be as many, at least one, got \[0.1, 0.2\] and \[1\]"),
         ("inputs.sigmas=[]", "must be as many, at least one"),

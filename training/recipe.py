@@ -146,8 +146,8 @@ class Recipe:
 
     name: str
     seed: int = 0
-    precision: str = "bf16"  # fp32 | bf16 (autocast; weights and the optimiser stay float32)
-    compile: bool = False
+    precision: str = "auto"  # fp32 | bf16 (autocast; weights and the optimiser stay float32); auto: what is fast here
+    compile: bool = False  # not where the fast convolutions are: processors in float32 that have a C compiler
     checkpoint_every: int = 500
     checkpoint_mib: int = 0  # a checkpoint is kept in files of at most so many MiB; 0: in one
     generator: Generator = field(default_factory=Generator)
@@ -166,7 +166,7 @@ class Recipe:
                 if not all(holds(v) for v in (value if isinstance(value, tuple) else (value,))):
                     raise RobustSRError(f"recipe: {key} must be {words}, got {_toml(value)}")
         for key, chosen, known in (
-            ("precision", self.precision, ("fp32", "bf16")),
+            ("precision", self.precision, ("auto", "fp32", "bf16")),
             ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
             ("data.downscale", self.data.downscale, ("bicubic", "bilinear")),
             ("denoiser.objective", self.denoiser.objective, ("", "mse", "stability", "task")),

@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from robustsr import kernels
+from robustsr.engine import auto_precision
 from robustsr.models import Network, load
 from robustsr.types import RobustSRError
 from robustsr.winograd import FastConvolutions
@@ -51,13 +53,18 @@ class Step:
         self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
         self.terms, self.behind = Terms(recipe.loss), frozen(recipe, device)
         self.adversary = adversary(recipe.inputs)
-        self.net: Forward = torch.compile(state.net) if recipe.compile else state.net
+        precision = auto_precision(device, winograd=True) if recipe.precision == "auto" else recipe.precision
+        self.bf16 = precision == "bf16"
+        fast = device.type == "cpu" and not self.bf16 and kernels.available()
+        compiled = recipe.compile and not fast  # which leaves no convolution to FastConvolutions
+        self.net: Forward = torch.compile(state.net) if compiled else state.net
         judge = state.discriminator
-        self.judge: nn.Module | None = torch.compile(judge) if recipe.compile and judge is not None else judge  # type: ignore[assignment]
+        self.judge: nn.Module | None = torch.compile(judge) if compiled and judge is not None else judge  # type: ignore[assignment]
+        self.mode = FastConvolutions() if fast else nullcontext()
 
     def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         """Takes uint8 ``lr (N, 3, p, p)`` and ``hr (N, 3, s*p, s*p)``; the losses, weighted, detached."""
-        with nullcontext() if self.recipe.compile else FastConvolutions():
+        with self.mode:
             return self._step(lr, hr)
 
     def _step(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
@@ -96,7 +103,7 @@ class Step:
         return good and all(math.isfinite(value) for value in means.values())
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _forward(self, x: Tensor) -> Tensor:
         """What is trained, for attacks and losses alike: the network, or a denoiser before a fixed one."""
