@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .types import RobustSRError
+
+Call = Callable[[nn.Module, Tensor], Tensor]
 
 
 class UNet(nn.Module):
@@ -58,15 +60,18 @@ def _block(ins: int, outs: int) -> nn.Sequential:
 
 
 class Denoised(nn.Module):
-    """f(D(x)) trained as one: D the ``denoiser``, of scale 1, f the ``upscaler``; ``(N, 3, h, w)`` to f's scale."""
+    """f(D(x)) trained as one: D the ``denoiser``, of scale 1, f the ``upscaler``; ``(N, 3, h, w)`` to f's scale.
 
-    def __init__(self, denoiser: nn.Module, upscaler: nn.Module) -> None:
+    ``calls``: how each is called.
+    """
+
+    def __init__(self, denoiser: nn.Module, upscaler: nn.Module, *calls: Call) -> None:
         super().__init__()
-        self.denoiser, self.upscaler = denoiser, upscaler
+        self.denoiser, self.upscaler, self.calls = denoiser, upscaler, calls
 
     def forward(self, x: Tensor) -> Tensor:
-        sr: Tensor = self.upscaler(self.denoiser(x))
-        return sr
+        first, second = self.calls
+        return second(self.upscaler, first(self.denoiser, x))
 
 
 def parts(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -10,7 +10,7 @@ import typer
 from . import console
 from .cli_attack import attack
 from .cli_certify import certify
-from .cli_common import Option, Spreadable, first_process
+from .cli_common import Option, Spreadable, bring_torch, first_process
 from .cli_compare import compare
 from .cli_corrupt import corrupt
 from .cli_evaluate import evaluate, tune
@@ -65,6 +65,7 @@ def _root(
 @app.command()
 def devices() -> None:
     """What torch can run on here, and which number format `--precision auto` takes."""
+    bring_torch()
     from . import engine, kernels
 
     compiled = kernels.available()

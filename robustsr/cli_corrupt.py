@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console
-from .cli_common import interruptible, usage
+from .cli_common import bring_torch, interruptible, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def corrupt(
     list_: Annotated[bool, typer.Option("--list", help="Show all kinds, and do nothing else.")] = False,
 ) -> None:
     """Make pictures worse, reproducibly: `robustsr corrupt photos/ -k jpeg:quality=20 -k fog:severity=3`."""
+    bring_torch()
     from . import images, jobs
     from .corruptions import parse
     from .remote import local

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import backbones, catalogue, console
+from .cli_common import load
 from .types import RobustSRError
 
 app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
@@ -48,9 +49,7 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
                 shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
                 table.add_row(key, shown)
     if entry is None or model in catalogue.installed():
-        from .models import load
-
-        network = load(model, device="cpu", precision="fp32")
+        network = load(model, "cpu")
         table.add_row("path", str(catalogue.find(model)[0]))
         reach = "receptive radius" if network.exact else "effective context"
         table.add_row("loads as", f"x{network.scale}, {reach} {network.context} input pixels")
@@ -72,12 +71,9 @@ def models_add(
     name: Annotated[str | None, typer.Option("--name", help="Default: the file's name.")] = None,
 ) -> None:
     """Keep a checkpoint of your own among the models, so that it can be named."""
-    from . import catalogue
-    from .models import load
-
     if path.suffix.lower() not in catalogue.ENDINGS:
         raise RobustSRError(f"{path}: give the path of a {', '.join(catalogue.ENDINGS)} file")
-    network = load(path, device="cpu", precision="fp32")
+    network = load(str(path), "cpu")
     target = catalogue.add(path, name)
     named = next(n for n, p in catalogue.installed().items() if p == target)
     console.out.print(f"{named}: x{network.scale}, kept as {target}", markup=False, soft_wrap=True)

@@ -48,7 +48,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None = Non
     cout = len(bias)
     if weight.shape != (cout // PANEL, 36, cin, PANEL) or cin % PANEL or (slope is not None and len(slope) != cout):
         raise ValueError(f"weights {tuple(weight.shape)} are not for {cin} to {cout} channels")
-    x = x.contiguous(memory_format=torch.channels_last)
+    x, bias = x.contiguous(memory_format=torch.channels_last), bias.contiguous()
     y = torch.empty((n, cout, h, w), dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
     places = [None if t is None else _address(t) for t in (x, y, weight, bias, slope)]
     _run("conv3x3", *places, n, h, w, cin, cout)
@@ -65,8 +65,9 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     if gradient.shape != (n, cout, h, w) or cin % PANEL or cout % PANEL:
         raise ValueError(f"a gradient {tuple(gradient.shape)} is not of an input {tuple(x.shape)}")
     x, gradient = (t.contiguous(memory_format=torch.channels_last) for t in (x, gradient))
-    parts = torch.zeros(torch.get_num_threads(), 36, cin, cout, dtype=torch.float32, device="cpu")
-    _run("conv3x3_weights", *map(_address, (x, gradient, parts)), n, h, w, cin, cout)
+    workers = max(1, min(torch.get_num_threads(), n * (h // 4) * (w // 4) // 24))  # each has sums of its own
+    parts = torch.zeros(workers, 36, cin, cout, dtype=torch.float32, device="cpu")
+    _run("conv3x3_weights", *map(_address, (x, gradient, parts)), n, h, w, cin, cout, threads=workers)
     return parts.sum(0)
 
 
@@ -106,8 +107,8 @@ def count(draws: Tensor, sums: Tensor, counts: Tensor) -> None:
     _run("count", _address(draws), n, size, *places, int(wide))
 
 
-def _run(name: str, *arguments: Any) -> None:  # noqa: ANN401 - what C takes
-    if getattr(_library(), name)(*arguments, torch.get_num_threads()):
+def _run(name: str, *arguments: Any, threads: int | None = None) -> None:  # noqa: ANN401 - what C takes
+    if getattr(_library(), name)(*arguments, threads or torch.get_num_threads()):
         raise MemoryError(f"out of memory in {name}")
 
 

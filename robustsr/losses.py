@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import backbones
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
-from .winograd import FastConvolutions
+from .winograd import accelerated
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -93,11 +93,12 @@ def perceptual(layer: str | None = None) -> Loss:
 
     def distance(sr: Tensor, hr: Tensor) -> Tensor:
         net.to(sr.device)
-        with FastConvolutions():
-            if not known or known[0] is not hr:
-                with torch.no_grad():
-                    known[:] = hr, *net(hr)
-            parts = zip(net(sr), known[1:], units, strict=True)
+        slow = sr.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        features = net if slow else accelerated(net) or net
+        if not known or known[0] is not hr:
+            with torch.no_grad():
+                known[:] = hr, *features(hr)
+        parts = zip(features(sr), known[1:], units, strict=True)
         each = [(mine - true).abs().mean(dim=(1, 2, 3)) / unit for mine, true, unit in parts]
         return torch.stack(each).mean(0)
 
@@ -113,19 +114,14 @@ def deepest_layer() -> str:
     raise RobustSRError(f"{backbones.find('vgg19')} holds no VGG19 features: delete it and get it anew")
 
 
-class _Features(nn.Sequential):
-    """A stack of layers that gives the outputs of some of them, by their numbers."""
-
-    def __init__(self, layers: list[nn.Module], wanted: list[int]) -> None:
-        super().__init__(*layers)
-        self.wanted = wanted
+class _Features(nn.ModuleList):
+    """Stacks of layers, one behind the other: the output of each."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
         found = []
-        for i, layer in enumerate(self):
-            x = layer(x)
-            if i in self.wanted:
-                found.append(x)
+        for stack in self:
+            x = stack(x)
+            found.append(x)
         return found
 
 
@@ -141,18 +137,20 @@ def _vgg19(names: str) -> tuple[_Features, list[float]]:
     if f"features.{depth - 1}.weight" not in weights:
         path, layer = backbones.find("vgg19"), LAYERS[depth - 1]
         raise RobustSRError(f"{path} ends at {deepest_layer()}, {layer} is missing: `robustsr models pull vgg19`")
-    parts: list[nn.Module] = [_Normalise()]
+    stacks: list[list[nn.Module]] = [[_Normalise()]]
     channels = 3
     for i, kind in enumerate(LAYERS[:depth]):
         if kind[0] == "c":
             weight, bias = weights[f"features.{i}.weight"], weights[f"features.{i}.bias"]
             conv = nn.Conv2d(channels, len(weight), 3, padding=1)
             conv.load_state_dict({"weight": weight, "bias": bias})
-            parts.append(conv)
+            stacks[-1].append(conv)
             channels = len(weight)
         else:
-            parts.append(nn.ReLU() if kind == "relu" else nn.MaxPool2d(2))
-    net = _Features(parts, [i + 1 for i in wanted]).eval().requires_grad_(False)  # the first part normalises
+            stacks[-1].append(nn.ReLU() if kind == "relu" else nn.MaxPool2d(2))
+        if i in wanted[:-1]:
+            stacks.append([])
+    net = _Features(nn.Sequential(*stack) for stack in stacks).eval().requires_grad_(False)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
         units = [float(x.abs().mean()) for x in net(_reference())]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ class Network:
     """
 
     module: nn.Module
-    call: Callable[[nn.Module, Tensor], Tensor]  # how its architecture is called
+    call: architectures.Call  # how its architecture is called
     scale: int
     context: int
     exact: bool
@@ -246,7 +245,7 @@ def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is 
         together = spandrel.SizeRequirements(
             max(s.minimum for s in sizes), math.lcm(*(s.multiple_of for s in sizes)), any(s.square for s in sizes)
         )
-        net: nn.Module = architectures.Denoised(first.model, second.model)
+        net: nn.Module = architectures.Denoised(first.model, second.model, first._call_fn, second._call_fn)
         formats = (first.supports_half and second.supports_half, first.supports_bfloat16 and second.supports_bfloat16)
         return spandrel.ImageModelDescriptor(
             net, weights, None, "SR", [], *formats, second.scale, first.input_channels, second.output_channels, together
@@ -257,9 +256,7 @@ def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is 
     return spandrel.ModelLoader("cpu").load_from_state_dict(weights)
 
 
-def receptive_radius(
-    module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], multiple: int = 1
-) -> tuple[int, bool]:
+def receptive_radius(module: nn.Module, call: architectures.Call, multiple: int = 1) -> tuple[int, bool]:
     """How far, in LR pixels, an output pixel depends on the input, and whether that is exact.
 
     The radii of all stride-1 convolutions added up bound it; where the sum is small and the gradient of a

@@ -1,19 +1,18 @@
 """Networks whose 3x3 convolutions run by Winograd's F(4x4, 3x3) on processors (Lavin & Gray 2016).
 
-A quarter of the products of a direct convolution, at a few times its rounding error: still float32 to about 1e-6.
+A quarter of the products of a direct convolution, at a few times its rounding error: outputs are still float32 to about
+1e-6, gradients of weights to 2e-5 of their largest.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import MutableMapping
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from . import kernels
 from .kernels import PANEL, convolve, weight_gradient
@@ -31,6 +30,8 @@ _G = torch.tensor(
     device="cpu",
 )
 _GG = torch.kron(_G, _G)  # G w G^T as a product with w written out
+WIDEST = 256  # channels
+FEWEST = 128  # tiles of 4x4 outputs, where weights are transformed anew at every step
 
 _made: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
@@ -70,8 +71,13 @@ def _replaced(module: nn.Module) -> nn.Module:
 
 def _fits(conv: nn.Conv2d) -> bool:
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
-    plain = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
-    return plain and conv.in_channels % PANEL == 0 and conv.out_channels % PANEL == 0
+    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and _wide(conv.weight)
+
+
+def _wide(weight: Tensor) -> bool:
+    """Whether a layer's channels are panels, and not so many that its transformed weights, four times as large, cost
+    more than they save."""
+    return all(channels % PANEL == 0 and channels <= WIDEST for channels in weight.shape[:2])
 
 
 def _slope(activation: nn.Module, channels: int) -> Tensor | None:
@@ -90,65 +96,80 @@ class Conv3x3(nn.Module):
         super().__init__()
         weight = conv.weight.detach()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
-        self.weight, self.bias, self.slope = transformed(weight), bias.clone(), slope
-        self._plain = weight
+        self.bias, self.slope = bias.clone(), slope
+        self._plain, self._made = weight, Kernels()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()  # autocast may have rounded it
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return convolve(x, self.weight, self.bias, self.slope)
-        y = cast(Tensor, _Convolution.apply(x, self._plain, self.bias))  # type: ignore[no-untyped-call]
+            return convolve(x, self._made.of(self._plain, back=False), self.bias, self.slope)
+        y = cast(Tensor, _Convolution.apply(x, self._plain, self.bias, self._made))  # type: ignore[no-untyped-call]
         return y if self.slope is None else torch.prelu(y, self.slope)
 
 
 class FastConvolutions(TorchFunctionMode):
     """Within it, 3x3 convolutions that suit run by Winograd, and so do their gradients, those of the weights, too.
 
-    Of any network in float32 on the processor, training ones as well; the others, and autocast's, stay torch's.
+    Of any network in float32 on the processor; the others, and autocast's, stay torch's. Transformed weights are kept
+    until it ends, or the weights change by an operation that torch counts: leave it before others, like fused Adam.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made = Kernels()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         if function is torch.conv2d and not kwargs and _suits(*args):
             x, weight, bias = args[:3]
-            return _Convolution.apply(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)  # type: ignore[no-untyped-call]
+            bias = weight.new_zeros(len(weight)) if bias is None else bias
+            return _Convolution.apply(x, weight, bias, self._made)  # type: ignore[no-untyped-call]
         return function(*args, **(kwargs or {}))
 
+    def __exit__(self, *exception: Any) -> None:  # noqa: ANN401 - torch's
+        self._made.clear()
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> bool:  # noqa: ANN401 - what conv2d takes
-    plain = how == ((1, 1), (1, 1), (1, 1), 1) and weight.shape[2:] == (3, 3)
+
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any) -> bool:  # noqa: ANN401 - what conv2d takes
+    plain = how == ((1, 1), (1, 1), (1, 1), 1) and weight.shape[2:] == (3, 3) and x.dim() == 4 and _wide(weight)
     ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and ours and weight.shape[0] % PANEL == weight.shape[1] % PANEL == 0 and kernels.available()
+    return plain and ours and _tiles(x) >= (FEWEST if weight.requires_grad else 0) and kernels.available()
+
+
+def _tiles(x: Tensor) -> int:
+    n, _, h, w = x.shape
+    return int(n * -(-h // 4) * -(-w // 4))
+
+
+class Kernels(dict[tuple[int, bool], tuple[Tensor, int, Tensor]]):
+    """Transformed weights by the weights they are of."""
+
+    def of(self, weight: Tensor, *, back: bool) -> Tensor:
+        """Those of a convolution, or of the one that its gradient is."""
+        version = 0 if weight.is_inference() else weight._version
+        _, known, made = self.get((id(weight), back), (None, None, None))
+        if made is None or known != version:
+            plain = weight.detach()
+            made = transformed(plain.flip(2, 3).transpose(0, 1) if back else plain)
+            self[id(weight), back] = weight, version, made  # which keeps its id, too
+        return made
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401 - torch's
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, made: Kernels) -> Tensor:  # noqa: ANN401 - torch's
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
-        return convolve(x, _kernel(weight, back=False), bias)
+        ctx.made = made
+        return convolve(x, made.of(weight, back=False), bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
-        ours = ctx.needs_input_grad
-        dx = convolve(gradient, _kernel(weight, back=True), weight.new_zeros(weight.shape[1])) if ours[0] else None
+        ours, none = ctx.needs_input_grad, weight.new_zeros(weight.shape[1])
+        dx = convolve(gradient, ctx.made.of(weight, back=True), none) if ours[0] else None
         dw = _untransformed(weight_gradient(x, gradient)) if ours[1] else None
-        return dx, dw, gradient.sum((0, 2, 3)) if ours[2] else None
-
-
-_known: MutableMapping[Tensor, tuple[tuple[int, int], dict[bool, Tensor]]] = WeakIdKeyDictionary()
-
-
-def _kernel(weight: Tensor, *, back: bool) -> Tensor:
-    """The transformed weights of a convolution, or of the one that its gradient is, until they change in place."""
-    mark = (0 if weight.is_inference() else weight._version, weight.data_ptr())
-    if weight not in _known or _known[weight][0] != mark:
-        _known[weight] = mark, {}
-    made = _known[weight][1]
-    if back not in made:
-        plain = weight.detach()
-        made[back] = transformed(plain.flip(2, 3).transpose(0, 1) if back else plain)
-    return made[back]
+        return dx, dw, gradient.sum((0, 2, 3)) if ours[2] else None, None
 
 
 def transformed(weight: Tensor) -> Tensor:

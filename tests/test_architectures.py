@@ -158,8 +158,20 @@ def test_a_denoiser_and_an_upscaler_train_as_one(tmp_path, photo, home):
     trained = load_file(folder / "run" / f"{made.name}.safetensors")
     for part in ("denoiser.", "upscaler."):
         assert any(k.startswith(part) and not torch.equal(v, start.state_dict()[k].half()) for k, v in trained.items())
-    again = tiny_run.recipe(folder, f'generator.init="{folder / "run" / made.name}.safetensors"')
-    assert build(again.generator, 0).state_dict().keys() == trained.keys()
+    again = [f'generator.init="{folder / "run" / made.name}.safetensors"', 'generator.denoise="denoiser"']
+    assert build(tiny_run.recipe(folder, again[0]).generator, 0).state_dict().keys() == trained.keys()
+    with pytest.raises(RobustSRError, match="has a denoiser of its own"):
+        build(tiny_run.recipe(folder, *again).generator, 0)
+
+
+def test_such_a_run_resumes_without_what_it_began_with(tmp_path, photo, home):
+    folder = tiny_run.pictures(tmp_path, photo)
+    own = tmp_path / "own.safetensors"
+    export(load("denoiser", device="cpu", precision="fp32").module, own, {})
+    list(train(tiny_run.recipe(folder, f'generator.denoise="{own}"', "optimiser.steps=2"), folder / "run"))
+    own.unlink()
+    gone = tiny_run.recipe(folder, 'generator.denoise="elsewhere.safetensors"', "optimiser.steps=2")
+    assert State.resumed(folder / "run" / "checkpoint.pt", gone, torch.device("cpu")).step == 2
 
 
 def test_a_denoiser_in_front_has_to_be_one(tmp_path, photo, home):

@@ -10,7 +10,7 @@ import torch
 from fakes import needs_compiler
 from torch import nn
 
-from robustsr import kernels
+from robustsr import kernels, winograd
 from robustsr.models import load, photograph_like, quickened
 from robustsr.smoothing import median, selection_network
 from robustsr.winograd import Conv3x3, FastConvolutions, accelerated
@@ -56,11 +56,12 @@ def gradients(conv, x, of):
 @needs_compiler
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 9), (37, 53)])
 @pytest.mark.parametrize("channels", [(16, 32), (64, 48), (96, 16)])
-def test_gradients_in_training_are_those_of_float64(channels, size, two_threads):
+def test_gradients_in_training_are_those_of_float64(channels, size, two_threads, monkeypatch):
     torch.manual_seed(0)
     cin, cout = channels
     conv = nn.Conv2d(cin, cout, 3, padding=1, bias=cin != 96)
     x, of = torch.randn(3, cin, *size), torch.randn(3, cout, *size)
+    monkeypatch.setattr(winograd, "FEWEST", 0)
     with FastConvolutions():
         got = gradients(conv, x, of)
     plain, want = gradients(conv, x, of), gradients(conv.double(), x.double(), of.double())
@@ -70,22 +71,24 @@ def test_gradients_in_training_are_those_of_float64(channels, size, two_threads)
 
 
 @needs_compiler
-def test_training_sees_every_change_of_its_weights():
+@pytest.mark.parametrize("fused", [False, True])
+def test_training_sees_every_change_of_its_weights(fused):
     torch.manual_seed(0)
-    conv, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(1, 16, 8, 8)
-    adam = torch.optim.Adam(conv.parameters(), lr=0.1)
+    conv, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(8, 16, 16, 16)
+    adam = torch.optim.Adam(conv.parameters(), lr=0.1, fused=fused)
     frozen = nn.Conv2d(16, 16, 3, padding=1).requires_grad_(False)
     for _ in range(3):
         with FastConvolutions():
             y = frozen(conv(x))
-        assert (y - frozen(conv(x))).abs().max() < 1e-4
+            frozen.bias.zero_()
+            frozen.weight.mul_(0.5)
+            again = frozen(conv(x))
+        want = frozen(conv(x)).detach()
+        assert (again - want).abs().max() < 1e-4 and (y - want).abs().max() > 1e-2
         adam.zero_grad()
-        y.square().sum().backward()
+        again.square().sum().backward()
         adam.step()
-        frozen.weight.mul_(0.5)
-    frozen.double().float()  # the same values elsewhere
-    with FastConvolutions():
-        assert (frozen(x) - torch.conv2d(x, frozen.weight, frozen.bias, padding=1)).abs().max() < 1e-4
+        conv.bias.data.mul_(0.5)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +98,9 @@ def test_training_sees_every_change_of_its_weights():
 def test_other_convolutions_stay_those_of_torch(layer):
     x = torch.randn(1, 16, 8, 8)
     with FastConvolutions():
-        fast = layer(x), layer.double()(x.double())
-    assert torch.equal(fast[1], layer(x.double())) and torch.equal(fast[0], layer.float()(x))
+        fast = layer(x), layer.double()(x.double()), layer.float()(x[0]), torch.conv2d(x, layer.weight)
+    assert torch.equal(fast[0], layer(x)) and torch.equal(fast[1], layer.double()(x.double()))
+    assert torch.equal(fast[2], layer.float()(x[0])) and torch.equal(fast[3], torch.conv2d(x, layer.weight))
 
 
 def test_autocast_keeps_its_number_format():
@@ -257,11 +261,19 @@ def test_without_a_working_compiler_torch_does_it(tmp_path):
 def test_the_code_for_wide_vectors_is_right_too(tmp_path):
     """Compiled for AVX-512's 16 values at a time, which the compiler breaks in two where the processor has but 8."""
     code = (
-        "import torch\nfrom robustsr import kernels\nfrom robustsr.smoothing import median\n"
+        "import torch\nfrom robustsr import kernels, winograd\nfrom robustsr.smoothing import median\n"
         "from robustsr.bounds import Histogram\nfrom robustsr.winograd import Conv3x3\n"
         "conv, x = torch.nn.Conv2d(48, 32, 3, padding=1), torch.randn(2, 48, 9, 14)\n"
         "assert kernels.available()\n"
-        "print(float((Conv3x3(conv)(x) - conv(x)).abs().max()))\n"
+        "x.requires_grad_()\n"
+        "slopes = lambda y: torch.autograd.grad(y.square().sum(), [x, *conv.parameters()])\n"
+        "want, exact = conv(x), slopes(conv(x))\n"
+        "with torch.no_grad():\n"
+        "    off = float((Conv3x3(conv)(x) - want).abs().max())\n"
+        "winograd.FEWEST = 0\n"
+        "with winograd.FastConvolutions():\n"
+        "    pairs = list(zip(slopes(conv(x)), exact, strict=True))\n"
+        "print(max(off, *(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)))\n"
         "values = list(torch.randn(6, 1000))\n"
         "print(float((median(values) - torch.stack(values).quantile(0.5, 0)).abs().max()))\n"
         "draws = torch.rand(5, 77) * 1.2 - 0.1\n"

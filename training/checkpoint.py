@@ -23,7 +23,14 @@ from .networks import build, rebuilt
 from .recipe import Data, Recipe
 
 DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
-MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.init")  # with the machine
+MOVES = (
+    "data.workers",
+    "data.hr",
+    "data.lr",
+    "generator.init",
+    "generator.denoise",
+    "discriminator.init",
+)  # with the machine
 
 
 @dataclass
@@ -59,8 +66,8 @@ class State:
         if keys:
             changes = ", ".join(f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in keys)
             raise RobustSRError(f"{path} was made by another recipe: {changes}: resume with what it began with")
-        fresh = replace(recipe.generator, init="")
-        net = rebuilt(saved["net"]) if began["generator"]["init"] else build(fresh, recipe.seed)
+        fresh, started = replace(recipe.generator, init="", denoise=""), began["generator"]
+        net = rebuilt(saved["net"]) if started["init"] or started["denoise"] else build(fresh, recipe.seed)
         state = cls._around(net, recipe, device)
         try:
             for name, part in state._parts().items():

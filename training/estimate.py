@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from robustsr.engine import buffers_kept
+
 from .loop import Session
 from .recipe import Recipe
 
@@ -40,12 +42,13 @@ def estimate(
     """
     session = Session.begin(recipe, device, say=say)
     where = session.step.device
-    for number, (lr, hr) in enumerate(session.batches.stream(0, steps + 1)):
-        losses = session.step(lr, hr)
-        session.state.step += 1
-        float(sum(losses.values()))  # waits for the device
-        if number == 0:
-            start = time.perf_counter()
+    with buffers_kept():
+        for number, (lr, hr) in enumerate(session.batches.stream(0, steps + 1)):
+            losses = session.step(lr, hr)
+            session.state.step += 1
+            float(sum(losses.values()))  # waits for the device
+            if number == 0:
+                start = time.perf_counter()
     seconds = (time.perf_counter() - start) / steps
     session.end()
     return Estimate(seconds, recipe.optimiser.steps, str(where), _memory(where))

@@ -163,7 +163,8 @@ def _steps(
     recipe, state = session.recipe, session.state
     steps, checkpoint = recipe.optimiser.steps, out / "checkpoint.pt"
     if log:
-        message = "\n".join([*session.pairs.skipped, f"{len(session.pairs)} pictures"])
+        how = "bfloat16" if session.step.bf16 else "float32"
+        message = "\n".join([*session.pairs.skipped, f"{len(session.pairs)} pictures, in {how}"])
         yield Progress(state.step, steps, {}, 0, message=message)
         if state.step == steps and not (log.last == steps and _weights(recipe, out).exists()):
             yield log.add(Progress(steps, steps, {}, 0, _validated(session, out, log)))

@@ -36,10 +36,15 @@ def build(config: Generator, seed: int) -> nn.Module:
     RRDB: see `_rrdb`.
     """
     if config.denoise:
-        upscaler = build(replace(config, denoise=""), seed)
-        return Denoised(_start(config.denoise, 1, "denoise"), upscaler)
+        denoiser, upscaler = _start(config.denoise, 1, "denoise"), build(replace(config, denoise=""), seed)
+        if isinstance(upscaler, Denoised):
+            raise RobustSRError(
+                f"generator.init {config.init!r} has a denoiser of its own, generator.denoise {config.denoise!r} would "
+                'be a second one: set it to ""'
+            )
+        return Denoised(_trained(denoiser.module), upscaler, denoiser.call, nn.Module.__call__)
     if config.init:
-        return _start(config.init, own_scale(config), "init")
+        return _trained(_start(config.init, own_scale(config), "init").module)
     if config.architecture == "compact":
         net: nn.Module = Compact(num_feat=config.features, num_conv=config.convs, upscale=config.scale)
     elif config.architecture == "unet":
@@ -74,19 +79,22 @@ def _rrdb(config: Generator, seed: int) -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _start(name: str, scale: int, key: str) -> nn.Module:
+def _start(name: str, scale: int, key: str) -> Network:
     start = load(name, device="cpu", precision="fp32")
     if not isinstance(start, Network) or not any(True for _ in start.module.parameters()):
         raise RobustSRError(f"generator.{key} {name!r} has no weights that train: name a checkpoint")
     if start.scale != scale:
         raise RobustSRError(f"generator.{key} {name!r} is x{start.scale}, the recipe's is x{scale}")
-    return start.module.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return start
+
+
+def _trained(net: nn.Module) -> nn.Module:
+    return net.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def rebuilt(weights: Mapping[str, Tensor]) -> nn.Module:
     """The network that a state dict is of, to train on: that of a run, without the ``generator.init`` it began with."""
-    net: nn.Module = described(dict(weights)).model
-    return net.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return _trained(described(dict(weights)).model)
 
 
 def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:

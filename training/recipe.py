@@ -146,7 +146,7 @@ class Recipe:
 
     name: str
     seed: int = 0
-    precision: str = "auto"  # fp32 | bf16 (autocast; weights and the optimiser stay float32); auto: what is fast here
+    precision: str = "auto"  # fp32 | bf16 (autocast; weights and Adam stay float32); auto: bf16 where that is faster
     compile: bool = False  # not where the fast convolutions are: processors in float32 that have a C compiler
     checkpoint_every: int = 500
     checkpoint_mib: int = 0  # a checkpoint is kept in files of at most so many MiB; 0: in one

@@ -53,8 +53,8 @@ class Step:
         self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
         self.terms, self.behind = Terms(recipe.loss), frozen(recipe, device)
         self.adversary = adversary(recipe.inputs)
-        precision = auto_precision(device, winograd=True) if recipe.precision == "auto" else recipe.precision
-        self.bf16 = precision == "bf16"
+        fastest = auto_precision(device, winograd=kernels.available())
+        self.bf16 = (fastest if recipe.precision == "auto" else recipe.precision) == "bf16"
         fast = device.type == "cpu" and not self.bf16 and kernels.available()
         compiled = recipe.compile and not fast  # which leaves no convolution to FastConvolutions
         self.net: Forward = torch.compile(state.net) if compiled else state.net
