@@ -2,7 +2,7 @@
 
 python -m tests.bench.speed [MODEL] [--device cuda]
 
-Naive is what one writes with spandrel and torch alone: its model as it loads (float32, NCHW, eager), one pass after the
+Naive is what one writes with spandrel and torch alone: its modules as they load (float32, NCHW, eager), one pass after the
 other, torch.median over the stack. It runs in a process of its own, as it would: beside the engine it has the engine's
 settings of the allocator, too (second line).
 """
@@ -19,12 +19,10 @@ import torch
 import torch.nn.functional as F
 
 from robustsr import attacks, certificate, losses
-from robustsr.catalogue import find
 from robustsr.certify import Claim
 from robustsr.engine import buffers_kept, devices
 from robustsr.models import load, photograph_like
 from robustsr.plan import Smoothing, compose, make_plan
-from robustsr.torchvision_schema import import_torchvision
 
 SIGMA, EPS, STEPS = 0.03, 10 / 255, 10
 
@@ -45,10 +43,8 @@ class Naive:
     """Does the same as the engine with spandrel and torch."""
 
     def __init__(self, name, size, device):
-        import_torchvision()
-        import spandrel
-
-        self.model = spandrel.ModelLoader(device).load_from_file(find(name)[0]).model.eval().to(device)
+        module = load(name, device=device, precision="fp32").module  # spandrel's
+        self.model = module.requires_grad_(True).to(memory_format=torch.contiguous_format)
         self.x, self.eight = scenes(size, device)
 
     def median(self, n):
