@@ -3,8 +3,8 @@
 python -m tests.bench.speed [MODEL] [--device cuda]
 
 Naive is what one writes with spandrel and torch alone: its modules as they load (float32, NCHW, eager), one pass after
-the other, torch.median over the stack. It runs in a process of its own, as it would: beside the engine it has the engine's
-settings of the allocator, too (second line).
+the other, torch.median over the stack. It runs in a process of its own, as it would: beside the engine it has the
+engine's settings of the allocator, too (second line).
 """
 
 import argparse
