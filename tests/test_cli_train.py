@@ -38,7 +38,9 @@ def train(go, folder):
 def test_a_run_says_where_everything_lies_and_its_weights_upscale(train, go):
     code, out, err = train()
     assert (code, out) == (0, "")
-    assert re.search(r"4 pictures 4/12 l1 0\.\d{4} [\d.]+ it/s [\d.]+ s left 6/12 .* val clean: psnr_y ", err)
+    assert re.search(
+        r"4 pictures, in b?float\d+ 4/12 l1 0\.\d{4} [\d.]+ it/s [\d.]+ s left 6/12 .* val clean: psnr_y ", err
+    )
     weights = Path("runs/psnr/psnr.safetensors")
     for text in (f"weights: {weights}", "samples: runs/psnr/samples", "log: runs/psnr/log.jsonl"):
         assert text in err

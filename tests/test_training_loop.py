@@ -75,7 +75,8 @@ def test_training_lowers_the_loss_below_nearest_neighbour(folder):
     progress = [at for at in train(tiny_run.recipe(folder, *more), folder / "run", every=25) if at.step % 25 == 0]
     assert progress[-1].losses["l1"] < 0.8 * progress[1].losses["l1"]
     skipped, small, count = progress[0].message.splitlines()
-    assert "broken.png" in skipped and "small.png: 20x20 is smaller than a patch" in small and count == "4 pictures"
+    assert "broken.png" in skipped and "small.png: 20x20 is smaller than a patch" in small
+    assert count == "4 pictures, in float32"
 
 
 def test_the_moving_average_follows_weights_and_buffers(folder):
@@ -414,7 +415,7 @@ def test_a_step_of_the_gan_moves_both_networks_and_an_attack_leaves_no_gradient(
     for part, old in zip(parts, before, strict=True):
         assert part.training and all(p.requires_grad for p in part.parameters())
         still = [name for name, p in part.named_parameters() if torch.equal(p, old[name])]
-        assert still == ([] if part is parts[0] else ["head.3.bias"])  # which cancels in relative logits
+        assert set(still) <= {"head.3.bias"}  # the discriminator's last, which cancels in relative logits
 
 
 def test_a_perceptual_recipe_trains(folder, shared, monkeypatch):
