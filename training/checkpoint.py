@@ -23,14 +23,8 @@ from .networks import build, rebuilt
 from .recipe import Data, Recipe
 
 DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
-MOVES = (
-    "data.workers",
-    "data.hr",
-    "data.lr",
-    "generator.init",
-    "generator.denoise",
-    "discriminator.init",
-)  # with the machine
+# what may lie elsewhere on another machine
+MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "generator.denoise", "discriminator.init")
 
 
 @dataclass

@@ -12,7 +12,6 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
-BETTER = {"psnr": max, "ssim": max, "lpips": min}
 WORSE = {"psnr": min, "ssim": min, "lpips": max}
 
 
@@ -40,7 +39,7 @@ def main():
                 for model in models
                 if (attack, model) in found
             }
-            order = sorted(value, key=value.get, reverse=BETTER[metric] is max)
+            order = sorted(value, key=value.get, reverse=worst is min)
             for place, model in enumerate(order, 1):
                 ranks[model].append(place)
             print(f"{attack:24} {metric:6}" + ", ".join(f"{model} {value[model]:.4g}" for model in order))
