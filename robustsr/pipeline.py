@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,6 @@ from .types import RobustSRError
 OnWindow = Callable[[int, int], None]
 
 
-@buffers_kept()
 def upscale_picture(
     picture: Picture,
     network: Loaded,
@@ -35,9 +35,11 @@ def upscale_picture(
     are through, and may raise to stop. RobustSRError: the result is not finite in float32 either, or memory does
     not suffice for any tile.
     """
+    memory: Callable[[], AbstractContextManager[None]] = buffers_kept
     while True:
         try:
-            return _upscale(picture, network, smoothing, target, plan, on_window), plan
+            with memory():
+                return _upscale(picture, network, smoothing, target, plan, on_window), plan
         except _NotFiniteError:
             if network.precision == "fp32":
                 raise RobustSRError(f"{network.name} gives values that are not numbers for this picture") from None
@@ -50,6 +52,7 @@ def upscale_picture(
             if network.fixed_size or now <= least:
                 raise RobustSRError(f"out of memory, even in tiles of {now} pixels") from None
             plan = replace(plan, tile=max(now // 2, least), batch=plan.batch // 4)
+            memory = nullcontext  # where memory is short, blocks that are kept leave none for larger ones
         if network.device.type == "cuda":
             torch.cuda.empty_cache()
 

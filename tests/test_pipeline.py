@@ -150,7 +150,7 @@ pic = Picture(np.random.default_rng(0).random((900, 900, 3), dtype=np.float32), 
 small = Picture(pic.rgb[:64, :64], None, False, 8, Metadata(), "png")
 upscale_picture(small, net, None, Target(), make_plan(net, None))
 pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + int(900 * 900 * 16 * 3 * 4 * 2.5)
+limit = pages * resource.getpagesize() + int(900 * 900 * 16 * 3 * 4 * 3.5)  # tiles of 900 need 4.3, of 450 need 2.0
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 made, used = upscale_picture(pic, net, None, Target(), make_plan(net, None, tile=900))
 print(made.rgb.shape, used.tile)
