@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
-from .cli_common import Option, found, load, usage
+from .cli_common import DENOISE, Option, found, load, usage
 from .types import RobustSRError
 
 
 def export(
     model: Annotated[str, typer.Argument(help="Name or path.")],
     out: Annotated[Path, Option("-o", "--out", "--output", help="The .onnx file.")],
+    denoise: Annotated[str | None, Option("--denoise", help=DENOISE)] = None,
     smooth: Annotated[
         Literal["median", "mean"] | None,
         Option("--smooth", help="Export the smoothed model: noise, draws and reduction inside the file."),
@@ -42,7 +43,7 @@ def export(
         raise typer.BadParameter(f"-o must name an .onnx file, got {out}")
     if out.exists() and not overwrite:
         raise RobustSRError(f"{out} is there already: add --overwrite, or choose another -o")
-    network = load(found(model), "cpu")
+    network = load(found(model), "cpu", denoise=denoise and found(denoise))
     from . import export as work
     from .files import atomic
     from .plan import smoothing_for

@@ -99,8 +99,6 @@ def _exportable(network: Loaded, smoothing: Smoothing | None, precision: str, op
     """The network in float32. RobustSRError: it, or what is asked of it, cannot become an ONNX file."""
     if not isinstance(network, Network):
         raise RobustSRError(f"{network.name} is an ONNX model already: export takes a checkpoint")
-    if network.denoiser is not None:
-        raise RobustSRError(f"{network.name}: a denoiser cannot be exported, leave out --denoise")
     if isinstance(smoothing, AutoSmoothing):
         raise RobustSRError("--sigma auto follows each picture, an exported file cannot: give numbers")
     if smoothing is not None and smoothing.sigma == 0:

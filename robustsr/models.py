@@ -1,4 +1,4 @@
-"""Weights to upscalers: checkpoints of any architecture spandrel knows, the thesis' U-Net, and ONNX files."""
+"""Weights to upscalers: checkpoints, ONNX files, bicubic; and a denoiser before an upscaler."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import architectures, kernels, winograd
+from . import checkpoints, kernels, winograd
+from .architectures import Call, Denoised
 from .catalogue import Entry, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .onnx_facts import Facts
 from .onnx_network import OnnxNetwork, load_onnx
 from .resample import Bicubic, grown
 from .tiling import EFFECTIVE_CONTEXT, FEATHER
-from .torchvision_schema import import_torchvision
 from .types import RobustSRError
 
 BICUBIC = {"bicubic": 4, "bicubic-x2": 2, "bicubic-x3": 3}
@@ -34,7 +33,7 @@ class Network:
     """
 
     module: nn.Module
-    call: architectures.Call  # how its architecture is called
+    call: Call  # how its architecture is called
     scale: int
     context: int
     exact: bool
@@ -46,7 +45,7 @@ class Network:
     multiple: int = 1  # sizes it takes: multiples of this, at least min_size; others are padded by reflection
     min_size: int = 1
     square: bool = False
-    denoiser: Network | None = None  # runs before it, see `denoised`
+    denoiser: Network | None = None  # what its module begins with, see `denoised`
     winograd: bool = False
     _runner: nn.Module = field(init=False, repr=False)
 
@@ -59,8 +58,6 @@ class Network:
         object.__setattr__(self, "_runner", runner)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
-        if self.denoiser is not None:
-            x = self.denoiser(x)
         h, w = x.shape[-2:]
         high, wide = (max(-(-n // self.multiple) * self.multiple, self.min_size) for n in (h, w))
         if self.square:
@@ -75,7 +72,7 @@ class Network:
         """The same weights run in another number format."""
         if precision == self.precision:
             return self
-        return replace(self, precision=precision, denoiser=self.denoiser and self.denoiser.with_precision(precision))
+        return replace(self, precision=precision)
 
     @property
     def engine(self) -> str:
@@ -134,17 +131,24 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
     if not isinstance(denoiser, Network) or not isinstance(network, Network):
         onnx = network.name if isinstance(denoiser, Network) else denoiser.name
         raise RobustSRError(f"{onnx} is an ONNX model: --denoise takes a checkpoint, and goes before one")
-    first = denoised(denoiser, network.denoiser) if network.denoiser else denoiser
-    precision = network.precision if network.precision == denoiser.precision else "fp32"
-    return replace(
-        network.with_precision(precision),
-        denoiser=first.with_precision(precision),
-        context=denoiser.context + network.context,
-        exact=denoiser.exact and network.exact,
-        name=f"{network.name} after {denoiser.name}",
-        digest=hashlib.sha256(f"{network.digest} after {denoiser.digest}".encode()).hexdigest(),
+    both = Network(
+        Denoised(denoiser.module, network.module, denoiser.call, network.call),
+        nn.Module.__call__,
+        network.scale,
+        denoiser.context + network.context,
+        denoiser.exact and network.exact,
+        f"{network.name} after {denoiser.name}",
+        hashlib.sha256(f"{network.digest} after {denoiser.digest}".encode()).hexdigest(),
+        network.device,
         entry=network.entry and replace(network.entry, calibration=[]),  # which is that of f alone
+        multiple=math.lcm(denoiser.multiple, network.multiple),
+        min_size=max(denoiser.min_size, network.min_size),
+        square=denoiser.square or network.square,
+        denoiser=denoiser,
     )
+    if denoiser.winograd or network.winograd:
+        both = quickened(both)
+    return both.with_precision(network.precision if network.precision == denoiser.precision else "fp32")
 
 
 def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
@@ -157,7 +161,7 @@ def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
     if path.suffix.lower() == ".onnx":
         return load_onnx(path, name, entry, where)
     full_float32()
-    descriptor = _descriptor(path)
+    descriptor = checkpoints.read(path)
     module = descriptor.model.eval().requires_grad_(False).float()
     module = module.to(where, memory_format=torch.channels_last)
     if descriptor.input_channels != 3 or descriptor.output_channels != 3:
@@ -199,64 +203,7 @@ def _bicubic(name: str, scale: int, device: torch.device) -> Network:
     return Network(Bicubic(scale), call, scale, 2, True, name, name, device)
 
 
-def _descriptor(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
-    import_torchvision()
-    import pickle
-
-    import spandrel
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix.lower() == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n\t")[0].split("Please file")[0]
-        raise RobustSRError(
-            f"{path} was refused, nothing in it was run: damaged, or a pickle with more than weights in it. {reason}"
-        ) from None
-    except Exception as error:  # readers of damaged files raise whatever comes
-        raise RobustSRError(f"{path} cannot be read as a checkpoint: {error or type(error).__name__}") from error
-    try:
-        descriptor = described(spandrel.canonicalize_state_dict(weights))
-    except (spandrel.UnsupportedModelError, AttributeError, TypeError):  # the last two: not a state dict at all
-        raise RobustSRError(f"{path} holds no architecture that spandrel {spandrel.__version__} knows") from None
-    except (KeyError, RuntimeError, ValueError) as error:  # the right names with the wrong shapes
-        raise RobustSRError(f"{path} does not fit the architecture its names tell of: {error}") from None
-    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        raise RobustSRError(f"{path} is not a model that maps one picture to one picture")
-    return descriptor
-
-
-def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is not typed
-    """The network that a state dict is of, with its weights, in the terms of spandrel.
-
-    spandrel's errors: it is of no architecture that is known, or does not fit the one that its names tell of.
-    """
-    import_torchvision()
-    import spandrel
-
-    if both := architectures.parts(weights):
-        first, second = (described(part) for part in both)
-        if first.scale != 1:
-            raise ValueError(f"the denoiser is x{first.scale}")
-        sizes = [d.size_requirements for d in (first, second)]
-        together = spandrel.SizeRequirements(
-            max(s.minimum for s in sizes), math.lcm(*(s.multiple_of for s in sizes)), any(s.square for s in sizes)
-        )
-        net: nn.Module = architectures.Denoised(first.model, second.model, first._call_fn, second._call_fn)
-        formats = (first.supports_half and second.supports_half, first.supports_bfloat16 and second.supports_bfloat16)
-        return spandrel.ImageModelDescriptor(
-            net, weights, None, "SR", [], *formats, second.scale, first.input_channels, second.output_channels, together
-        )
-    if unet := architectures.unet_like(weights):
-        sizes = spandrel.SizeRequirements(multiple_of=unet.multiple)
-        return spandrel.ImageModelDescriptor(unet, weights, None, "Restoration", [], True, True, 1, 3, 3, sizes)
-    return spandrel.ModelLoader("cpu").load_from_state_dict(weights)
-
-
-def receptive_radius(module: nn.Module, call: architectures.Call, multiple: int = 1) -> tuple[int, bool]:
+def receptive_radius(module: nn.Module, call: Call, multiple: int = 1) -> tuple[int, bool]:
     """How far, in LR pixels, an output pixel depends on the input, and whether that is exact.
 
     The radii of all stride-1 convolutions added up bound it; where the sum is small and the gradient of a

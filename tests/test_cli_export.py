@@ -53,6 +53,14 @@ def test_upscale_runs_it_as_it_runs_the_smoothed_model(exported, run, go, tiny, 
     assert np.abs(pixels("got.png") - pixels("want.png")).max() > 1
 
 
+def test_a_denoiser_goes_into_the_file(run, go, tiny, denoiser, bird):
+    code, _, words = run("export", tiny, "-o", "both.onnx", "--denoise", denoiser)
+    assert code == 0 and "tiny after cleaner x4, fp32, opset 20 -> both.onnx" in words
+    assert go("upscale", bird, "--denoise", denoiser, "--fp32", "-o", "want.png")[0] == 0
+    assert run("upscale", bird, "-m", "both.onnx", "-o", "got.png")[0] == 0
+    assert np.abs(pixels("got.png") - pixels("want.png")).max() <= 1
+
+
 def test_smoothing_twice_is_refused(exported, run, bird):
     for arguments in (["upscale", bird, "-m", "tiny.onnx"], ["export", "tiny.onnx", "-o", "twice.onnx"]):
         code, _, words = run(*arguments, "--smooth", "median")

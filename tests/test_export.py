@@ -205,11 +205,16 @@ def test_what_an_export_cannot_be(network, smoothing, options, words):
         export(network, smoothing, **options)
 
 
-def test_what_cannot_be_exported(network, denoiser, baked, tiny):
+def test_what_is_onnx_already_is_not_exported(baked):
     with pytest.raises(RobustSRError, match="baked is an ONNX model already: export takes a checkpoint"):
         export(baked)
-    with pytest.raises(RobustSRError, match="tiny after cleaner: a denoiser cannot be exported, leave out --denoise"):
-        export(load(tiny, device="cpu", precision="fp32", denoise=denoiser))
+
+
+def test_a_denoiser_and_a_model_become_one_file(denoiser, tiny, tmp_path):
+    both = load(tiny, device="cpu", precision="fp32", denoise=denoiser)
+    made, x = saved(export(both), tmp_path / "both.onnx"), picture(1, 3, 20, 30)
+    assert made.facts.sha256 == both.digest and made.facts.context == both.context
+    assert (made(x) - both(x)).abs().max() < 1e-4
 
 
 def test_a_network_that_half_precision_breaks_is_refused_in_it(tiny):

@@ -11,8 +11,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from robustsr.architectures import Denoised, UNet
+from robustsr.checkpoints import described
 from robustsr.files import atomic
-from robustsr.models import Network, described, load
+from robustsr.models import Network, load
 from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
 

@@ -1,0 +1,75 @@
+"""Weights files to networks, in the terms of spandrel: the architectures it knows, and those of robustsr alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .architectures import Denoised, parts, unet_like
+from .torchvision_schema import import_torchvision
+from .types import RobustSRError
+
+
+def read(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
+    """The network in a ``.pth``, ``.ckpt`` or ``.safetensors`` file; no code in it is run.
+
+    RobustSRError: it is damaged, holds more than weights, or no architecture that maps one picture to one.
+    """
+    import_torchvision()
+    import pickle
+
+    import spandrel
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix.lower() == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n\t")[0].split("Please file")[0]
+        raise RobustSRError(
+            f"{path} was refused, nothing in it was run: damaged, or a pickle with more than weights in it. {reason}"
+        ) from None
+    except Exception as error:  # readers of damaged files raise whatever comes
+        raise RobustSRError(f"{path} cannot be read as a checkpoint: {error or type(error).__name__}") from error
+    try:
+        descriptor = described(spandrel.canonicalize_state_dict(weights))
+    except (spandrel.UnsupportedModelError, AttributeError, TypeError):  # the last two: not a state dict at all
+        raise RobustSRError(f"{path} holds no architecture that spandrel {spandrel.__version__} knows") from None
+    except (KeyError, RuntimeError, ValueError) as error:  # the right names with the wrong shapes
+        raise RobustSRError(f"{path} does not fit the architecture its names tell of: {error}") from None
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+        raise RobustSRError(f"{path} is not a model that maps one picture to one picture")
+    return descriptor
+
+
+def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is not typed
+    """The network that a state dict is of, with its weights, in the terms of spandrel.
+
+    spandrel's errors: it is of no architecture that is known, or does not fit the one that its names tell of.
+    """
+    import_torchvision()
+    import spandrel
+
+    if both := parts(weights):
+        first, second = (described(part) for part in both)
+        if first.scale != 1:
+            raise ValueError(f"the denoiser is x{first.scale}")
+        sizes = [d.size_requirements for d in (first, second)]
+        together = spandrel.SizeRequirements(
+            max(s.minimum for s in sizes), math.lcm(*(s.multiple_of for s in sizes)), any(s.square for s in sizes)
+        )
+        net: nn.Module = Denoised(first.model, second.model, first._call_fn, second._call_fn)
+        formats = (first.supports_half and second.supports_half, first.supports_bfloat16 and second.supports_bfloat16)
+        return spandrel.ImageModelDescriptor(
+            net, weights, None, "SR", [], *formats, second.scale, first.input_channels, second.output_channels, together
+        )
+    if unet := unet_like(weights):
+        sizes = spandrel.SizeRequirements(multiple_of=unet.multiple)
+        return spandrel.ImageModelDescriptor(unet, weights, None, "Restoration", [], True, True, 1, 3, 3, sizes)
+    return spandrel.ModelLoader("cpu").load_from_state_dict(weights)
