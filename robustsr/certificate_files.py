@@ -88,8 +88,8 @@ def write(
     record = describe(made, x, network, hr)
     record["input"] |= {"name": name, "crop": crop and ",".join(map(str, crop))}
     record["model"]["name"] = network.name
-    if denoiser := getattr(network, "denoiser", None):
-        record["model"]["denoiser"]["name"] = denoiser.name
+    if before := getattr(network, "before", None):
+        record["model"]["denoiser"]["name"] = before[0]
     record["files"] = files
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -151,6 +151,7 @@ def _compile(command: list[str], source: bytes, folder: Path) -> Path:
     code, made = folder / "kernels.c", folder / "kernels.so"
     code.write_bytes(source)
     subprocess.run([*command, "-o", str(made), str(code)], check=True, capture_output=True, timeout=120)
+    made.chmod(0o700)  # whatever the umask: see _only_ours
     return made
 
 

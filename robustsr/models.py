@@ -45,7 +45,7 @@ class Network:
     multiple: int = 1  # sizes it takes: multiples of this, at least min_size; others are padded by reflection
     min_size: int = 1
     square: bool = False
-    denoiser: Network | None = None  # what its module begins with, see `denoised`
+    before: tuple[str, str] | None = None  # name and digest of the denoiser that its module begins with
     winograd: bool = False
     _runner: nn.Module = field(init=False, repr=False)
 
@@ -113,10 +113,11 @@ def load(
     network stays within 4/255 of float32 everywhere and within 1/255 on 99% of values, else float32. ``denoise``: a
     denoiser, named likewise, that runs before it (see `denoised`).
     """
-    network = _load(name_or_path, device, precision)
-    if denoise is None:
-        return network
-    both = denoised(_load(denoise, device, precision), network)
+    with torch.inference_mode(False):  # gradients are asked for here, and of what is loaded
+        network = _load(name_or_path, device, precision)
+        if denoise is None:
+            return network
+        both = denoised(_load(denoise, device, precision), network)
     exact = both.with_precision("fp32")
     return both if precision != "auto" or both is exact or faithful(both, exact) else exact
 
@@ -131,6 +132,8 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
     if not isinstance(denoiser, Network) or not isinstance(network, Network):
         onnx = network.name if isinstance(denoiser, Network) else denoiser.name
         raise RobustSRError(f"{onnx} is an ONNX model: --denoise takes a checkpoint, and goes before one")
+    multiple = math.lcm(denoiser.multiple, network.multiple)
+    entry, licences = network.entry, [n.entry.licence if n.entry else "unknown" for n in (network, denoiser)]
     both = Network(
         Denoised(denoiser.module, network.module, denoiser.call, network.call),
         nn.Module.__call__,
@@ -140,14 +143,17 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
         f"{network.name} after {denoiser.name}",
         hashlib.sha256(f"{network.digest} after {denoiser.digest}".encode()).hexdigest(),
         network.device,
-        entry=network.entry and replace(network.entry, calibration=[]),  # which is that of f alone
-        multiple=math.lcm(denoiser.multiple, network.multiple),
-        min_size=max(denoiser.min_size, network.min_size),
+        entry=entry
+        and replace(entry, calibration=[], licence="; ".join(dict.fromkeys(licences))),  # calibrated was f alone
+        multiple=multiple,
+        min_size=-(-max(denoiser.min_size, network.min_size) // multiple) * multiple,
         square=denoiser.square or network.square,
-        denoiser=denoiser,
+        before=(denoiser.name, denoiser.digest),
     )
     if denoiser.winograd or network.winograd:
         both = quickened(both)
+        winograd.forget(denoiser.module)
+        winograd.forget(network.module)
     return both.with_precision(network.precision if network.precision == denoiser.precision else "fp32")
 
 
@@ -238,6 +244,8 @@ def quickened(network: Network) -> Network:
             close = (fast(x) - exact).abs().max() <= 1e-5 * exact.abs().max().clamp(min=1)
     except Exception:  # an architecture that looks into its layers, which are others now
         return network
+    if not close:
+        winograd.forget(network.module)
     return fast if close else network
 
 

@@ -48,10 +48,13 @@ def upscale_picture(
         except Exception as error:  # onnxruntime's are no RuntimeErrors
             if not is_out_of_memory(error):
                 raise
-            now, least = min(plan.tile, max(picture.rgb.shape[:2])), smallest_tile(network, plan.context)
-            if network.fixed_size or now <= least:
+            h, w = picture.rgb.shape[:2]
+            largest = max(h, w) * network.scale ** (target.passes(w, h, network.scale) - 1)  # input of a pass
+            now, least = min(plan.tile, largest), smallest_tile(network, plan.context)
+            if not network.fixed_size and now > least:
+                plan = replace(plan, tile=max(now // 2, least), batch=plan.batch // 4)
+            elif memory is nullcontext:
                 raise RobustSRError(f"out of memory, even in tiles of {now} pixels") from None
-            plan = replace(plan, tile=max(now // 2, least), batch=plan.batch // 4)
             memory = nullcontext  # where memory is short, blocks that are kept leave none for larger ones
         if network.device.type == "cuda":
             torch.cuda.empty_cache()

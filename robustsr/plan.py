@@ -98,7 +98,7 @@ def smoothing_for(
     if sigma == "auto" and known is None:
         raise RobustSRError(
             f"{network.name} has no calibration for --sigma auto: "
-            f"`robustsr tune -m {network.name.replace(' after ', ' --denoise ')} FOLDER` makes one"
+            "`robustsr tune FOLDER`, with -m and --denoise as here, makes one"
         )
     if isinstance(sigma, str):
         sigma = max(s for _, s in known or [(0.0, 0.0)])

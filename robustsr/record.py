@@ -105,8 +105,8 @@ def _facts(
 
 def _before(network: Loaded) -> dict[str, Any]:
     """The weights of the denoiser in front of a network, where there is one: those of both make the model's sha256."""
-    denoiser: Loaded | None = getattr(network, "denoiser", None)
-    return {"denoiser": {"sha256": denoiser.digest}} if denoiser else {}
+    before: tuple[str, str] | None = getattr(network, "before", None)
+    return {"denoiser": {"sha256": before[1]}} if before else {}
 
 
 def _result(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> dict[str, Any]:

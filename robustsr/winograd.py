@@ -46,6 +46,11 @@ def accelerated(module: nn.Module) -> nn.Module | None:
     return _made.get(module)
 
 
+def forget(module: nn.Module) -> None:
+    """Lets the copy of a network go."""
+    _made.pop(module, None)
+
+
 def suits(module: nn.Module) -> bool:
     """Whether nearly all the work of a network is in 3x3 convolutions that are wide enough."""
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]

@@ -49,7 +49,8 @@ def test_sigma_is_linear_between_points_and_constant_beyond():
 def test_auto_needs_a_calibration_and_follows_each_picture(home, tiny):
     network = load(tiny, device="cpu", precision="fp32")
     with pytest.raises(
-        RobustSRError, match="no calibration for --sigma auto: `robustsr tune -m tiny FOLDER` makes one"
+        RobustSRError,
+        match="no calibration for --sigma auto: `robustsr tune FOLDER`, with -m and --denoise as here, makes one",
     ):
         smoothing_for(network, "median", "auto")
     path = catalogue.save_calibration(network.digest, ((0.01, 0.0), (0.1, 0.08)))

@@ -77,6 +77,7 @@ def test_the_list_names_every_recipe_and_what_it_is(go):
     for arguments in ([], ["--list"]):
         code, out, _ = go("train", *arguments, model=False)
         assert code == 0 and all(name in out and text.split()[0] in out for name, text in shipped().items())
+    assert all(text.endswith(".") for text in shipped().values())
     assert shipped()["psnr"].startswith("The PSNR-oriented base model")
 
 

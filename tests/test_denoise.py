@@ -113,8 +113,22 @@ def test_what_is_known_of_a_model_but_its_calibration_holds_behind_a_denoiser(ho
     shipped = load("psnr", device="cpu", precision="fp32", denoise=denoiser)
     plain = load("psnr", device="cpu", precision="fp32")
     assert smoothing_for(shipped, "median") == smoothing_for(plain, "median")
-    with pytest.raises(RobustSRError, match="robustsr tune -m psnr --denoise cleaner FOLDER"):
+    with pytest.raises(
+        RobustSRError,
+        match="psnr after cleaner has no calibration .* `robustsr tune FOLDER`, with -m and --denoise as here",
+    ):
         smoothing_for(shipped, "median", "auto")
+
+
+def test_the_smallest_side_is_one_that_both_take(first, network):
+    both = denoised(models.replace(first, min_size=40), models.replace(network, multiple=16))
+    assert (both.multiple, both.min_size) == (16, 48) and both(torch.rand(1, 3, 20, 50)).shape == (1, 3, 80, 200)
+
+
+def test_it_is_licensed_as_both_are(home, first):
+    plain, cleaner = (load(name, device="cpu", precision="fp32") for name in ("plain", "denoiser"))
+    assert denoised(cleaner, plain).entry.licence == plain.entry.licence == cleaner.entry.licence
+    assert denoised(first, plain).entry.licence == f"{plain.entry.licence}; unknown"
 
 
 def test_what_is_no_denoiser_is_refused(tiny, denoiser, tmp_path, first, network):

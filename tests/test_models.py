@@ -29,6 +29,13 @@ def test_a_checkpoint_becomes_an_upscaler(tiny):
     assert all(net.with_precision(p)(x).dtype == torch.float32 for p in PRECISIONS)
 
 
+def test_what_is_loaded_in_inference_mode_is_as_any_other(tiny):
+    with torch.inference_mode():
+        network = load(tiny, device="cpu", precision="fp32")
+    x = torch.rand(1, 3, 8, 8, requires_grad=True)
+    assert network.exact and torch.autograd.grad(network(x).sum(), x)[0].abs().sum() > 0
+
+
 def test_the_receptive_radius_is_the_exact_one(tiny):
     module = load(tiny, device="cpu", precision="fp32").module
     radius, exact = receptive_radius(module, nn.Module.__call__)

@@ -136,6 +136,14 @@ def test_out_of_memory_halves_the_tile_and_starts_the_picture_again():
         run(pic, Plain(memory=100))
 
 
+def test_a_later_pass_is_tiled_when_memory_runs_out_in_it():
+    pic, target = picture(RNG.random((30, 30, 3))), Target(scale=16)
+    want, _ = run(pic, Plain(), target=target)
+    made, used = run(pic, Plain(memory=11_000), target=target)
+    assert used.tile == 60  # half of what the second pass takes
+    np.testing.assert_array_equal(made.rgb, want.rgb)
+
+
 def test_real_memory_that_runs_out_is_survived(tiny, tmp_path):
     """The allocator really fails: the process may not have the memory that one large tile needs."""
     code = """

@@ -185,8 +185,20 @@ def test_a_run_goes_on_where_its_folders_and_what_it_began_with_lie_elsewhere(fo
     (folder / "first/checkpoint.pt").unlink()
     (folder / "hr").rename(folder / "moved")
     moved = [*gan, "generator.init=", "data.workers=1", f"data.hr={folder / 'moved'}"]
-    assert list(train(tiny_run.recipe(folder, *moved), folder / "parts", resume=True))[0].step == 5
+    assert list(train(tiny_run.recipe(folder, *moved), folder / "parts", resume=True, stop=after(2)))[0].step == 5
+    list(train(tiny_run.recipe(folder, *moved), folder / "parts", resume=True))  # by a checkpoint that names no init
     assert same(*(deep(read(folder / run / "checkpoint.pt")) for run in ("whole", "parts")))
+
+
+def test_a_denoiser_can_neither_come_nor_go_between_parts_of_a_run(folder, tiny, denoiser):
+    both = [f"generator.init={tiny}", f"generator.denoise={denoiser}"]
+    list(train(tiny_run.recipe(folder, *both), folder / "both", stop=after(2)))
+    with pytest.raises(RobustSRError, match="generator.denoise was True and is False"):
+        list(train(tiny_run.recipe(folder, both[0]), folder / "both", resume=True))
+    elsewhere = ["generator.init=", "generator.denoise=not/here.safetensors"]
+    for _ in range(2):
+        list(train(tiny_run.recipe(folder, *elsewhere), folder / "both", resume=True, stop=after(2)))
+    assert list(train(tiny_run.recipe(folder, *elsewhere), folder / "both", resume=True))[-1].step == 12
 
 
 @pytest.mark.parametrize("harm", ["export", "validate", "deleted"])

@@ -14,8 +14,10 @@ from robustsr_training.loop import Session
 from robustsr_training.recipe import Recipe, shipped
 from robustsr_training.step import Step
 from robustsr_training.validation import check
+from safetensors.torch import save_file
 
 from robustsr import backbones, winograd
+from robustsr.models import load
 from robustsr.types import RobustSRError
 
 GAN = ["precision=fp32", "data.patch=16", "data.batch=4", "loss.l1=0.5", "loss.mse=2", "loss.gan=0.3"]
@@ -196,6 +198,16 @@ def test_a_mistake_is_found_before_pictures_are_decoded(folder, monkeypatch, mis
     monkeypatch.setattr(loop, "load_pairs", decoded)
     with pytest.raises(RobustSRError):
         Session.begin(tiny_run.recipe(folder, *mistake), "cpu")
+
+
+def test_an_architecture_that_takes_more_than_a_picture_is_no_start(folder, tmp_path):
+    from spandrel.architectures.DRUNet import DRUNet
+
+    path = tmp_path / "drunet.safetensors"
+    save_file(DRUNet(in_nc=4, out_nc=3, nc=[4, 4, 4, 4]).state_dict(), path)  # a noise level goes in with it
+    assert load(path, device="cpu", precision="fp32").scale == 1
+    with pytest.raises(RobustSRError, match="of an architecture that is called in a way of its own"):
+        Session.begin(tiny_run.recipe(folder, "generator.scale=1", f"generator.init={path}"), "cpu")
 
 
 def test_the_network_behind_a_denoiser_is_loaded_once(folder, tiny, monkeypatch):

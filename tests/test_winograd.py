@@ -227,8 +227,11 @@ def test_code_that_does_not_load_or_that_others_could_have_written_is_not_run(tm
         )
         assert done.stdout.split() == ["True"], done.stderr  # compiled elsewhere, where need be
 
+    usual = os.umask(0o002)
     run()
+    os.umask(usual)
     (made,) = (tmp_path / "compiled").iterdir()
+    assert made.stat().st_mode & 0o777 == 0o700  # and so it is taken the next time
     made.write_bytes(b"no library")
     run()
     made.unlink()

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .recipe import Data, Recipe
 
 DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
 # what may lie elsewhere on another machine
-MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "generator.denoise", "discriminator.init")
+MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.init")
 
 
 @dataclass
@@ -54,16 +54,13 @@ class State:
     def resumed(cls, path: Path, recipe: Recipe, device: torch.device) -> State:
         """Where a checkpoint is; no ``init`` of the recipe is needed. RobustSRError: damaged, or of another recipe."""
         saved = read(path)
-        began = _completed(saved["recipe"])
-        before, now = _deciding(began), _deciding(asdict(recipe))
+        before, now = _deciding(_completed(saved["recipe"])), _deciding(asdict(recipe))
         keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
         if keys:
             changes = ", ".join(f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in keys)
             raise RobustSRError(f"{path} was made by another recipe: {changes}: resume with what it began with")
-        fresh, started = replace(recipe.generator, init="", denoise=""), began["generator"]
-        net = rebuilt(saved["net"]) if started["init"] or started["denoise"] else build(fresh, recipe.seed)
-        state = cls._around(net, recipe, device)
         try:
+            state = cls._around(rebuilt(saved["net"]), recipe, device)
             for name, part in state._parts().items():
                 part.load_state_dict(saved[name])
         except (KeyError, RuntimeError, ValueError) as error:  # what torch raises of other names and shapes
@@ -188,6 +185,7 @@ def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     flat = {"seed": recipe["seed"]}
     for section in DECIDES:
         flat |= {f"{section}.{key}": value for key, value in recipe[section].items()}
+    flat["generator.denoise"] = bool(recipe["generator"]["denoise"])  # whichever it was, its weights are in the run's
     return {key: value for key, value in flat.items() if key not in MOVES}
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from robustsr import winograd
 from robustsr.architectures import Denoised, UNet
 from robustsr.checkpoints import described
 from robustsr.files import atomic
@@ -20,6 +21,7 @@ from robustsr.types import RobustSRError
 from .recipe import Generator
 
 import_torchvision()
+from spandrel import UnsupportedModelError  # noqa: E402
 from spandrel.architectures.Compact import Compact  # noqa: E402
 from spandrel.architectures.ESRGAN import ESRGAN  # noqa: E402
 
@@ -45,7 +47,13 @@ def build(config: Generator, seed: int) -> nn.Module:
             )
         return Denoised(_trained(denoiser.module), upscaler, denoiser.call, nn.Module.__call__)
     if config.init:
-        return _trained(_start(config.init, own_scale(config), "init").module)
+        start = _start(config.init, own_scale(config), "init")
+        if not _called_plainly(start):
+            raise RobustSRError(
+                f"generator.init {config.init!r} is of an architecture that is called in a way of its own, which "
+                "training does not know: name another"
+            )
+        return _trained(start.module)
     if config.architecture == "compact":
         net: nn.Module = Compact(num_feat=config.features, num_conv=config.convs, upscale=config.scale)
     elif config.architecture == "unet":
@@ -89,13 +97,30 @@ def _start(name: str, scale: int, key: str) -> Network:
     return start
 
 
+def _called_plainly(network: Network) -> bool:
+    """Whether its module alone maps a picture to what the network does; those with a noise level to tell do not."""
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            return torch.equal(network.module(x), network.call(network.module, x))
+    except Exception:  # channels or arguments are missing, or there are several results
+        return False
+
+
 def _trained(net: nn.Module) -> nn.Module:
+    winograd.forget(net)  # its weights will be others
     return net.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def rebuilt(weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network that a state dict is of, to train on: that of a run, without the ``generator.init`` it began with."""
-    return _trained(described(dict(weights)).model)
+    """The network that a state dict is of, to train on: that of a run, without the ``generator.init`` it began with.
+
+    ValueError, RuntimeError, KeyError: it is of none that is known, or its shapes do not fit.
+    """
+    try:
+        return _trained(described(dict(weights)).model)
+    except UnsupportedModelError:
+        raise ValueError("no architecture has such weights") from None
 
 
 def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
