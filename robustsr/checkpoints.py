@@ -67,7 +67,16 @@ def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is 
         net: nn.Module = Denoised(first.model, second.model, first._call_fn, second._call_fn)
         formats = (first.supports_half and second.supports_half, first.supports_bfloat16 and second.supports_bfloat16)
         return spandrel.ImageModelDescriptor(
-            net, weights, None, "SR", [], *formats, second.scale, first.input_channels, second.output_channels, together
+            net,
+            net.state_dict(),
+            None,
+            "SR",
+            [],
+            *formats,
+            second.scale,
+            first.input_channels,
+            second.output_channels,
+            together,
         )
     if unet := unet_like(weights):
         sizes = spandrel.SizeRequirements(multiple_of=unet.multiple)
