@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from .types import RobustSRError
 
+Sizes = tuple[int, int, bool]
 Call = Callable[[nn.Module, Tensor], Tensor]
 
 
@@ -72,6 +74,12 @@ class Denoised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.calls
         return second(self.upscaler, first(self.denoiser, x))
+
+
+def sizes_of_both(first: Sizes, second: Sizes) -> Sizes:
+    """What two networks take that run one after the other: the smallest side, what sides are multiples of, square."""
+    multiple = math.lcm(first[1], second[1])
+    return -(-max(first[0], second[0]) // multiple) * multiple, multiple, first[2] or second[2]
 
 
 def parts(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

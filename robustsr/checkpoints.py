@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .architectures import Denoised, parts, unet_like
+from .architectures import Denoised, parts, sizes_of_both, unet_like
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
 
@@ -60,10 +59,8 @@ def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is 
         first, second = (described(part) for part in both)
         if first.scale != 1:
             raise ValueError(f"the denoiser is x{first.scale}")
-        sizes = [d.size_requirements for d in (first, second)]
-        together = spandrel.SizeRequirements(
-            max(s.minimum for s in sizes), math.lcm(*(s.multiple_of for s in sizes)), any(s.square for s in sizes)
-        )
+        each = ((s.minimum, s.multiple_of, s.square) for s in (first.size_requirements, second.size_requirements))
+        together = spandrel.SizeRequirements(*sizes_of_both(*each))
         net: nn.Module = Denoised(first.model, second.model, first._call_fn, second._call_fn)
         formats = (first.supports_half and second.supports_half, first.supports_bfloat16 and second.supports_bfloat16)
         return spandrel.ImageModelDescriptor(

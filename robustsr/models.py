@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoints, kernels, winograd
-from .architectures import Call, Denoised
+from .architectures import Call, Denoised, sizes_of_both
 from .catalogue import Entry, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .onnx_facts import Facts
@@ -132,7 +131,7 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
     if not isinstance(denoiser, Network) or not isinstance(network, Network):
         onnx = network.name if isinstance(denoiser, Network) else denoiser.name
         raise RobustSRError(f"{onnx} is an ONNX model: --denoise takes a checkpoint, and goes before one")
-    multiple = math.lcm(denoiser.multiple, network.multiple)
+    least, multiple, square = sizes_of_both(*((n.min_size, n.multiple, n.square) for n in (denoiser, network)))
     entry, licences = network.entry, [n.entry.licence if n.entry else "unknown" for n in (network, denoiser)]
     both = Network(
         Denoised(denoiser.module, network.module, denoiser.call, network.call),
@@ -146,8 +145,8 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
         entry=entry
         and replace(entry, calibration=[], licence="; ".join(dict.fromkeys(licences))),  # calibrated was f alone
         multiple=multiple,
-        min_size=-(-max(denoiser.min_size, network.min_size) // multiple) * multiple,
-        square=denoiser.square or network.square,
+        min_size=least,
+        square=square,
         before=(denoiser.name, denoiser.digest),
     )
     if denoiser.winograd or network.winograd:

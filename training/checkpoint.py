@@ -23,7 +23,7 @@ from .networks import build, rebuilt
 from .recipe import Data, Recipe
 
 DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
-# what may lie elsewhere on another machine
+# What may lie elsewhere on another machine:
 MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.init")
 
 
