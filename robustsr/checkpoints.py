@@ -35,7 +35,8 @@ def read(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
             f"{path} was refused, nothing in it was run: damaged, or a pickle with more than weights in it. {reason}"
         ) from None
     except Exception as error:  # readers of damaged files raise whatever comes
-        raise RobustSRError(f"{path} cannot be read as a checkpoint: {error or type(error).__name__}") from error
+        words = str(error) if " " in str(error) else "it is damaged, or something else"  # not a mere number
+        raise RobustSRError(f"{path} cannot be read as a checkpoint: {words}") from error
     try:
         descriptor = described(spandrel.canonicalize_state_dict(weights))
     except (spandrel.UnsupportedModelError, AttributeError, TypeError):  # the last two: not a state dict at all

@@ -29,6 +29,12 @@ def test_a_checkpoint_becomes_an_upscaler(tiny):
     assert all(net.with_precision(p)(x).dtype == torch.float32 for p in PRECISIONS)
 
 
+def test_a_file_of_words_is_said_to_be_no_checkpoint(tmp_path):
+    (tmp_path / "words.pth").write_text("junk\n")
+    with pytest.raises(RobustSRError, match=r"words.pth cannot be read as a checkpoint: it is damaged, or something"):
+        load(tmp_path / "words.pth", device="cpu")
+
+
 def test_what_is_loaded_in_inference_mode_is_as_any_other(tiny):
     with torch.inference_mode():
         network = load(tiny, device="cpu", precision="fp32")
