@@ -20,6 +20,7 @@ typedef int mask __attribute__((vector_size(4 * LANES), aligned(4)));
 
 static inline vec load(const float *p) { return *(const vec *)p; }
 static inline void store(float *p, vec v) { *(vec *)p = v; }
+static inline vec choose(mask which, vec a, vec b) { return (vec)(((mask)a & which) | ((mask)b & ~which)); }
 
 // --- 3x3 convolution, stride 1, zero padding 1, channels last, by Winograd's F(4x4, 3x3) ---
 // Lavin & Gray 2016, "Fast algorithms for convolutional neural networks": 16 outputs take 36 products per pair of
@@ -142,10 +143,8 @@ int conv3x3(const float *x, float *y, const float *u, const float *bias, const f
                             out_of(e + 6 * i, o, 1);
 #pragma GCC unroll 4
                             for (int j = 0; j < 4; j++) {
-                                vec z = o[j] + b, scaled = z * s;
-                                mask positive = z > 0;
-                                z = (vec)(((mask)z & positive) | ((mask)scaled & ~positive));
-                                if (j < most) store(to + (i * w + j) * cout, z);
+                                vec z = o[j] + b;
+                                if (j < most) store(to + (i * w + j) * cout, choose(z > 0, z, z * s));
                             }
                         }
                     }
@@ -159,7 +158,6 @@ int conv3x3(const float *x, float *y, const float *u, const float *bias, const f
     return failed;
 }
 
-#define RANK (LANES == 16 ? 16 : 4) // input channels whose sums stay in registers
 #define BATCH 24 // tiles between two visits to the sums
 
 // A of four values, into places s apart.
@@ -199,25 +197,34 @@ static inline void spread_back(const float *dy, place at, long h, long w, long c
     }
 }
 
+// u (rank, cout) += v (count, rank)^T z (count, cout), in PANEL columns; sums stay in registers.
+static inline __attribute__((always_inline)) void outer(const float *v, const float *z, float *u, long count, long cin,
+                                                        long cout, const int rank) {
+    vec sum[16][VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < rank; i++)
+        for (int j = 0; j < VECTORS; j++) sum[i][j] = load(u + i * cout + j * LANES);
+    for (long t = 0; t < count; t++) {
+        vec b[VECTORS];
+        for (int j = 0; j < VECTORS; j++) b[j] = load(z + t * cout + j * LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < rank; i++)
+            for (int j = 0; j < VECTORS; j++) sum[i][j] += v[t * cin + i] * b[j];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rank; i++)
+        for (int j = 0; j < VECTORS; j++) store(u + i * cout + j * LANES, sum[i][j]);
+}
+
 // u (cin, cout) += v (count, cin)^T z (count, cout)
 static inline void rank_update(const float *v, const float *z, float *u, long count, long cin, long cout) {
-    for (long c = 0; c < cin; c += RANK)
-        for (long o = 0; o < cout; o += PANEL) {
-            vec sum[RANK][VECTORS];
-#pragma GCC unroll 16
-            for (int i = 0; i < RANK; i++)
-                for (int j = 0; j < VECTORS; j++) sum[i][j] = load(u + (c + i) * cout + o + j * LANES);
-            for (long t = 0; t < count; t++) {
-                vec b[VECTORS];
-                for (int j = 0; j < VECTORS; j++) b[j] = load(z + t * cout + o + j * LANES);
-#pragma GCC unroll 16
-                for (int i = 0; i < RANK; i++)
-                    for (int j = 0; j < VECTORS; j++) sum[i][j] += v[t * cin + c + i] * b[j];
-            }
-#pragma GCC unroll 16
-            for (int i = 0; i < RANK; i++)
-                for (int j = 0; j < VECTORS; j++) store(u + (c + i) * cout + o + j * LANES, sum[i][j]);
-        }
+    const long rank = LANES == 16 ? 16 : 6; // what registers hold; 6 leaves 4, 2 or none of a PANEL
+    for (long o = 0; o < cout; o += PANEL) {
+        long c = 0;
+        for (; c + rank <= cin; c += rank) outer(v + c, z + o, u + c * cout + o, count, cin, cout, rank);
+        for (; c + 4 <= cin; c += 4) outer(v + c, z + o, u + c * cout + o, count, cin, cout, 4);
+        if (c < cin) outer(v + c, z + o, u + c * cout + o, count, cin, cout, 2);
+    }
 }
 
 // The gradient of the transformed weights: for x (n, h, w, cin) and the gradient dy (n, h, w, cout) of what conv3x3
@@ -249,6 +256,30 @@ int conv3x3_weights(const float *x, const float *dy, float *parts, long n, long 
     }
     free(zeros);
     return failed;
+}
+
+#define RUN 32 // pixels whose sums stay in registers
+
+// The gradient dz (size, channels) of what comes before a PReLU: for z before it and the gradient dy behind it. That of
+// slope (channels) is the sum of parts (threads, channels), zero before, always in the same order.
+int prelu_back(const float *z, const float *dy, const float *slope, float *dz, float *parts, long size, long channels,
+               int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int mine = 0; mine < threads; mine++) {
+        long end = size * (mine + 1) / threads;
+        for (long first = size * mine / threads; first < end; first += RUN)
+            for (long c = 0; c < channels; c += LANES) {
+                float *sums = parts + mine * channels + c;
+                vec sum = {0}, s = load(slope + c);
+                for (long k = first; k < first + RUN && k < end; k++) {
+                    vec a = load(z + k * channels + c), g = load(dy + k * channels + c);
+                    store(dz + k * channels + c, choose(a > 0, g, g * s));
+                    sum += choose(a > 0, (vec){0}, g * a);
+                }
+                store(sums, load(sums) + sum);
+            }
+    }
+    return 0;
 }
 
 // --- element-wise median ---
@@ -286,8 +317,8 @@ int median(const float **values, float *out, long n, long size, const int *compa
                 for (int s = 0; s < STRETCH; s++) {
                     vec *i = line + c[0] * STRETCH + s, *j = line + c[1] * STRETCH + s, a = *i, b = *j;
                     mask less = a < b;
-                    if (c[2]) *i = (vec)(((mask)a & less) | ((mask)b & ~less));
-                    if (c[3]) *j = (vec)(((mask)b & less) | ((mask)a & ~less));
+                    if (c[2]) *i = choose(less, a, b);
+                    if (c[3]) *j = choose(less, b, a);
                 }
             for (int s = 0; s < STRETCH; s++) {
                 vec a = line[low * STRETCH + s], b = line[high * STRETCH + s];

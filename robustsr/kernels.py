@@ -71,6 +71,22 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     return parts.sum(0)
 
 
+def prelu_gradient(z: Tensor, gradient: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of ``z (N, channels, h, w)`` and ``slope (channels,)`` for that behind a PReLU of them, float32.
+
+    ``channels``: a multiple of PANEL.
+    """
+    channels = z.shape[1]
+    if gradient.shape != z.shape or slope.shape != (channels,) or channels % PANEL:
+        raise ValueError(f"a gradient {tuple(gradient.shape)} and slopes {tuple(slope.shape)} are not of {z.shape}")
+    z, gradient = (t.contiguous(memory_format=torch.channels_last) for t in (z, gradient))
+    dz, workers = torch.empty_like(z), torch.get_num_threads()
+    parts = torch.zeros(workers, channels, dtype=torch.float32, device="cpu")
+    places = map(_address, (z, gradient, slope.contiguous(), dz, parts))
+    _run("prelu_back", *places, z.numel() // channels, channels, threads=workers)
+    return dz, parts.sum(0)
+
+
 def median(values: Sequence[Tensor], comparators: Comparators, middle: Sequence[int]) -> Tensor:
     """What `smoothing.median` gives for flat float32 tensors."""
     values = [v.contiguous() for v in values]  # a flat one may have gaps
@@ -166,6 +182,7 @@ def _declared(path: Path) -> Any:  # noqa: ANN401
     address, number, small, word = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_uint32
     library.conv3x3.argtypes = (*[address] * 5, *[number] * 5, small)
     library.conv3x3_weights.argtypes = (*[address] * 3, *[number] * 5, small)
+    library.prelu_back.argtypes = (*[address] * 5, *[number] * 2, small)
     library.median.argtypes = (address, address, number, number, address, number, small, small, small)
     library.philox.argtypes = (address, address, *[number] * 6, word, word, small)
     library.count.argtypes = (address, number, number, address, address, small, small)

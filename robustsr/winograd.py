@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from . import kernels
-from .kernels import PANEL, convolve, weight_gradient
+from .kernels import PANEL, convolve, prelu_gradient, weight_gradient
 
 _G = torch.tensor(
     [
@@ -109,11 +109,13 @@ class Conv3x3(nn.Module):
         if not (torch.is_grad_enabled() and x.requires_grad):
             return convolve(x, self._made.of(self._plain, back=False), self.bias, self.slope)
         y = cast(Tensor, _Convolution.apply(x, self._plain, self.bias, self._made))  # type: ignore[no-untyped-call]
-        return y if self.slope is None else torch.prelu(y, self.slope)
+        return y if self.slope is None else cast(Tensor, _PReLU.apply(y, self.slope))  # type: ignore[no-untyped-call]
 
 
 class FastConvolutions(TorchFunctionMode):
     """Within it, 3x3 convolutions that suit run by Winograd, and so do their gradients, those of the weights, too.
+
+    PReLUs keep torch's values, and get a gradient that torch takes several times as long for.
 
     Of any network in float32 on the processor; the others, and autocast's, stay torch's. Transformed weights are kept
     until it ends, or the weights change by an operation that torch counts: leave it before others, like fused Adam.
@@ -128,6 +130,8 @@ class FastConvolutions(TorchFunctionMode):
             x, weight, bias = args[:3]
             bias = weight.new_zeros(len(weight)) if bias is None else bias
             return _Convolution.apply(x, weight, bias, self._made)  # type: ignore[no-untyped-call]
+        if function is torch.prelu and not kwargs and _suits_prelu(*args):
+            return _PReLU.apply(*args)  # type: ignore[no-untyped-call]
         return function(*args, **(kwargs or {}))
 
     def __exit__(self, *exception: Any) -> None:  # noqa: ANN401 - torch's
@@ -137,8 +141,18 @@ class FastConvolutions(TorchFunctionMode):
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any) -> bool:  # noqa: ANN401 - what conv2d takes
     plain = how == ((1, 1), (1, 1), (1, 1), 1) and weight.shape[2:] == (3, 3) and x.dim() == 4 and _wide(weight)
-    ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and ours and _tiles(x) >= (FEWEST if weight.requires_grad else 0) and kernels.available()
+    enough = _tiles(x) >= (FEWEST if weight.requires_grad else 0) if plain else False
+    return enough and _ours(x, weight)
+
+
+def _suits_prelu(x: Tensor, slope: Tensor) -> bool:
+    return x.dim() == 4 and x.shape[1] % PANEL == 0 and slope.shape == x.shape[1:2] and _ours(x, slope)
+
+
+def _ours(x: Tensor, weight: Tensor) -> bool:
+    """Whether C code computes with them, as torch would, and not autocast."""
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    return plain and not torch.is_autocast_enabled("cpu") and kernels.available()
 
 
 def _tiles(x: Tensor) -> int:
@@ -175,6 +189,20 @@ class _Convolution(torch.autograd.Function):
         dx = convolve(gradient, ctx.made.of(weight, back=True), none) if ours[0] else None
         dw = _untransformed(weight_gradient(x, gradient)) if ours[1] else None
         return dx, dw, gradient.sum((0, 2, 3)) if ours[2] else None, None
+
+
+class _PReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, slope: Tensor) -> Tensor:  # noqa: ANN401 - torch's
+        ctx.save_for_backward(z, slope)
+        return torch.prelu(z, slope)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:  # noqa: ANN401
+        z, slope = ctx.saved_tensors
+        dz, ds = prelu_gradient(z, gradient, slope)
+        return dz, ds if ctx.needs_input_grad[1] else None
 
 
 def transformed(weight: Tensor) -> Tensor:

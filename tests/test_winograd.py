@@ -71,6 +71,29 @@ def test_gradients_in_training_are_those_of_float64(channels, size, two_threads,
 
 
 @needs_compiler
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (37, 53)])
+def test_gradients_of_prelu_are_those_of_float64(size, two_threads):
+    torch.manual_seed(0)
+    prelu, x, of = nn.PReLU(48), torch.randn(3, 48, *size), torch.randn(3, 48, *size)
+    prelu.weight.data.normal_()  # of both signs
+    with FastConvolutions():
+        got = gradients(prelu, x, of)
+    want = gradients(prelu.double(), x.double(), of.double())
+    assert "_PReLU" in str(got[0].grad_fn)
+    for mine, exact in zip(got, want, strict=True):
+        assert (mine - exact).abs().max() <= 1e-6 * exact.abs().max()
+
+
+@needs_compiler
+def test_slopes_that_do_not_train_have_no_gradient():
+    prelu = nn.PReLU(16).requires_grad_(False)
+    x = torch.randn(1, 16, 4, 4, requires_grad=True)
+    with FastConvolutions():
+        prelu(x).sum().backward()
+    assert prelu.weight.grad is None and torch.equal(x.grad, torch.where(x > 0, 1.0, 0.25))
+
+
+@needs_compiler
 @pytest.mark.parametrize("fused", [False, True])
 def test_training_sees_every_change_of_its_weights(fused):
     torch.manual_seed(0)
@@ -101,6 +124,15 @@ def test_other_convolutions_stay_those_of_torch(layer):
         fast = layer(x), layer.double()(x.double()), layer.float()(x[0]), torch.conv2d(x, layer.weight)
     assert torch.equal(fast[0], layer(x)) and torch.equal(fast[1], layer.double()(x.double()))
     assert torch.equal(fast[2], layer.float()(x[0])) and torch.equal(fast[3], torch.conv2d(x, layer.weight))
+
+
+@pytest.mark.parametrize("channels", [1, 20])
+def test_other_prelus_stay_those_of_torch(channels):
+    layer, x = nn.PReLU(channels), torch.randn(2, 20, 4, 4)
+    with FastConvolutions():
+        fast = layer(x), layer.double()(x.double()), layer.float()(x[:, :, 0])
+    for mine, want in zip(fast, (layer(x), layer.double()(x.double()), layer.float()(x[:, :, 0])), strict=True):
+        assert torch.equal(mine, want) and "_PReLU" not in str(mine.grad_fn)
 
 
 def test_autocast_keeps_its_number_format():
@@ -269,7 +301,8 @@ def test_the_code_for_wide_vectors_is_right_too(tmp_path):
         "conv, x = torch.nn.Conv2d(48, 32, 3, padding=1), torch.randn(2, 48, 9, 14)\n"
         "assert kernels.available()\n"
         "x.requires_grad_()\n"
-        "slopes = lambda y: torch.autograd.grad(y.square().sum(), [x, *conv.parameters()])\n"
+        "prelu = torch.nn.PReLU(32)\n"
+        "slopes = lambda y: torch.autograd.grad(prelu(y).square().sum(), [x, *conv.parameters(), prelu.weight])\n"
         "want, exact = conv(x), slopes(conv(x))\n"
         "with torch.no_grad():\n"
         "    off = float((Conv3x3(conv)(x) - want).abs().max())\n"
