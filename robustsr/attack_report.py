@@ -47,7 +47,8 @@ def tables(result: Result) -> list[Table]:
     ]
     what = "The truth (--hr)" if scene.hr is not None else "The same model's output for the clean input (no --hr)"
     notes = [f"Measured from the written files. Random noise: of equal {norm}.", f"Reference: {what}."]
-    notes += [f"c = {result.strongest.c:.3g}."] if result.strongest.c is not None else []
+    if result.strongest.c is not None:
+        notes.append(f"c = {result.strongest.c:.3g}. CW hardly moves values at 0 or 1.")
     keys = [*MEASURES, *(["target"] if scene.target is not None else [])]
     rows = [
         Row.of(named(result, o.input, o.label), [o.measures[k] for k in keys], section=o.label) for o in result.outcomes

@@ -109,6 +109,7 @@ class Ascent(TypedDict, total=False):
     goal: float
     seed: int
     score: Objective | None
+    clip: bool
 
 
 class CW(TypedDict, total=False):
@@ -169,13 +170,15 @@ def ascend(
     goal: float = math.inf,
     seed: int = 0,
     score: Objective | None = None,
+    clip: bool = True,
 ) -> Attacked:
     """Steps of ``step_size`` up the objective inside the ball ``eps`` around ``x (N, 3, h, w)``; the best iterate.
 
     ``start``: size of the uniform random start, as a fraction of the ball. ``restarts``: that many runs, the best per
     sample. ``mask`` (broadcastable to x, 0 or 1): only there may x change. ``goal``: a sample whose objective reaches
     it is left alone from then on. ``score``: what iterates are compared by, where the objective draws anew at every
-    call and the luckiest draw would win; the objective itself if omitted. The result is never worse than ``x`` itself.
+    call and the luckiest draw would win; the objective itself if omitted. ``clip``: to [0, 1], at every step. The
+    result is never worse than ``x`` itself.
     """
     if not eps >= 0 or steps < 1 or restarts < 1:
         raise RobustSRError(f"eps must be at least 0, steps and restarts at least 1; got {eps}, {steps}, {restarts}")
@@ -194,7 +197,8 @@ def ascend(
         base = seed + 1_000_003 * restart
         z = x
         if start > 0 or restart > 0:
-            z = _confined(x, random_in_ball(x * allowed, norm, eps * (start or 1), base) * allowed, norm, eps)
+            first = random_in_ball(x * allowed, norm, eps * (start or 1), base) * allowed
+            z = _confined(x, first, norm, eps, clip)
         for number in range(steps):
             value, gradient = _gradient(objective, z)
             with torch.no_grad():
@@ -205,7 +209,7 @@ def ascend(
             if bool((best_loss >= goal).all()):
                 break
             step = steepest(gradient * allowed, norm, base + number + 1) * allowed
-            moved = _confined(x, z + step_size * step - x, norm, eps)
+            moved = _confined(x, z + step_size * step - x, norm, eps, clip)
             z = torch.where((best_loss >= goal).view(-1, 1, 1, 1), z, moved)
         with torch.no_grad():
             value = judge(z)
@@ -215,9 +219,10 @@ def ascend(
     return Attacked(best, best_loss, curve)
 
 
-def _confined(x: Tensor, delta: Tensor, norm: Norm, eps: float) -> Tensor:
-    """x + delta in the ball and in [0, 1]: clipping moves every value towards x, so it leaves no ball."""
-    return (x + project(delta, norm, eps)).clamp(0, 1)
+def _confined(x: Tensor, delta: Tensor, norm: Norm, eps: float, clip: bool) -> Tensor:
+    """x + delta in the ball and, with ``clip``, in [0, 1]: that moves every value towards x, so it leaves no ball."""
+    moved = x + project(delta, norm, eps)
+    return moved.clamp(0, 1) if clip else moved
 
 
 def _gradient(objective: Objective, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,7 +296,8 @@ def cw_search(
 ) -> tuple[Attacked, float]:
     """The smallest c within a factor of 10,000 of ``c`` for which ``reached(adv)`` holds, and what `cw` finds there.
 
-    ``rounds`` of bisection on a logarithmic scale. RobustSRError: no c that was tried reaches it.
+    ``rounds`` of bisection on a logarithmic scale; as many then shorten the change to what reaches it just so, for a
+    few steps of Adam are no smaller for a smaller c. ``x``: one picture. RobustSRError: no c that was tried reaches it.
     """
     low, high, found = c * 1e-4, c * 1e4, None
     for _ in range(rounds):
@@ -302,8 +308,16 @@ def cw_search(
         else:
             low = middle
     if found is None:
-        raise RobustSRError("the target cannot be reached: take more --steps, or ask for a smaller drop")
-    return found
+        raise RobustSRError("the drop cannot be reached: take more --steps, or ask for a smaller one")
+    result, c = found
+    short, long = 0.0, 1.0
+    for _ in range(rounds):
+        share = (short + long) / 2
+        short, long = (short, share) if reached(x + share * (result.adv - x)) else (share, long)
+    adv = x + long * (result.adv - x)
+    with torch.no_grad():
+        value = (options.get("score") or objective)(adv)
+    return replace(result, adv=adv, loss=value), c
 
 
 def universal(
@@ -314,10 +328,12 @@ def universal(
     step_size: float | None = None,
     norm: Norm = "linf",
     seed: int = 0,
+    scores: list[Objective] | None = None,
 ) -> tuple[Tensor, list[float]]:
     """One perturbation ``(1, 3, h, w)`` for all pictures (Moosavi-Dezfooli et al. 2017), and the mean loss per step.
 
     ``batches``: pairs of inputs ``(N, 3, h, w)`` and the objective on them; each picture gets clip01(x + delta).
+    ``scores``: for each batch, what iterates are compared by, as ``score`` of `ascend`.
     """
     like, count = batches[0][0][:1], sum(len(x) for x, _ in batches)
     step_size = eps / 4 if step_size is None else step_size
@@ -325,8 +341,11 @@ def universal(
     best, best_value, curve = delta, -math.inf, []
     for number in range(steps + 1):
         value, gradient = 0.0, torch.zeros_like(delta)
-        for x, objective in batches:
+        for i, (x, objective) in enumerate(batches):
             losses, g = _gradient(lambda d, x=x, objective=objective: objective((x + d).clamp(0, 1)), delta)  # type: ignore[misc]
+            if scores:
+                with torch.no_grad():
+                    losses = scores[i]((x + delta).clamp(0, 1))
             value, gradient = value + float(losses.detach().sum()) / count, gradient + g
         curve.append(value)
         if value > best_value:

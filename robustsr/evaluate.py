@@ -30,7 +30,7 @@ from .smoothing import Smoothed
 from .threats import Threat, Variant
 from .types import RobustSRError, Upscaler
 
-VERSION = 2  # of what a record holds and means
+VERSION = 3  # of what a record holds and means
 Record = dict[str, Any]
 
 

@@ -49,6 +49,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None = Non
     if weight.shape != (cout // PANEL, 36, cin, PANEL) or cin % PANEL or (slope is not None and len(slope) != cout):
         raise ValueError(f"weights {tuple(weight.shape)} are not for {cin} to {cout} channels")
     x, bias = x.contiguous(memory_format=torch.channels_last), bias.contiguous()
+    slope = None if slope is None else slope.contiguous()
     y = torch.empty((n, cout, h, w), dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
     places = [None if t is None else _address(t) for t in (x, y, weight, bias, slope)]
     _run("conv3x3", *places, n, h, w, cin, cout)
@@ -80,10 +81,12 @@ def prelu_gradient(z: Tensor, gradient: Tensor, slope: Tensor) -> tuple[Tensor, 
     if gradient.shape != z.shape or slope.shape != (channels,) or channels % PANEL:
         raise ValueError(f"a gradient {tuple(gradient.shape)} and slopes {tuple(slope.shape)} are not of {z.shape}")
     z, gradient = (t.contiguous(memory_format=torch.channels_last) for t in (z, gradient))
+    slope = slope.contiguous()
     dz, workers = torch.empty_like(z), torch.get_num_threads()
     parts = torch.zeros(workers, channels, dtype=torch.float32, device="cpu")
-    places = map(_address, (z, gradient, slope.contiguous(), dz, parts))
-    _run("prelu_back", *places, z.numel() // channels, channels, threads=workers)
+    _run(
+        "prelu_back", *map(_address, (z, gradient, slope, dz, parts)), z.numel() // channels, channels, threads=workers
+    )
     return dz, parts.sum(0)
 
 

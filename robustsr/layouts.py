@@ -18,7 +18,7 @@ from .evaluate import Record, Study
 from .plan import Smoothing
 from .report import ARROWS, Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results
-from .threats import is_threat
+from .threats import is_threat, parse
 
 UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
 TUNED_EPS = (0, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2)
@@ -66,12 +66,14 @@ def protocol_notes(study: Study, results: Results) -> list[str]:
     """The protocol as lines under a table."""
     lines = [f"{k}: {v}" for k, v in study.protocol(results.records).items()]
     specs = "; ".join(study.perturbations)
+    threats = [parse(p) for p in study.perturbations if is_threat(p)]
+    ways = "; ".join(dict.fromkeys(f"{threat.method}: {threat.way}" for threat in threats))
     units = (
         [f"sigma and eps are in [0, 1] units; the thesis' normalised ones times {UNIT}"]
         if study.pictures.resized
         else []
     )
-    return ["; ".join(lines), f"perturbations: {specs}", *units]
+    return ["; ".join(lines), f"perturbations: {specs}", *([f"attacks: {ways}"] if ways else []), *units]
 
 
 def _oracle(study: Study) -> tuple[Metric, bool]:
@@ -235,7 +237,8 @@ def _curve(results: Results, metric: Any, model: str, smoothing: Smoothing, vari
 
 def generic(study: Study, results: Results, name: str) -> list[Section]:
     """A table of any study: a group of columns per perturbation."""
-    layout = table("Measured", "", ["Clean" if p == "clean" else labels(study)[p] for p in study.perturbations], PAPER)
+    heads = ["Clean" if p == "clean" else labels(study)[p] for p in study.perturbations]
+    layout = table("Measured", "", heads, (*PAPER, "psnr_y", "ssim_y"))
     made: list[Section] = layout({name: study}, {name: results})
     return made
 

@@ -21,7 +21,7 @@ from .winograd import accelerated
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-NAMES = "l1, mse, perceptual, perceptual:LAYER (or LAYER+LAYER), paper, lpips, lpips-alex, lpips-vgg, lpips-squeeze"
+NAMES = "l1, mse, perceptual and paper (or either:LAYER, :LAYER+LAYER), lpips, lpips-alex, lpips-vgg, lpips-squeeze"
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
 LAYERS = [  # of VGG19's features: conv1_1 is number 0, conv3_4 is 16, conv5_4 is 34
     name
@@ -47,8 +47,8 @@ def loss(name: str) -> Loss:
         return l1 if kind == "l1" else mse
     if kind == "perceptual":
         return perceptual(layer or None)
-    if kind == "paper" and not layer:
-        return paper()
+    if kind == "paper":
+        return paper(layer=layer or None)
     if name == "lpips":  # the best that is here
         return lpips(best_lpips() or "squeeze")
     if kind.startswith("lpips-") and kind[6:] in LPIPS_BACKBONES and not layer:

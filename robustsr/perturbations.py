@@ -119,9 +119,7 @@ def _shrunk(levels: Tensor, made: Tensor, exact: Tensor, eps: float) -> Tensor:
         # cheapest: those that rounding moved away furthest, for what they take off
         error = (difference - difference.sign() - wanted).abs() - (difference - wanted).abs()
         cost = torch.where(difference != 0, error / gain.clamp(min=1), torch.inf)
-        order = cost.argsort()
-        taken = int((gain[order].cumsum(0) < excess).sum()) + 1
-        taken = min(taken, max(1, int((difference != 0).sum())))
-        chosen = order[:taken]
+        order = cost.argsort()[: int((difference != 0).sum())]
+        chosen = order[: int((gain[order].cumsum(0) < excess).sum()) + 1]
         difference[chosen] -= difference[chosen].sign()
     return levels + difference.view_as(levels)

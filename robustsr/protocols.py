@@ -8,6 +8,7 @@ from typing import Any
 
 from . import layouts
 from .evaluate import Study
+from .models import BICUBIC
 from .pairs import Pictures
 from .plan import Smoothing
 from .report import Section
@@ -87,7 +88,9 @@ def _thesis(
             n: replace(p, scale=1, resized=factor, crop=(p.crop or 160 // factor), lr=None)
             for n, p in choice.sets.items()
         }
-        return {n: _study(choice, p, **common) for n, p in sets.items()}
+        bicubic = next(name for name, scale in BICUBIC.items() if scale == factor)
+        rows = replace(choice, models=tuple(dict.fromkeys([bicubic, *choice.models])))
+        return {n: _study(rows, p, **common) for n, p in sets.items()}
 
     return studies
 
@@ -98,7 +101,7 @@ def tuning(choice: Choice, perturbations: tuple[str, ...], factor: int | None = 
     ``factor``: the thesis' setting (mean of 50, its attacks and grid) at x2 or x4; else the median of 21.
     """
     if factor:
-        made: dict[str, Study] = _thesis(factor, layouts.TUNED_EPS)(choice)
+        made: dict[str, Study] = _thesis(factor, layouts.TUNED_EPS)(replace(choice, sigma=0))  # the grid's alone
         return made
     defences = _smoothings(choice, "median", 21, GRID)
     return {n: _study(choice, p, perturbations=perturbations, defences=defences) for n, p in choice.sets.items()}

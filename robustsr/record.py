@@ -24,7 +24,7 @@ from .noise import ALGORITHM
 from .types import RobustSRError
 from .version import __version__
 
-FORMAT = "robustsr-certificate/1"
+FORMAT = "robustsr-certificate/2"
 PICTURES = ("shipped", "lower", "upper")
 
 # Float32 differs by some 1e-6 between devices: a draw next to a rounding boundary then falls on the other side of it.
@@ -147,10 +147,11 @@ def claimed(claim: Claim, field: Field) -> list[str]:
         f"{claim.sigma:.6g}, for every perturbation whose L2 norm is below eps = {claim.eps:.6g} {inside}, the {true} "
         f"lies between the lower and the upper picture {where}."
     )
+    among_these = f" (but for a share of {claim.failure:.6g}, on average)" if claim.scope == "value" else ""
     ours = (
         f"With probability at least {1 - claim.failure:.6g} (1 - alpha - 2 beta; alpha {claim.alpha:.6g}, beta "
-        f"{claim.beta:.6g}) the same holds for the picture itself, made in the same way from {claim.shipped} new draws "
-        f"after any one such perturbation, if that was chosen without knowledge of these draws."
+        f"{claim.beta:.6g}) the same holds for the picture itself{among_these}, made in the same way from "
+        f"{claim.shipped} new draws after any one such perturbation, if that was chosen without knowledge of these draws."
     )
     if claim.beta == 0:
         ours = (

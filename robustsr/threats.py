@@ -39,7 +39,7 @@ USES = {  # settings that only some methods have; the others refuse them
     "norm": ("pgd", "random"),
     "steps": ("bim", "pgd", "cw"),
     "step_size": ("pgd",),
-    "restarts": ("fgsm", "bim", "pgd"),
+    **dict.fromkeys(("restarts", "clip"), ("fgsm", "bim", "pgd")),
     **dict.fromkeys(("c", "lr", "squared", "drop"), ("cw",)),
 }
 TILE = 256  # LR pixels beyond which a picture is attacked in tiles, which bounds the memory
@@ -53,6 +53,7 @@ class Threat:
     ``eps_rel``: L2 budget relative to the picture: eps = eps_rel * sqrt(3 h w) (thesis eq. 4.4). ``step_size``: of
     pgd; None is eps/4. ``c``, ``lr``, ``squared``: of cw. ``drop``: cw searches the smallest c that costs so many
     dB. ``random``: noise as large as the budget, the baseline. ``draws``: of the adaptive attacks, per step.
+    ``clip``: whether attacked inputs stay in [0, 1]; those that are written to files always do.
     """
 
     method: Method
@@ -68,6 +69,7 @@ class Threat:
     drop: float | None = None
     loss: str = "l1"
     draws: int = 10
+    clip: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -103,6 +105,16 @@ class Threat:
         return (
             self.steps if self.steps is not None else 1 if self.method == "fgsm" else 6 if self.method == "cw" else 10
         )
+
+    @property
+    def way(self) -> str:
+        """How it goes, with what `spec` leaves to the defaults."""
+        if self.method == "cw":
+            return f"{self.iterations} steps of Adam at rate {self.lr:g}, c {self.c:g}"
+        if self.method == "pgd":
+            step = "eps/4" if self.step_size is None else _shown(self.step_size, levels=True)
+            return f"{self.iterations} steps of {step} from a random start"
+        return {"fgsm": "1 step of eps", "random": "no steps"}.get(self.method, f"{self.iterations} steps of eps/steps")
 
     def budget(self, x: Tensor) -> float:
         """eps for the picture ``x (N, 3, h, w)``: Linf 8/255 and L2 .5 where nothing else is asked for."""
@@ -223,6 +235,8 @@ def craft(
     if threat.method == "random":
         noisy = random_noise(x, eps, threat.norm, mask=mask, seed=seed, bits=bits)
         return Crafted("random", noisy, None)
+    if targeted and threat.drop is not None:
+        raise RobustSRError("a drop is how far the output is from the truth, which an attack with a target leaves be")
     size = (x.shape[-2], x.shape[-1])
     up = attackable(network, size, smoothing if variant != "base" else None, resized)
     own = reference is None
@@ -293,7 +307,13 @@ def _search(
             return bool(after >= before * 10 ** (drop / 10))
 
         return attacks.cw_search(x, objective, reached, c=threat.c, **options)
-    ascent: attacks.Ascent = {"restarts": threat.restarts, "mask": mask, "seed": seed, "score": score}
+    ascent: attacks.Ascent = {
+        "restarts": threat.restarts,
+        "mask": mask,
+        "seed": seed,
+        "score": score,
+        "clip": threat.clip,
+    }
     if threat.method == "fgsm":
         return attacks.fgsm(x, objective, eps, start=small, **ascent), None
     if threat.method == "bim":
@@ -305,7 +325,7 @@ def _filed(threat: Threat, x: Tensor, adv: Tensor, bits: int | None, eps: float)
     x, adv = x.cpu(), adv.cpu()  # in float64, which not every device has
     if bits is None:
         return adv
-    return rounded(x, adv, bits=bits, norm=None if threat.method == "cw" else threat.norm, eps=eps)
+    return rounded(x, adv.clamp(0, 1), bits=bits, norm=None if threat.method == "cw" else threat.norm, eps=eps)
 
 
 def variants_for(on: str, smoothing: Smoothing | None) -> list[Variant]:

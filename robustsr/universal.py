@@ -61,20 +61,22 @@ def universal(
     plain = Shown(network.name, network)
     shown = [plain] if smoothing is None or smoothing.sigma == 0 else [plain, smoothed(network, smoothing)]
     what = f"universal attack on {network.name}"
-    up: Any = attackable(watched(network, say, what), scenes[0].size, smoothing if adaptive else None)
-    if adaptive and smoothing is not None:
-        up = attacks.Fresh(up, threat.draws, seed)
+    shipped: Any = attackable(watched(network, say, what), scenes[0].size, smoothing if adaptive else None)
+    fresh = attacks.Fresh(shipped, threat.draws, seed) if adaptive and smoothing is not None else None
     loss, target = losses.loss(threat.loss), scenes[0].target
     xs = torch.cat([s.x for s in scenes]).to(network.device)
     batches: list[tuple[Tensor, attacks.Objective]] = []
+    scores: list[attacks.Objective] = []
     for part in torch.split(xs, batch):
         with torch.no_grad():
-            reference = up(part) if target is None else target.to(part).expand(len(part), -1, -1, -1)
-        batches.append((part, attacks.against(up, reference, loss, targeted=target is not None)))
+            reference = shipped(part) if target is None else target.to(part).expand(len(part), -1, -1, -1)
+        targeted = target is not None
+        batches.append((part, attacks.against(fresh or shipped, reference, loss, targeted=targeted)))
+        if fresh:
+            scores.append(attacks.against(fresh.fixed(), reference, loss, targeted=targeted))
     eps = threat.budget(xs)
-    delta, curve = attacks.universal(
-        batches, eps, steps=threat.iterations, step_size=threat.step_size, norm=threat.norm, seed=seed
-    )
+    settings: dict[str, Any] = {"steps": threat.iterations, "step_size": threat.step_size, "norm": threat.norm}
+    delta, curve = attacks.universal(batches, eps, seed=seed, scores=scores, **settings)
     delta = delta.detach().cpu()
     rows = []
     for i, one in enumerate(scenes):

@@ -271,7 +271,8 @@ def test_cw_search_finds_the_smallest_c_that_does_it(convs):
     wanted = 1.01 * float(objective(x))
     options = {"values": hr[0].numel(), "steps": 10}
     found, c = attacks.cw_search(x, objective, lambda adv: bool(objective(adv) >= wanted), c=1, **options)
-    assert found.loss >= wanted
+    assert wanted <= found.loss < 1.001 * wanted  # shortened to what does it just so
+    assert torch.equal(found.loss, objective(found.adv))
     assert cw(x, objective, c=c / 1.5, **options).loss < wanted
     with pytest.raises(RobustSRError, match="cannot be reached"):
         attacks.cw_search(x, objective, lambda adv: False, rounds=2, **options)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from robustsr.cli_evaluate import evaluate, tune
 from robustsr.layouts import published
 from robustsr.pairs import Pictures
+from robustsr import protocols
 from robustsr.protocols import PROTOCOLS, Choice
 from robustsr.types import RobustSRError
 
@@ -182,5 +183,8 @@ def test_the_thesis_studies_use_its_units_and_protocol(folder):
         pytest.approx(s * 0.273, abs=1e-6)
         for s in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1, 1.1, 1.2)
     ]
+    (study,) = protocols.tuning(choice, (), 2).values()
+    assert [d.sigma / 0.273 for d in study.defences if d] == pytest.approx(protocols.THESIS_GRID[1:], abs=1e-5)
+    assert study.models == ("bicubic-x2", "psnr")
     (study,) = PROTOCOLS["paper-table2"].studies(choice).values()
     assert study.perturbations[1] == "fgsm:eps=10/255,loss=paper" and all(d.samples == 21 for d in study.defences if d)

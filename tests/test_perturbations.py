@@ -110,3 +110,11 @@ def test_rounding_keeps_whole_levels_and_most_of_a_small_l2_norm():
     towards = rounded(x, adv, norm="linf")
     assert norms(made - x)["l2"].item() <= 0.15 * (1 + 1e-5)
     assert kept > 0.75 > float(((towards - x) * (adv - x)).sum() / (adv - x).square().sum())
+
+
+@pytest.mark.parametrize("side", [40, 120, 192])
+def test_rounding_keeps_an_l2_budget_of_which_most_values_get_less_than_half_a_level(side):
+    x = (picture(1, side, side, 0, torch.float32).clamp(0.1, 0.9) * 255).round() / 255
+    delta = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) ** 3  # a few large, many next to nothing
+    size = norms(rounded(x, x + project(delta, "l2", 0.5), norm="l2", eps=0.5) - x)["l2"].item()
+    assert 0.48 < size <= 0.5 * (1 + 1e-5)

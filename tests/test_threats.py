@@ -45,6 +45,7 @@ def test_what_is_no_size_is_refused(text):
         ("pgd-l2:eps_rel=.05,loss=mse", "pgd-l2:eps_rel=0.05,loss=mse"),
         ("cw:c=1,steps=4,squared=true,drop=3", "cw:steps=4,c=1,squared=true,drop=3"),
         ("random:eps=.1", "random:eps=0.1"),
+        ("pgd-l2:eps=1,clip=false", "pgd-l2:eps=1,clip=false"),
     ],
 )
 def test_specs_have_one_canonical_form(spec, canonical):
@@ -65,6 +66,7 @@ def test_specs_have_one_canonical_form(spec, canonical):
         ("bim:norm=l2", "bim has no use for norm, only pgd, random"),
         ("pgd:eps_rel=.1", "eps_rel is an L2 budget"),
         ("pgd-l2:eps=.1,eps_rel=.1", "eps_rel is an L2 budget"),
+        ("cw:clip=false", "cw has no use for clip, only fgsm, bim, pgd"),
         ("pgd:drop=3", "pgd has no use for drop, only cw"),
         ("fgsm:steps=3", "fgsm has no use for steps, only bim, pgd, cw"),
         ("random:steps=3", "random has no use for steps"),
@@ -132,6 +134,32 @@ def test_which_variants_a_word_stands_for():
         variants_for("smoothed", None)
     with pytest.raises(RobustSRError, match="got everything"):
         variants_for("everything", smoothing)
+
+
+def test_clipping_may_be_left_out_but_files_hold_no_more(network):
+    x = picture().round().clamp(0.01, 0.99)
+    for spec, bits, beyond in [("pgd", None, False), ("pgd:clip=false", None, True), ("pgd:clip=false", 8, False)]:
+        adv = craft(parse(spec), network, x, seed=1, bits=bits).adv
+        assert bool(((adv < 0) | (adv > 1)).any()) == beyond
+
+
+def test_a_drop_towards_a_target_makes_no_sense(network):
+    with pytest.raises(RobustSRError, match="an attack with a target"):
+        craft(parse("cw:drop=1"), network, picture(), network(picture()), targeted=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "way"),
+    [
+        ("fgsm", "1 step of eps"),
+        ("bim", "10 steps of eps/steps"),
+        ("pgd:steps=5", "5 steps of eps/4 from a random start"),
+        ("pgd:step_size=2/255", "10 steps of 2/255 from a random start"),
+        ("cw:c=1", "6 steps of Adam at rate 0.01, c 1"),
+    ],
+)
+def test_an_attack_says_how_it_goes(spec, way):
+    assert parse(spec).way == way
 
 
 def test_targets_and_masks(network):

@@ -6,9 +6,12 @@ import time
 import zipfile
 from urllib.parse import urlsplit
 
+import gradio_client
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
+from spandrel.architectures.Compact import Compact
 from ui_server import running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -130,7 +133,7 @@ def test_cancel_stops_within_a_tile_and_the_next_run_works(page, tmp_path, photo
     page.wait_for_selector("text=1200 x 900 pixels", timeout=60_000)
     page.get_by_label("Samples").first.fill("60")
     page.click("#upscale-run")
-    page.wait_for_selector("text=/tile [1-9][0-9]*\\/[0-9]+, about .* left/", timeout=120_000)
+    page.wait_for_selector("text=/step [1-9][0-9]*\\/[0-9]+, about .* left/", timeout=120_000)
     page.click("#upscale-stop")
     assert "Cancelled" in toast(page)
     page.wait_for_selector("#upscale-run:not([disabled])")
@@ -140,6 +143,14 @@ def test_cancel_stops_within_a_tile_and_the_next_run_works(page, tmp_path, photo
     page.get_by_label("Samples").first.fill("2")
     page.click("#upscale-run")
     page.wait_for_selector("#upscale-about >> text=640 x 480 pixels", timeout=120_000)
+
+
+def test_samples_may_be_left_to_the_picture(page):
+    page.get_by_text("sign.png").first.click()
+    page.wait_for_selector("text=160 x 120 pixels")
+    page.get_by_label("Samples").first.fill("auto")
+    page.click("#upscale-run")
+    page.wait_for_selector("#upscale-about >> text=as many draws as it needs", timeout=120_000)
 
 
 def test_errors_can_be_read(page, tmp_path):
@@ -204,6 +215,22 @@ def test_compare_with_a_truth(page, tmp_path, photo):
     assert "PSNR" in page.locator("#compare-table").inner_text()
 
 
+def test_a_denoiser_of_ones_own_can_be_used_at_once(page, server, photograph, tmp_path):
+    """In the page, and by a client of the API, which loads none."""
+    weights = Compact(num_feat=8, num_conv=1, upscale=1).state_dict()
+    save_file(weights, tmp_path / "soft.safetensors")
+    tab(page, "Models")
+    page.get_by_role("tabpanel").locator("input[type=file]").set_input_files(str(tmp_path / "soft.safetensors"))
+    page.wait_for_selector("text=soft: x1, can be used now")
+    tab(page, "Upscale")
+    page.get_by_text("More", exact=True).first.click()
+    page.get_by_label("Denoiser first").first.click()
+    page.get_by_role("option", name="soft").wait_for()
+    client = gradio_client.Client(server, verbose=False)
+    made = client.predict(gradio_client.handle_file(str(photograph)), denoise="soft", smooth="off", api_name="/upscale")
+    assert "soft" in made[1] and "**256 x 192 pixels**" in made[1]
+
+
 def test_certify(page):
     tab(page, "Certify")
     page.get_by_label("eps (L2)").fill("0.02")
@@ -237,7 +264,11 @@ def test_it_fits_narrow_windows_in_both_themes(browser, server, scheme):
     page.goto(server)
     page.wait_for_selector("#upscale-run")
     page.wait_for_timeout(300)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    for name in ("Upscale", "Batch", "Compare", "Attack", "Certify", "Models"):
+        tab(page, name)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420, name
+    tab(page, "Upscale")
     pixel = np.asarray(Image.open(_shot(page)).convert("L"))[2, 2]
     assert (pixel > 200) == (scheme == "light")
     page.context.close()

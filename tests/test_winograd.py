@@ -85,6 +85,20 @@ def test_gradients_of_prelu_are_those_of_float64(size, two_threads):
 
 
 @needs_compiler
+def test_slopes_may_be_a_view():
+    x, w, of = (
+        torch.randn(2, 16, 8, 8, requires_grad=True),
+        torch.randn(1, requires_grad=True),
+        torch.randn(2, 16, 8, 8),
+    )
+    with FastConvolutions():
+        got = torch.autograd.grad((torch.prelu(x, w.expand(16)) * of).sum(), [x, w])
+    want = torch.autograd.grad((torch.prelu(x, w) * of).sum(), [x, w])
+    for mine, exact in zip(got, want, strict=True):
+        assert (mine - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+@needs_compiler
 def test_slopes_that_do_not_train_have_no_gradient():
     prelu = nn.PReLU(16).requires_grad_(False)
     x = torch.randn(1, 16, 4, 4, requires_grad=True)

@@ -72,13 +72,13 @@ class Step:
         for optimiser, peak in ((state.optimiser, recipe.optimiser.lr), (state.d_optimiser, recipe.discriminator.lr)):
             for group in optimiser.param_groups if optimiser else []:
                 group["lr"] = learning_rate(recipe.optimiser, peak, state.step)
-        seed = int(np.random.default_rng((recipe.seed, state.step, 1)).integers(1 << 62))
+        seed, attack_seed = self._seed(1, 1 << 62), self._seed(2, 1 << 31)
         noises = noisy(lr, recipe.inputs, torch.Generator().manual_seed(seed))  # of the whole batch: one for all
         noises = [self._share(noise, 1) for noise in noises]
         lr, hr = self._unit(lr), self._unit(hr)
         with self._autocast():
             target = self._target(lr, hr)
-            x = self._attacked(lr, target, noises, seed % (1 << 31))
+            x = self._attacked(lr, target, noises, attack_seed)
             outputs = smoothed_outputs(self._forward, x, noises)
             terms = self._terms(outputs, target)
         self._descend(sum(terms.values(), target.new_zeros(())), state.optimiser)
@@ -90,6 +90,10 @@ class Step:
             self._agree([b for b in net.buffers() if b.is_floating_point()] if net else [])
         self._average()
         return {name: value.detach() for name, value in terms.items()}
+
+    def _seed(self, purpose: int, most: int) -> int:
+        """That of this step, of a stream for each purpose: equal seeds would make an attack start at the noise."""
+        return int(np.random.default_rng((self.recipe.seed, self.state.step, purpose)).integers(most))
 
     def healthy(self, lr: Tensor | None, means: dict[str, float]) -> bool:
         """Whether the losses are finite and, where ``lr`` is given, so are the whole state and the output.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 
 from robustsr.version import __version__
 
-from . import shelf, tab_models, tab_pictures, tab_scenes
+from . import parts, shelf, tab_models, tab_pictures, tab_scenes
 from .batches import Batches
 from .desk import Desk
 from .parts import QUIET, who
@@ -20,23 +21,36 @@ def build(desk: Desk, batches: Batches) -> gr.Blocks:
         gr.Markdown("# robustsr\nUpscale pictures with models that stay stable, attack them, and prove what holds.")
         job = gr.BrowserState("", storage_key="robustsr-batch")  # not inside a tab: those are made when first looked at
         with gr.Tab("Upscale", id="upscale"):
-            lists = [tab_pictures.upscale(desk)]
+            forms = [tab_pictures.upscale(desk)]
         with gr.Tab("Batch", id="batch"):
-            lists.append(tab_pictures.batch(desk, batches, page, job))
+            forms.append(tab_pictures.batch(desk, batches, page, job))
         with gr.Tab("Compare", id="compare"):
             compared = tab_scenes.compare(desk)
         with gr.Tab("Attack", id="attack"):
-            lists.append(tab_scenes.attack(desk))
+            attacked = tab_scenes.attack(desk)
         with gr.Tab("Certify", id="certify"):
-            lists.append(tab_scenes.certify(desk))
+            certified = tab_scenes.certify(desk)
+        upscalers, denoisers = zip(*forms, strict=True)
+        kinds: list[tuple[Sequence[gr.Dropdown], Callable[[], Any]]] = [
+            ([*upscalers, attacked, certified], shelf.usable),
+            (denoisers, parts.denoisers),
+            ([compared], shelf.defences),
+        ]
 
         def choices() -> list[Any]:
             """Which models there are may change while the page is open, and before it is loaded again."""
-            return [gr.update(choices=shelf.usable())] * len(lists) + [gr.update(choices=shelf.defences())]
+            updates = []
+            for lists, known in kinds:
+                found = known()
+                for each in lists:
+                    each.choices = gr.Dropdown(found).choices  # for clients of the API, which load no page
+                    updates.append(gr.update(choices=found))
+            return updates
 
+        every = [each for lists, _ in kinds for each in lists]
         with gr.Tab("Models", id="models"):
-            tab_models.models(desk, page, [*lists, compared], choices)
-        page.load(choices, None, [*lists, compared], **QUIET)
+            tab_models.models(desk, page, every, choices)
+        page.load(choices, None, every, **QUIET)
 
         def left(request: gr.Request) -> None:
             """Nobody waits for the job of a page that was closed; batches go on."""

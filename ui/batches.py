@@ -77,8 +77,7 @@ class Batches:
         self._desk, self._jobs = desk, dict[str, BatchJob]()
 
     def find(self, name: str | None) -> BatchJob | None:
-        """The batch of that name; None: there is none, or it was not looked at for so long that it was deleted."""
-        self._jobs = {n: job for n, job in self._jobs.items() if job.folder.is_dir()}
+        """The batch of that name; None: there is none."""
         return self._jobs.get(name or "")
 
     def close(self) -> None:
@@ -124,7 +123,7 @@ class Batches:
         except Exception as error:
             traceback.print_exc()
             state, made.error = "failed", f"This is a bug in robustsr: {type(error).__name__}."
-        made.about = "" if state == "done" else made.about
+        made.about = ""
         for row in made.rows.values():
             if row.state in ("waiting", "running"):
                 row.state = state
@@ -132,8 +131,10 @@ class Batches:
             made.zip = packed([p for p in map(Path, made.rows) if p.is_file()], made.folder / "upscaled.zip")
         except OSError as error:
             made.error = f"The archive could not be written: {error.strerror}."
+        else:
+            for part in ("in", "out"):  # the archive is what stays, until the server ends
+                shutil.rmtree(made.folder / part, ignore_errors=True)
         made.state = state  # last: whoever sees it may download
-        self._desk.held.discard(made.folder)
 
     def _upscale(self, made: BatchJob, jobs: list[Job], options: Options) -> None:
         task = options.task(self._desk)
@@ -144,9 +145,11 @@ class Batches:
         def tick(job: Job, done: int, total: int) -> None:
             made.token.check()
             made.rows[str(job.target)].state = "running"
-            ahead = sum(costs.values()) / max(1e-9, through + costs[job.target] * done / total) - 1
-            left = (time.perf_counter() - started) * ahead
-            made.about = f"{job.source.name}: tile {done}/{total}; about {console.duration(left)} left."
+            made.about = f"{job.source.name}."
+            if done:  # else it finds out how many draws the picture needs
+                ahead = sum(costs.values()) / max(1e-9, through + costs[job.target] * done / total) - 1
+                left = (time.perf_counter() - started) * ahead
+                made.about = f"{job.source.name}: step {done}/{total}; about {console.duration(left)} left."
 
         for result in batch.run(jobs, task, on_window=tick):
             row = made.rows[str(result.job.target)]

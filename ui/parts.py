@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import traceback
@@ -24,19 +25,20 @@ from .view import Loupe
 WAITING = 16  # jobs that hold a thread while they wait for their turn; the others wait before
 PICTURES = [f".{ending}" for ending in FORMATS]
 JS = (Path(__file__).parent / "loupe.js").read_text("utf-8")
-FLAGS = {  # of the command line, as the form calls them
+FLAGS = {  # of the command line, as the form calls them; others by their names
     "--max-pixels": "the limit of pixels (--max-pixels of robustsr ui)",
     "--hr": "the ground truth",
     "--crop": "the crop",
     "--tile-pad": "the tile's context",
     "--tile": "the tile",
-    "--samples": "samples",
     "--tolerance": "the tolerance",
-    "--sigma": "sigma",
     "--smooth": "smoothing",
     "--denoise": "the denoiser",
     "--suffix": "the end of names",
     "--field": "the field",
+    "--scale": "the factor",
+    "--on": "attack",
+    "--ship": "draws of the picture",
 }
 PROGRESS = gr.Progress()
 PRIVATE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
@@ -45,26 +47,24 @@ QUIET: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_prog
 
 @contextmanager
 def readable(desk: Desk) -> Iterator[None]:
-    """A user's mistake is shown in its own words, a cancelled job in one, a bug with where to look."""
+    """A user's mistake is shown in its own words, a bug with where to look. `work` answers Cancelled."""
     try:
         yield
-    except Cancelled:
-        raise gr.Error("Cancelled.", title="Stopped", duration=5, print_exception=False) from None
     except RobustSRError as error:
-        raise gr.Error(plain(desk, str(error)), title="That did not work", print_exception=False) from None
-    except gr.Error:
+        raise gr.Error(plain(desk, str(error)), print_exception=False) from None
+    except (gr.Error, Cancelled):
         raise
     except Exception as error:
         traceback.print_exc()
-        what = f"{type(error).__name__}. The server's terminal has the details; please report them."
-        raise gr.Error(what, title="This is a bug in robustsr", print_exception=False) from None
+        what = f"This is a bug in robustsr: {type(error).__name__}"
+        hint = "The server's terminal has the details; please report them."
+        raise gr.Error(f"{what}. {hint}", print_exception=False) from None
 
 
 def plain(desk: Desk, text: str) -> str:
     """A message without the server's folders, and in the form's words for the command line's flags."""
     text = re.sub(re.escape(str(desk.root)) + r"[\\/](?:[^\\/\s:,]+[\\/])*", "", text)
-    for flag, word in FLAGS.items():
-        text = re.sub(rf"{flag}(?![\w-])", word, text)
+    text = re.sub(r"--[a-z][a-z-]*", lambda flag: FLAGS.get(flag[0], flag[0][2:].replace("-", " ")), text)
     return text[:1].upper() + text[1:]
 
 
@@ -80,6 +80,11 @@ def who(request: gr.Request | None, job: str = "") -> str:
 
 def one(file: str | None) -> Path | None:
     return Path(file) if file else None
+
+
+def denoisers() -> list[str]:
+    """What the denoiser's list offers."""
+    return [NONE, *(name for _, name in shelf.usable(1))]
 
 
 def model_list(label: str = "Model") -> gr.Dropdown:
@@ -135,8 +140,7 @@ def form() -> dict[str, Any]:
             made["strip_metadata"] = gr.Checkbox(False, label="Drop metadata", min_width=130)
         with gr.Row():
             made["suffix"] = optional("Names end in", "_upscaled")
-            denoisers = [name for _, name in shelf.usable(1)]
-            made["denoise"] = gr.Dropdown([NONE, *denoisers], value=NONE, label="Denoiser first", min_width=130)
+            made["denoise"] = gr.Dropdown(denoisers(), value=NONE, label="Denoiser first", min_width=130)
         with gr.Row():
             made["draws"] = gr.Dropdown(
                 [MODELS_OWN, "antithetic", "independent"], value=MODELS_OWN, label="Draws", min_width=130
@@ -209,8 +213,19 @@ def work(
     *,
     api_name: str,
     shown_on: Sequence[Any],
-) -> None:
-    """A button that starts a job and one that cancels it. All jobs of the server wait in the desk's line."""
+) -> Any:  # noqa: ANN401
+    """A button that starts a job and one that cancels it. All jobs of the server wait in the desk's line.
+
+    Returns Gradio's event of the job, to which more can be chained.
+    """
+
+    @functools.wraps(function)
+    def job(*values: Any) -> Any:  # noqa: ANN401
+        try:
+            return function(*values)
+        except Cancelled:  # what was asked for is no error
+            gr.Info("Cancelled.", title="Cancelled", duration=5)
+            return [gr.skip()] * len(outputs)
 
     def ready(yes: bool) -> list[Any]:
         return [gr.update(interactive=yes), gr.update(interactive=not yes)]
@@ -222,7 +237,7 @@ def work(
     buttons = [run, stop]
     started = run.click(begin, None, buttons, **QUIET)
     done = started.then(
-        function,
+        job,
         list(inputs),
         list(outputs),
         api_name=api_name,
@@ -237,3 +252,4 @@ def work(
         desk.cancel(who(request, api_name))
 
     stop.click(cancel, None, None, **QUIET)
+    return done

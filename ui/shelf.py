@@ -102,5 +102,5 @@ def add(desk: Desk, path: Path) -> str:
     if path.suffix.lower() not in ENDINGS:
         raise RobustSRError(f"{path.name}: give a {', '.join(ENDINGS)} file")
     network = load(path, device="cpu", precision="fp32")
-    catalogue.add(path)
-    return f"{path.stem}: x{network.scale}, can be used now."
+    name = catalogue.add(path).stem  # of a catalogued model its own
+    return f"{name}: x{network.scale}, can be used now."

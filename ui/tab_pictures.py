@@ -18,10 +18,11 @@ from .options import FIELDS
 from .parts import PRIVATE, PROGRESS, QUIET, options, readable, said, who
 
 LOOKING: dict[str, Any] = {**PRIVATE, "concurrency_limit": 2, "concurrency_id": "look"}  # decodes whole pictures
-WIDTHS: list[str | int] = ["26%", "12%", "16%", "11%", "35%"]  # of a batch's columns
+WIDTHS: list[str | int] = [180, 90, 120, 90, 250]  # of a batch's columns, in pixels: on a phone the table scrolls
 
 
-def upscale(desk: Desk) -> gr.Dropdown:
+def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """The lists of models and of denoisers."""
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             file = gr.File(label="Picture", file_types=parts.PICTURES, elem_id="upscale-file", height=150)
@@ -72,7 +73,7 @@ def upscale(desk: Desk) -> gr.Dropdown:
     def work(*values: Any, request: gr.Request, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
         path, against, *rest = values
         if path is None:
-            raise gr.Error("Choose a picture first.", title="No picture", print_exception=False)
+            raise gr.Error("Choose a picture first.", print_exception=False)
         with readable(desk):
             made = single.upscale(desk, who(request, "upscale"), Path(path), options(rest), against, said(progress))
             ready = gr.DownloadButton(value=str(made.path), label=f"Download {made.path.name}", interactive=True)
@@ -90,7 +91,7 @@ def upscale(desk: Desk) -> gr.Dropdown:
         show_progress="hidden",
         **LOOKING,
     )
-    parts.work(
+    done = parts.work(
         desk,
         run,
         stop,
@@ -100,10 +101,13 @@ def upscale(desk: Desk) -> gr.Dropdown:
         api_name="upscale",
         shown_on=[slider],
     )
-    return form["model"]
+    for ended in (done.success, done.failure):  # until then it may say only that a job is at work
+        ended(forecast, [file, *fields], estimate, show_progress="hidden", **LOOKING)
+    return form["model"], form["denoise"]
 
 
-def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) -> gr.Dropdown:
+def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """The lists of models and of denoisers."""
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             files = gr.File(
@@ -154,7 +158,7 @@ def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) 
 
     def start(paths: list[str] | None, *values: Any) -> str:
         if not paths:
-            raise gr.Error("Choose pictures or a zip archive first.", title="No pictures", print_exception=False)
+            raise gr.Error("Choose pictures or a zip archive first.", print_exception=False)
         with readable(desk):
             return batches.start([Path(p) for p in paths], options(values))
 
@@ -172,7 +176,7 @@ def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) 
     stop.click(cancel, name, None, **QUIET)
     timer.tick(where, name, outputs, **QUIET)
     page.load(where, name, outputs, **QUIET)
-    return form["model"]
+    return form["model"], form["denoise"]
 
 
 def samples() -> list[str]:

@@ -34,7 +34,7 @@ def compare(desk: Desk) -> gr.Dropdown:
             run, stop = _buttons("Compare", "compare")
         with gr.Column(scale=8, min_width=320):
             loupe, kept = parts.loupe(desk, "Side by side")
-            table = gr.Dataframe(interactive=False, wrap=True, label="Measured", elem_id="compare-table")
+            table = gr.Dataframe(interactive=False, wrap=True, label="Measured", elem_id="compare-table", visible=False)
             notes = gr.Markdown(elem_classes="quiet")
 
     def work(
@@ -50,7 +50,7 @@ def compare(desk: Desk) -> gr.Dropdown:
             made = scenes.side_by_side(
                 desk, who(request, "compare"), one(picture), one(truth), models, sigma, crop, said(progress)
             )
-        return made.loupe.show(), made.loupe, gr.Dataframe(value=made.rows, headers=made.head), made.notes
+        return made.loupe.show(), made.loupe, _frame((made.head, made.rows)), made.notes
 
     inputs = [file, hr, choices, sigma, crop]
     parts.work(desk, run, stop, work, inputs, [loupe, kept, table, notes], api_name="compare", shown_on=[loupe])
@@ -64,7 +64,7 @@ def attack(desk: Desk) -> gr.Dropdown:
             model = model_list("Attacked model")
             with gr.Row():
                 method = gr.Dropdown(METHODS, value="pgd", label="Method", min_width=110)
-                eps = gr.Textbox("8/255", label="Budget (eps), not of cw", min_width=130)
+                eps = optional("Budget (eps)", "8/255, of pgd-l2 0.5, of cw none")
                 steps = optional("Steps", "10, of cw 6")
             on = gr.Radio(
                 ["base", "smoothed", "worst"],
@@ -86,9 +86,9 @@ def attack(desk: Desk) -> gr.Dropdown:
             about = gr.Markdown()
             loupe, kept = parts.loupe(desk, "Outputs")
             outputs = gr.Dataframe(
-                interactive=False, wrap=True, label="Outputs", max_height=420, elem_id="attack-table"
+                interactive=False, wrap=True, label="Outputs", max_height=420, elem_id="attack-table", visible=False
             )
-            change = gr.Dataframe(interactive=False, wrap=True, label="Change of the input")
+            change = gr.Dataframe(interactive=False, wrap=True, label="Change of the input", visible=False)
             curve = gr.LinePlot(x="step", y="loss", color="attack", title="Loss, step by step", height=220)
             files = gr.Files(label="Downloads", interactive=False)
 
@@ -215,5 +215,6 @@ def _buttons(label: str, name: str) -> tuple[gr.Button, gr.Button]:
 
 
 def _frame(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> gr.Dataframe:
+    """A table's contents; before there are any it is hidden."""
     head, rows = table
-    return gr.Dataframe(value=[list(row) for row in rows], headers=list(head))
+    return gr.Dataframe(value=[list(row) for row in rows], headers=list(head), visible=True)

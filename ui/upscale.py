@@ -93,7 +93,7 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
         result = next(iter(batch.run([job], task, overwrite=True, on_window=lambda _, d, t: on_window(d, t))))
         if result.status == "failed":
             if result.trace:
-                raise RuntimeError(result.error)
+                raise RuntimeError(f"{result.error}\n{result.trace}")
             raise RobustSRError(result.error)
         took = time.perf_counter() - started
         say(None, "preparing the comparison")
@@ -129,13 +129,16 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
 
 
 def watched(token: Token, say: Say, what: str) -> Callable[[int, int], None]:
-    """A hook for the core's tiles: says how far it is and how long it will take, and stops when asked to."""
+    """A hook for the core's tiles and draws: says how far it is and how long it will take, and stops when asked to."""
     start = time.perf_counter()
 
     def tick(done: int, total: int) -> None:
         token.check()
+        if not done:  # it finds out how many draws the picture needs
+            say(None, what)
+            return
         left = (time.perf_counter() - start) / done * (total - done)
-        say(done / total, f"{what}: tile {done}/{total}, about {console.duration(left)} left")
+        say(done / total, f"{what}: step {done}/{total}, about {console.duration(left)} left")
 
     return tick
 
