@@ -211,15 +211,30 @@ def _looked_up(jobs: Sequence[Job]) -> list[Job]:
 
 def _made_before(job: Job, manifest: Manifest, settings: str) -> Result | None:
     """The result of a job that needs nothing, or must not be done; None: it is to be done."""
-    if not _there(job.target) or not job.source.is_file():
-        return None
-    if manifest.is_done(job.source, job.target, settings):
-        return Result(job, "skipped")
-    if manifest.made(job.source, job.target):
-        return None
-    return Result(
-        job, "failed", error=f"{job.target} is there, and was not made from {job.source}: --overwrite replaces it"
-    )
+    try:
+        if not _there(job.target) or not job.source.is_file():
+            return None
+        if manifest.is_done(job.source, job.target, settings):
+            return Result(job, "skipped")
+        if not manifest.made(job.source, job.target):
+            why = f"and was not made from {job.source}"
+        elif manifest.changed(job.target) and _whole(job.target):
+            why = "and is no longer as robustsr made it"
+        else:
+            return None
+    except OSError as error:
+        return Result(job, "failed", error=f"cannot read {job.source}: {error.strerror or error}")
+    return Result(job, "failed", error=f"{job.target} is there, {why}: --overwrite replaces it")
+
+
+def _whole(target: Place) -> bool:
+    """Whether it is a picture, and not what a broken copy left of one."""
+    try:
+        with fetched(target) as path:
+            images.read(path, max_pixels=1 << 40)
+    except RobustSRError:
+        return False
+    return True
 
 
 def _there(target: Place) -> bool:

@@ -204,13 +204,15 @@ def download(url: str, target: Path, digest: str, size: int, progress: Callable[
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        have = part.stat().st_size if part.exists() else 0
+        have = begun = part.stat().st_size if part.exists() else 0
         if have < size:
             have = _fetch(url, part, have, size, progress)
         found = sha256(part)
         if have == size and found == digest:
             return os.replace(part, target)
         part.unlink()
+        if begun:  # by what may have been another file
+            return download(url, target, digest, size, progress)
     except urllib.error.HTTPError as error:
         error.close()
         raise RobustSRError(f"{url}: the server answered {error.code} {error.reason}") from None
@@ -227,6 +229,11 @@ def _fetch(url: str, part: Path, have: int, size: int, progress: Callable[[int, 
     with urllib.request.urlopen(request, timeout=60) as response:
         continued = have and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
         have = have if continued else 0  # else the server starts over
+        length = int(response.headers.get("Content-Length") or size - have)
+        if have + length != size:
+            raise RobustSRError(
+                f"{url}: the server sends {have + length} bytes, expected {size}: is that a login page?"
+            )
         with open(part, "ab" if continued else "wb") as file:
             while have <= size and (block := response.read(1 << 18)):
                 file.write(block)

@@ -322,8 +322,8 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
     """Makes the values of a TOML file the defaults: the command line and ROBUSTSR_* come before them."""
     if path is not None:
         try:
-            values = {k.replace("-", "_"): v for k, v in tomllib.loads(path.read_text(encoding="utf-8")).items()}
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            values = {k.replace("-", "_"): v for k, v in tomllib.loads(path.read_text(encoding="utf-8-sig")).items()}
+        except (OSError, ValueError) as error:  # of TOML, of UTF-8
             raise typer.BadParameter(f"{path}: {error}") from None
         known = {p.name for p in context.command.params} - {"inputs", "config"}
         if unknown := sorted(set(values) - known):

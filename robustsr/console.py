@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -19,11 +20,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from .batch import Forecast, Result
     from .models import Loaded
     from .plan import Smoothing
+
+for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # file names may hold what a console cannot show
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -49,9 +55,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+class _Plain(Table):
+    """A table that shows text as it is: brackets in the name of a file are no markup."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:  # noqa: ANN401 - rich's
+        super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def table(*columns: str, title: str = "") -> Table:
     """An empty table in the house style; columns whose name starts with '>' align right."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = _Plain(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return made
@@ -102,7 +115,7 @@ def bar(costs: dict[Any, float]) -> Iterator[Bar]:
         BarColumn(),
         TextColumn("{task.fields[pictures]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[tile]}", style="dim"),
+        TextColumn("{task.fields[tile]}", style="dim", markup=False),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield Bar(progress, costs)
@@ -111,7 +124,12 @@ def bar(costs: dict[Any, float]) -> Iterator[Bar]:
 @contextmanager
 def work_bar() -> Iterator[Any]:
     """A bar for measurements: yields ``update(done, total, text)``, in any unit of work."""
-    columns = (SpinnerColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", style="dim"))
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", style="dim", markup=False),
+    )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
@@ -120,7 +138,12 @@ def work_bar() -> Iterator[Any]:
 @contextmanager
 def steps_bar(total: int, *, shown: bool = True) -> Iterator[Any]:
     """A bar for a training run: yields ``update(step, text)``. Not ``shown``: by another process."""
-    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", style="dim"))
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", style="dim", markup=False),
+    )
     with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda step, text: progress.update(task, completed=step, description=text)
@@ -152,7 +175,10 @@ def forecast(
     seconds = sum(row.cost for row in good) / speed if speed and known else 0.0
     there, replaced = sum(row.done for row in rows), sum(row.replaces for row in rows)
     if not good:
-        yield f"nothing to do: {there} of {len(rows)} {'is' if there == 1 else 'are'} there already"
+        failing = sum(bool(row.error) for row in rows)
+        counts = [f"{there} of {len(rows)} {'is' if there == 1 else 'are'} there already"] * bool(there or not failing)
+        counts += [f"{failing} of {len(rows)} cannot be done"] * bool(failing)
+        yield f"nothing to do: {', '.join(counts)}"
         return
     pictures = f"{len(good)} picture{'s' * (len(good) != 1)}"
     if there:
@@ -170,7 +196,8 @@ def forecast(
     if not where and sys.platform == "linux" and kept_slow(network):
         yield "note: no C compiler (gcc, or ROBUSTSR_CC) works here: with one, this model would be twice as fast"
     if replaced:
-        yield f"note: {replaced} earlier result{'s' * (replaced != 1)}, made with other settings, will be replaced"
+        what = f"{replaced} earlier result{'s' * (replaced != 1)}"
+        yield f"note: {what}, made with other settings or of another input, will be replaced"
     if smoothing and smoothing.sigma > 0 and smoothing.samples > 4 and seconds > 30:
         four, once = (seconds * n / smoothing.samples for n in (4, 1))
         yield f"cheaper: --samples 4 about {duration(four)}, without --smooth about {duration(once)}"

@@ -58,6 +58,7 @@ _PILLOW: dict[str, Callable[..., Any]] = {
     "GIF": GifImageFile,
 }
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "CMYK")
+_HEADER = 1 << 16  # bytes in which an AVIF file says what its colours are
 _STRIP = 256  # rows of a TIFF compressed together
 
 
@@ -109,7 +110,12 @@ def _png(file: BinaryIO) -> Source:
         file.seek(0)
         return np.atleast_3d(imagecodecs.png_decode(file.read()))
 
-    return Source(info, metadata.from_png(blocks), pixels, frames)
+    primaries, transfer = blocks.get("cICP", b"\1\x0d")[:2]
+    notes = _coded(primaries, transfer)
+    (gamma,) = struct.unpack(">I", blocks.get("gAMA", b"\0\0\xb1\x8f"))
+    if not {"cICP", "iCCP", "sRGB"} & blocks.keys() and abs(gamma - 45455) > 1000:
+        notes += (f"its gamma of {gamma / 1e5:g} is taken for sRGB's",)
+    return Source(info, metadata.from_png(blocks), pixels, frames, notes=notes)
 
 
 def _tiff(file: BinaryIO) -> Source:
@@ -146,7 +152,19 @@ def _tiff(file: BinaryIO) -> Source:
     return Source(info, metadata.from_tiff(order, tags), pixels, frames, premultiplied, notes)
 
 
+def _coded(primaries: int, transfer: int) -> tuple[str, ...]:
+    """A note on colours that coding-independent code points (ITU-T H.273) name. RobustSRError: those of HDR."""
+    if transfer in (16, 18):
+        raise RobustSRError(f"it is an HDR picture ({'PQ' if transfer == 16 else 'HLG'}): convert it to sRGB first")
+    return (f"its colours (primaries {primaries} of H.273) are taken for sRGB's",) if primaries not in (1, 2) else ()
+
+
 def _pillow(file: BinaryIO, name: str) -> Source:
+    notes: tuple[str, ...] = ()
+    coded = re.search(rb"colrnclx(..)(..)", file.read(_HEADER), re.DOTALL) if name == "AVIF" else None
+    if coded:
+        notes = _coded(*(int.from_bytes(value, "big") for value in coded.groups()))
+    file.seek(0)
     image = _PILLOW[name](file)
     if image.mode not in _PILLOW_MODES:
         raise RobustSRError(f"its pixels are of the kind {image.mode}; save it as RGB, gray or CMYK")
@@ -158,7 +176,9 @@ def _pillow(file: BinaryIO, name: str) -> Source:
         return np.atleast_3d(np.asarray(image.convert(mode)))
 
     info = Info(width, height, _ENDINGS[name], 8, gray, alpha and mode != "CMYK")
-    return Source(info, metadata.from_pillow(image), pixels, getattr(image, "n_frames", 1))
+    if image.info.get("icc_profile"):
+        notes = ()
+    return Source(info, metadata.from_pillow(image), pixels, getattr(image, "n_frames", 1), notes=notes)
 
 
 def encode(file: BinaryIO, name: str, pixels: Pixels, meta: Metadata, *, quality: int | None, lossless: bool) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -52,41 +53,51 @@ def plan_jobs(
     if single is not None:
         return [single], warnings
     paths = [p for text in inputs for p in _expand(text)]
-    given = place(out) if out else None
+    given = _output(out) if out is not None else None
     like_a_file = given is not None and (given.exists() or given.suffix.lower()[1:] in OUTPUT_FORMATS)
     if given is not None and like_a_file and not given.is_dir():
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     folders = [p for p in paths if p.is_dir()]
     jobs: list[Job] = []
-    earlier = 0
+    origins: dict[Job, Place] = {}  # of inputs that are earlier results
+    own: set[Job] = set()  # those that this command made, for its results go where they are
     manifest = cache(Manifest.read)
     for path in paths:
-        if len(paths) > 1 and path.name in manifest(path.parent).ours:
-            earlier += 1  # a pattern that matches inputs matches yesterday's results too
-        elif path.is_dir():
+        if path.is_dir():
             named = path if path.name not in ("", "..") else path.resolve()
             root = given or named.parent / f"{named.name}_upscaled"
             if given and len(folders) > 1:
                 root = root / path.resolve().name
-            for source in _pictures(path, root, recursive, warnings):
+            inside = _within(root, path)
+            for source, origin in _pictures(path, root, recursive, warnings):
                 folder = root / below(source.parent, path)
                 extra = f"_{label}" if suffix is None and _same(folder, source.parent) else suffix or ""
                 jobs.append(Job(source, folder / _name(source, extra, format), given or root))
+                if origin is not None:
+                    origins[jobs[-1]] = origin
+                    own |= {jobs[-1]} if inside else set()
         else:
             root = given or path.parent
             beside = suffix is None and _same(root, path.parent)
             jobs.append(Job(path, root / _name(path, f"_{label}" if beside else suffix or "", format), root))
+            if len(paths) > 1 and (origin := manifest(path.parent).source_of(path)) is not None:
+                origins[jobs[-1]] = origin  # a pattern that matches inputs matches yesterday's results too
+                own |= {jobs[-1]} if beside else set()
+    among = {job.source.resolve() for job in jobs}
+    earlier = {job for job, origin in origins.items() if job in own or origin.resolve() in among}
     if earlier:
-        warnings.append(f"{_count(earlier, 'earlier result')} of robustsr left out")
-    jobs = list({(job.source.resolve(), job.target): job for job in jobs}.values())
-    return _tell_apart(jobs, warnings), warnings
+        warnings.append(f"{_count(len(earlier), 'earlier result')} of robustsr left out")
+    jobs = list({(job.source.resolve(), job.target): job for job in jobs if job not in earlier}.values())
+    if not jobs:
+        raise RobustSRError(f"{'; '.join(warnings)}, and there is nothing else: to upscale them give another -o")
+    return _tell_apart(jobs, manifest, warnings), warnings
 
 
 def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> Job | None:
     """One file to one named file, if that is what is asked."""
     if out is None or len(inputs) != 1:
         return None
-    source, target = place(inputs[0]), place(out)
+    source, target = _place(inputs[0]), _output(out)
     if target.is_dir() or not source.is_file():
         return None
     ending = target.suffix.lower().lstrip(".")
@@ -101,13 +112,27 @@ def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> 
     return Job(source, target, target.parent)
 
 
+def _place(text: str) -> Place:
+    path = place(text)
+    return path.expanduser() if isinstance(path, Path) else path
+
+
+def _output(text: str) -> Place:
+    if text in ("", "-"):
+        raise RobustSRError(f"-o {text!r} is no file or folder: results go to files; for one named -, write ./-")
+    return _place(text)
+
+
 def _expand(text: str) -> Sequence[Place]:
     """The places an argument names: itself, or the matches of a pattern (for shells that do not expand)."""
-    path = place(text)
-    if isinstance(path, Path):
-        path = path.expanduser()
-    if path.is_dir() or path.is_file():
-        return [path]
+    if not text:
+        raise RobustSRError("an input is empty: is a variable not set? The current folder is .")
+    path = _place(text)
+    try:
+        if path.is_dir() or path.is_file():
+            return [path]
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise RobustSRError(f"cannot look at {text}: {error.strerror}") from None
     if path.exists():
         raise RobustSRError(f"{text} is neither a file nor a folder")
     matches: Sequence[Place]
@@ -125,15 +150,16 @@ def _expand(text: str) -> Sequence[Place]:
     return pictures
 
 
-def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> list[Place]:
-    """The picture files of a folder, sorted, without hidden ones, our own outputs and linked folders."""
-    found: list[Place] = []
-    made: set[Place] = set()  # by manifests from here up
-    ours = deeper = 0
+def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> list[tuple[Place, Place | None]]:
+    """The picture files of a folder, sorted, without hidden ones and linked folders; results of ours with origins."""
+    found: list[tuple[Place, Place | None]] = []
+    made: dict[Place, Place | None] = {}  # from what, by manifests from here up
+    deeper = 0
     others: Counter[str] = Counter()
-    for here, files in _files(folder, root, recursive):
+    for here, files in _files(folder, root, recursive, warnings):
         if any(file.name == NAME for file in files):
-            made.update(here / target for target in Manifest.read(here).ours)
+            manifest = Manifest.read(here)
+            made.update((here / target, manifest.source_of(here / target)) for target in manifest.ours)
         for file in files:
             ending = file.suffix.lower()
             if file.name.startswith("."):
@@ -144,24 +170,20 @@ def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) 
                 continue
             if here != folder and not recursive:
                 deeper += 1
-            elif file in made:
-                ours += 1
             elif file.is_file():  # not a pipe or a dead link
-                found.append(file)
-    if ours:
-        warnings.append(f"{folder}: {_count(ours, 'earlier result')} of robustsr left out")
+                found.append((file, made.get(file)))
     if others:
         kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(others.items()))
         warnings.append(f"{folder}: {_count(others.total(), 'file')} of other kinds left alone ({kinds})")
     if found and deeper:
         warnings.append(f"{folder}: {_count(deeper, 'picture')} in folders below left alone: -r takes them too")
-    if not found and not ours:
+    if not found:
         hint = f"; {deeper} in folders below: add -r" if deeper else f" (looked for {', '.join(FORMATS)})"
         raise RobustSRError(f"no pictures in {str(folder)!r}{hint}")
     return found
 
 
-def _files(folder: Place, root: Place, recursive: bool) -> Iterator[tuple[Place, Sequence[Place]]]:
+def _files(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> Iterator[tuple[Place, Sequence[Place]]]:
     """The files of a folder and of the folders below that are not hidden or ``root``, by folder, sorted.
 
     Not ``recursive``: of those just below only, and at a URL, where a listing costs time, of none.
@@ -173,9 +195,21 @@ def _files(folder: Place, root: Place, recursive: bool) -> Iterator[tuple[Place,
             if not hidden and not (inner and _within(url, root)):
                 yield url, urls
         return
-    for path, names, files in os.walk(folder):
+
+    def refused(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise RobustSRError(f"cannot look into {folder}: {error.strerror}") from error
+        warnings.append(f"cannot look into {error.filename}: {error.strerror}")
+
+    for path, names, files in os.walk(folder, onerror=refused):
         here = Path(path)
+        if not os.access(here, os.X_OK):  # its names can be read, but not what they stand for
+            refused(PermissionError(errno.EACCES, os.strerror(errno.EACCES), path))
+            continue
         names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
+        if recursive:
+            linked = [n for n in names if (here / n).is_symlink()]
+            warnings += [f"{here / n} is a link to a folder, which is not entered" for n in linked]
         yield here, [here / name for name in sorted(files)]
         if not recursive and here != folder:
             names.clear()
@@ -199,8 +233,11 @@ def _fit(stem: str, tail: str) -> str:
     return os.fsencode(stem)[: room - len(mark)].decode(errors="ignore") + mark + tail
 
 
-def _tell_apart(jobs: list[Job], warnings: list[str]) -> list[Job]:
-    """Gives inputs that would share an output their old ending as part of the name: a_png.webp, a_jpg.webp."""
+def _tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings: list[str]) -> list[Job]:
+    """Gives inputs that would share an output their old ending as part of the name: a_png.webp, a_jpg.webp.
+
+    But one that has been made under the plain name keeps it.
+    """
     by_target: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         by_target[str(job.target).casefold()].append(job)  # some file systems do not tell A from a
@@ -209,9 +246,13 @@ def _tell_apart(jobs: list[Job], warnings: list[str]) -> list[Job]:
     sources = {job.source.resolve() for job in jobs}
     for job in jobs:
         rivals = by_target[str(job.target).casefold()]
-        if len(rivals) > 1:
+        if len(rivals) > 1 and not manifest(job.root).made(job.source, job.target):
             tail = f"_{job.source.suffix.lstrip('.').lower()}{job.target.suffix}"
             job = replace(job, target=job.target.with_name(_fit(job.target.stem, tail)))
+            other = taken.get(str(job.target).casefold())
+            if other and other.source.name != job.source.name:  # a.JPG beside a.jpg
+                mark = "~" + hashlib.sha256(os.fsencode(job.source.name)).hexdigest()[:6]
+                job = replace(job, target=job.target.with_name(_fit(job.target.stem, mark + job.target.suffix)))
         key = str(job.target).casefold()
         if job.target.resolve() in sources:
             raise RobustSRError(f"{job.target} would overwrite an input: choose another -o, or a --suffix")

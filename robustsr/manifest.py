@@ -37,6 +37,7 @@ class Manifest:
     folder: Place
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # by target, relative to the folder
     ours: dict[str, str] = field(default_factory=dict)  # target to source of all that was ever begun
+    begun: set[str] = field(default_factory=set)  # targets that were begun anew since they were done
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # by settings digest
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _text: str = field(default="", repr=False)  # of the whole file, where that is at a URL
@@ -82,6 +83,19 @@ class Manifest:
         """Whether ``target`` is a result of ours from ``source``, whatever the settings and however it is now."""
         return self.ours.get(self._key(target)) == self._relative(source)
 
+    def changed(self, target: Place) -> bool:
+        """Whether somebody else has changed a result of ours, as far as its size tells."""
+        key = self._key(target)
+        event = None if key in self.begun else self.done.get(key)
+        return event is not None and bool(state(target).size != event["target_bytes"])
+
+    def source_of(self, target: Place) -> Place | None:
+        """What a result of ours was made from; None: it is none."""
+        source = self.ours.get(self._key(target))
+        if source is None:
+            return None
+        return place(source) if "://" in source or os.path.isabs(source) else self.folder / source
+
     def begin(self, source: Place, target: Place) -> None:
         """Records that ``target`` is about to appear: a kill between that and `wrote` leaves it known as ours."""
         self.add({"event": "begin", "target": self._key(target), "source": self._relative(source)})
@@ -117,11 +131,12 @@ class Manifest:
             new: bool = self.plans.get(event["settings"]) != event["plan"]
             self.plans[event["settings"]] = dict(event["plan"])
             return new
-        done = event["event"] == "done"
-        new = done or self.ours.get(event["target"]) != event["source"]
-        self.ours[event["target"]] = event["source"]
+        done, target = event["event"] == "done", event["target"]
+        new = done or self.ours.get(target) != event["source"] or (target in self.done and target not in self.begun)
+        self.ours[target] = event["source"]
         if done and event.keys() >= _DONE:
-            self.done[event["target"]] = event
+            self.done[target] = event
+        (self.begun.discard if done else self.begun.add)(target)
         return new
 
     def _key(self, target: Place) -> str:

@@ -45,7 +45,20 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
     file.seek(8)
     while len(head := file.read(8)) == 8:
         size, name = struct.unpack(">I4s", head)
-        if name in (b"IHDR", b"tRNS", b"acTL", b"pHYs", b"eXIf", b"iCCP", b"iTXt", b"zTXt", b"tEXt"):
+        if name in (
+            b"IHDR",
+            b"tRNS",
+            b"acTL",
+            b"pHYs",
+            b"eXIf",
+            b"iCCP",
+            b"cICP",
+            b"gAMA",
+            b"sRGB",
+            b"iTXt",
+            b"zTXt",
+            b"tEXt",
+        ):
             if size > _LONGEST_TEXT:
                 raise ValueError(f"a chunk of {size:,} bytes of text")
             data = file.read(size)

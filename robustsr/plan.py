@@ -124,6 +124,9 @@ def smoothing_for(
     return AutoSmoothing(**vars(chosen), calibration=known, tolerance=tolerance) if decided else chosen
 
 
+LARGEST_SCALE = 1000  # beyond any use
+
+
 @dataclass(frozen=True)
 class Target:
     """The size asked for, at most one of these (``width`` and ``height`` together: fit into that box).
@@ -142,6 +145,8 @@ class Target:
         for name, value in given.items():
             if not 0 < value < math.inf:
                 raise RobustSRError(f"--{name.replace('_', '-')} must be positive, got {value:g}")
+        if (self.scale or 0) > LARGEST_SCALE:
+            raise RobustSRError(f"--scale must be at most {LARGEST_SCALE}, got {self.scale:g}")
         if len(given) > 1 and set(given) != {"width", "height"}:
             raise RobustSRError(f"give one of {', '.join('--' + k.replace('_', '-') for k in given)}, not several")
 

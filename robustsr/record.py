@@ -147,11 +147,12 @@ def claimed(claim: Claim, field: Field) -> list[str]:
         f"{claim.sigma:.6g}, for every perturbation whose L2 norm is below eps = {claim.eps:.6g} {inside}, the {true} "
         f"lies between the lower and the upper picture {where}."
     )
-    among_these = f" (but for a share of {claim.failure:.6g}, on average)" if claim.scope == "value" else ""
+    among_these = f" (but for a share {claim.failure:.6g}, on average)" if claim.scope == "value" else ""
     ours = (
         f"With probability at least {1 - claim.failure:.6g} (1 - alpha - 2 beta; alpha {claim.alpha:.6g}, beta "
-        f"{claim.beta:.6g}) the same holds for the picture itself{among_these}, made in the same way from "
-        f"{claim.shipped} new draws after any one such perturbation, if that was chosen without knowledge of these draws."
+        f"{claim.beta:.6g}) the same holds for the picture itself{among_these}, made in the same way "
+        f"from {claim.shipped} new draws after any one such perturbation, if that was chosen without knowledge of "
+        f"these draws."
     )
     if claim.beta == 0:
         ours = (

@@ -71,7 +71,7 @@ def test_a_second_run_does_nothing_and_a_changed_input_or_setting_is_redone(fold
     shutil.copy(folder / "e.webp", folder / "tmp.webp")
     os.replace(folder / "tmp.webp", folder / "e.webp")  # same bytes, new time: still the same input
     Image.open(folder / "a.png").rotate(180).save(folder / "a.png")
-    (out / "c.jpg").write_bytes((out / "c.jpg").read_bytes()[:-1])
+    (out / "c.jpg").write_bytes((out / "c.jpg").read_bytes()[:-200])
     assert {r.job.source.name: r.status for r in go(folder, net)} == {
         "a.png": "done",
         "b.png": "failed",
@@ -113,6 +113,36 @@ def test_a_file_that_robustsr_did_not_make_is_never_replaced(folder, net, photo)
     before = (out / "e.webp").read_bytes()
     assert [r.status for r in go(other, net, out=out)] == ["failed"] and (out / "e.webp").read_bytes() == before
     assert [r.status for r in go(other, net, out=out, overwrite=True)] == ["done"]
+
+
+def test_a_result_that_was_edited_is_not_replaced(folder, net):
+    go(folder, net)
+    out = folder.with_name("out")
+    Image.open(out / "a.png").rotate(90).save(out / "a.png")
+    edited = (out / "a.png").read_bytes()
+    for again in (go(folder, net), go(folder, net, smoothing=None)):
+        (failed,) = (r for r in again if r.job.source.name == "a.png")
+        assert failed.status == "failed" and "no longer as robustsr made it: --overwrite" in failed.error
+    assert (out / "a.png").read_bytes() == edited
+    assert go(folder, net, overwrite=True)[0].status == "done"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_an_input_that_may_not_be_read_any_more_stops_nothing(folder, net):
+    go(folder, net)
+    os.utime(folder / "a.png")
+    (folder / "a.png").chmod(0)
+    assert {r.job.source.name: r.status for r in go(folder, net)}["a.png"] == "failed"
+
+
+def test_a_kill_between_a_second_result_and_its_record_is_healed(folder, net):
+    go(folder, net)
+    manifest = folder.with_name("out") / ".robustsr.jsonl"
+    before = manifest.read_text().count("\n")
+    assert Counter(r.status for r in go(folder, net, smoothing=None))["done"] == 3
+    lines = manifest.read_text().splitlines(True)
+    manifest.write_text("".join(lines[:before] + [line for line in lines[before:] if '"event": "done"' not in line]))
+    assert Counter(r.status for r in go(folder, net, smoothing=None)) == {"done": 3, "failed": 2}
 
 
 def test_a_kill_just_after_the_result_appeared_is_healed(folder, net):

@@ -34,6 +34,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 for _ in range(1000):
                     self.wfile.write(BODY)
             return None
+        if self.path == "/login" and not (self.ranges.count(asked) > 1):
+            self.send_response(200)
+            self.send_header("Content-Length", "11")
+            self.end_headers()
+            return self.wfile.write(b"<html>login")
         start = int(asked.split("=")[1].rstrip("-")) if asked and self.path != "/plain" else 0
         if start >= len(BODY):
             return self.send_error(416)
@@ -85,6 +90,19 @@ def test_an_interrupted_download_continues_or_starts_over(home, server, path):
     assert catalogue.pull(entry(f"{server}/{path}")).read_bytes() == BODY
     assert Handler.ranges == [f"bytes={len(BODY) // 2}-"]
     assert not part.exists()
+
+
+def test_a_page_in_place_of_the_file_is_not_kept(home, server):
+    Handler.ranges.clear()
+    with pytest.raises(RobustSRError, match=r"sends 11 bytes, expected .*login page"):
+        catalogue.pull(entry(f"{server}/login"))
+    assert catalogue.pull(entry(f"{server}/login")).read_bytes() == BODY
+
+
+def test_a_wrong_beginning_is_fetched_anew(home, server):
+    (home / "models").mkdir(parents=True)
+    (home / "models" / "m.pth.part").write_bytes(b"<html>login")
+    assert catalogue.pull(entry(f"{server}/whole")).read_bytes() == BODY
 
 
 def test_a_complete_part_is_only_checked(home, server):

@@ -7,10 +7,10 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from robustsr import protocols
 from robustsr.cli_evaluate import evaluate, tune
 from robustsr.layouts import published
 from robustsr.pairs import Pictures
-from robustsr import protocols
 from robustsr.protocols import PROTOCOLS, Choice
 from robustsr.types import RobustSRError
 

@@ -104,6 +104,18 @@ def test_inputs_that_would_share_an_output_keep_their_endings(here):
     assert warning.startswith("3 inputs would share a name") and warning.endswith("as in A_webp.png")
 
 
+def test_one_that_was_made_keeps_its_name_when_a_rival_comes(here):
+    here("p/a.png", "p/a.gif", "o/a.png")
+    ours("p/a.png", "o/a.png")
+    assert names(plan_jobs(["p"], "o")[0]) == {"p/a.png": "o/a.png", "p/a.gif": "o/a_gif.png"}
+
+
+def test_endings_that_differ_by_case_only_stop_nothing(here):
+    here("p/IMG_1.JPG", "p/IMG_1.jpg", "p/b.png")
+    made = names(plan_jobs(["p"], "o")[0])
+    assert len({target.casefold() for target in made.values()}) == 3 and made["p/b.png"] == "o/b.png"
+
+
 def test_a_new_name_can_clash_with_a_file_that_has_it(here):
     here("p/a.png", "p/a.jpg", "p/a_png.webp")
     with pytest.raises(RobustSRError, match="would both become"):
@@ -130,7 +142,7 @@ def test_the_output_folder_and_our_own_results_are_not_input(here):
         file.write("half a li")
     jobs, warnings = plan_jobs(["p"], "p/out", recursive=True)
     assert names(jobs) == {"p/a.png": "p/out/a.png"}
-    assert warnings == ["p: 2 earlier results of robustsr left out"]
+    assert warnings == ["2 earlier results of robustsr left out"]
 
 
 def test_a_pattern_that_matches_yesterdays_results_leaves_them_out(here):
@@ -142,6 +154,17 @@ def test_a_pattern_that_matches_yesterdays_results_leaves_them_out(here):
         assert names(jobs) == {"a.png": "a_x4.png", "b.png": "b_x4.png"}
         assert warnings == ["2 earlier results of robustsr left out"]
     assert names(plan_jobs(["a_x4.png"], None)[0]) == {"a_x4.png": "a_x4_x4.png"}  # alone, it is meant
+
+
+def test_results_can_be_inputs_of_another_run(here):
+    """As in a denoiser first, an upscaler next."""
+    here("photos/a.png", "photos/b.png", "soft/a.png", "soft/b.png")
+    for name in ("a.png", "b.png"):
+        ours(f"photos/{name}", f"soft/{name}")
+    want = {"soft/a.png": "large/a.png", "soft/b.png": "large/b.png"}
+    assert names(plan_jobs(["soft"], "large")[0]) == names(plan_jobs(["soft/a.png", "soft/b.png"], "large")[0]) == want
+    with pytest.raises(RobustSRError, match="2 earlier results of robustsr left out, and there is nothing else"):
+        plan_jobs(["soft"], "soft")
 
 
 def test_a_folder_of_results_only_does_not_stop_the_others(here):
@@ -176,6 +199,31 @@ def test_linked_folders_are_not_entered_and_dead_links_are_reported(here):
         plan_jobs(["dead.png"], "o")
 
 
+def test_links_to_folders_are_said(here):
+    here("p/a.png", "outside/b.png")
+    Path("p/link").symlink_to("../outside", target_is_directory=True)
+    assert plan_jobs(["p"], "o", recursive=True)[1] == ["p/link is a link to a folder, which is not entered"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may enter every folder")
+def test_folders_that_may_not_be_entered_are_said(here):
+    here("p/a.png", "p/no/b.png", "p/list/c.png")
+    for name, mode in (("no", 0), ("list", 0o444)):
+        Path("p", name).chmod(mode)
+    jobs, warnings = plan_jobs(["p"], "o", recursive=True)
+    assert names(jobs) == {"p/a.png": "o/a.png"}
+    assert warnings == [f"cannot look into p/{name}: Permission denied" for name in ("list", "no")]
+    with pytest.raises(RobustSRError, match="cannot look into p/no: Permission denied"):
+        plan_jobs(["p/no"], "o")
+
+
+def test_a_home_folder_is_meant_as_in_a_shell(here, monkeypatch):
+    here("a.png", "b.png")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert {job.target for job in plan_jobs(["a.png"], "~/x")[0]} == {Path("/home/me/x/a.png")}
+    assert plan_jobs(["a.png"], "~/x.png")[0][0].target == Path("/home/me/x.png")
+
+
 def test_names_too_long_for_the_file_system_are_cut(here):
     long = "ä" * 125  # 250 bytes
     here(f"{long}.png", f"{long[:-1]}b.png")
@@ -193,6 +241,8 @@ def test_bmp_and_gif_become_png(here):
     ("inputs", "options", "message"),
     [
         (["nope"], {}, "no file or folder 'nope'"),
+        ([""], {}, "an input is empty"),
+        (["x" * 300], {}, "cannot look at xxx.*: File name too long"),
         (["*.png"], {}, r"no file or folder '\*.png'"),
         (["empty"], {}, r"no pictures in 'empty' \(looked for png"),
         (["deep"], {}, "no pictures in 'deep'; 1 in folders below: add -r"),

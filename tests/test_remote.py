@@ -149,7 +149,7 @@ def test_folders_are_planned_as_local_ones_are(base, put):
     manifest.begin(Url(f"{base}/in/a.png"), Url(f"{base}/in/out/a.webp"))
     manifest.flush()
     jobs, warnings = plan_jobs([f"{base}/in"], f"{base}/elsewhere", recursive=True)
-    assert len(jobs) == 3 and warnings[0] == f"{base}/in: 1 earlier result of robustsr left out"
+    assert len(jobs) == 3 and "1 earlier result of robustsr left out" in warnings
 
 
 def test_files_patterns_and_clashes(base, put, tmp_path):
@@ -204,7 +204,7 @@ def test_a_batch_from_url_to_url_is_like_a_local_one(base, put, net):
     assert statuses(go(net, base)) == {"skipped": 7, "failed": 1}
     put(f"{base}/in/0.png", seed=50)  # another picture
     put(f"{base}/in/1.png", content=content(f"{base}/in/1.png"))  # the same, touched
-    put(f"{base}/out/2.png", content=content(f"{base}/out/2.png")[:-1])  # cut off
+    put(f"{base}/out/2.png", content=content(f"{base}/out/2.png")[:-99])  # cut off
     again = go(net, base)
     assert {name for name, result in again.items() if result.status == "done"} == {"0.png", "2.png"}
     assert statuses(go(net, base, smoothing=Smoothing("median", 0.03, 2)))["done"] == 7

@@ -10,8 +10,6 @@ import gradio_client
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
-from spandrel.architectures.Compact import Compact
 from ui_server import running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -217,10 +215,16 @@ def test_compare_with_a_truth(page, tmp_path, photo):
 
 def test_a_denoiser_of_ones_own_can_be_used_at_once(page, server, photograph, tmp_path):
     """In the page, and by a client of the API, which loads none."""
-    weights = Compact(num_feat=8, num_conv=1, upscale=1).state_dict()
-    save_file(weights, tmp_path / "soft.safetensors")
+    from safetensors.torch import save_file
+
+    from robustsr.torchvision_schema import import_torchvision
+
+    import_torchvision()
+    from spandrel.architectures.Compact import Compact
+
+    save_file(Compact(num_feat=8, num_conv=1, upscale=1).state_dict(), tmp_path / "soft.safetensors")
     tab(page, "Models")
-    page.get_by_role("tabpanel").locator("input[type=file]").set_input_files(str(tmp_path / "soft.safetensors"))
+    page.locator("input[type=file][accept*='.onnx']").set_input_files(str(tmp_path / "soft.safetensors"))
     page.wait_for_selector("text=soft: x1, can be used now")
     tab(page, "Upscale")
     page.get_by_text("More", exact=True).first.click()
@@ -264,12 +268,13 @@ def test_it_fits_narrow_windows_in_both_themes(browser, server, scheme):
     page.goto(server)
     page.wait_for_selector("#upscale-run")
     page.wait_for_timeout(300)
+    pixel = np.asarray(Image.open(_shot(page)).convert("L"))[2, 2]
     for name in ("Upscale", "Batch", "Compare", "Attack", "Certify", "Models"):
+        page.set_viewport_size({"width": 1200, "height": 800})  # where no tab is in a menu
         tab(page, name)
+        page.set_viewport_size({"width": 420, "height": 800})
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 420, name
-    tab(page, "Upscale")
-    pixel = np.asarray(Image.open(_shot(page)).convert("L"))[2, 2]
     assert (pixel > 200) == (scheme == "light")
     page.context.close()
 
