@@ -110,11 +110,10 @@ def _png(file: BinaryIO) -> Source:
         file.seek(0)
         return np.atleast_3d(imagecodecs.png_decode(file.read()))
 
-    primaries, transfer = blocks.get("cICP", b"\1\x0d")[:2]
-    notes = _coded(primaries, transfer)
-    (gamma,) = struct.unpack(">I", blocks.get("gAMA", b"\0\0\xb1\x8f"))
-    if not {"cICP", "iCCP", "sRGB"} & blocks.keys() and abs(gamma - 45455) > 1000:
-        notes += (f"its gamma of {gamma / 1e5:g} is taken for sRGB's",)
+    coded, gamma = blocks.get("cICP", b""), int.from_bytes(blocks.get("gAMA", b""), "big")
+    notes = _coded(coded[0], coded[1]) if len(coded) == 4 else ()
+    if gamma and not {"cICP", "iCCP", "sRGB"} & blocks.keys() and abs(gamma - 45455) > 1000:
+        notes = (f"its gamma of {gamma / 1e5:g} is taken for sRGB's",)
     return Source(info, metadata.from_png(blocks), pixels, frames, notes=notes)
 
 

@@ -205,6 +205,7 @@ def _files(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> 
         here = Path(path)
         if not os.access(here, os.X_OK):  # its names can be read, but not what they stand for
             refused(PermissionError(errno.EACCES, os.strerror(errno.EACCES), path))
+            names.clear()
             continue
         names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
         if recursive:

@@ -21,6 +21,8 @@ from .exif import DESCRIPTIVE, ORIENTATION, RESOLUTION, Directory, build_tags, l
 
 _LONGEST_TEXT = 1 << 24  # bytes of one inflated PNG text or profile
 _LONGEST_SEGMENT = 65_450  # bytes of EXIF, XMP or IPTC that surely fit into one JPEG segment
+_TEXTS = (b"iTXt", b"zTXt", b"tEXt")  # of PNG
+_KEPT = {b"IHDR", b"tRNS", b"acTL", b"pHYs", b"eXIf", b"iCCP", b"cICP", b"gAMA", b"sRGB", *_TEXTS}
 _SIZE_TAGS = ((0x0100, 0xA002), (0x0101, 0xA003))  # width, height: in the picture's IFD, in the EXIF one
 _XMP_SIZES = (rb"tiff:ImageWidth|exif:PixelXDimension", rb"tiff:ImageLength|exif:PixelYDimension")
 
@@ -45,28 +47,13 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
     file.seek(8)
     while len(head := file.read(8)) == 8:
         size, name = struct.unpack(">I4s", head)
-        if name in (
-            b"IHDR",
-            b"tRNS",
-            b"acTL",
-            b"pHYs",
-            b"eXIf",
-            b"iCCP",
-            b"cICP",
-            b"gAMA",
-            b"sRGB",
-            b"iTXt",
-            b"zTXt",
-            b"tEXt",
-        ):
+        if name in _KEPT:
             if size > _LONGEST_TEXT:
                 raise ValueError(f"a chunk of {size:,} bytes of text")
             data = file.read(size)
             key, _, rest = data.partition(b"\0")
             text_key = key.decode("latin-1")
-            if name in (b"iTXt", b"zTXt", b"tEXt") and not (
-                text_key == "XML:com.adobe.xmp" or text_key.startswith("Raw profile type ")
-            ):
+            if name in _TEXTS and not (text_key == "XML:com.adobe.xmp" or text_key.startswith("Raw profile type ")):
                 name = b""  # other texts are not kept, so a thousand of them cannot fill the memory
             if name == b"iCCP":
                 found["iCCP"] = _inflated(rest[1:]) or b"broken"

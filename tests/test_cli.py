@@ -55,6 +55,33 @@ def test_upscale_as_typed(pictures, tiny):
     assert code == 0 and "nothing to do: 3 of 3 are there already" in err and "3 were there already" in err
 
 
+def test_names_are_shown_as_they_are(pictures, tiny):
+    for name in ("a [red]b.png", "x[", "あ.png"):
+        Path("in", name).mkdir() if name == "x[" else os.link("in/a.png", Path("in", name))
+    os.link("in/a.png", "in/x[/b].png")
+    code, out, _ = go("upscale", "in", "-r", "-o", "out", "-m", tiny, "--dry-run")
+    assert code == 0 and "a [red]b.png" in out and "x[/b].png" in out
+    command = [SCRIPT, "upscale", "in", "-r", "-o", "out", "-m", str(tiny), "--dry-run"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, capture_output=True, timeout=120)
+    assert done.returncode == 0 and b"\\u3042.png" in done.stdout, done.stderr
+
+
+def test_what_cannot_be_done_is_not_there_already(pictures, tiny):
+    Path("bad").mkdir()
+    Path("bad/a.png").write_bytes(b"nothing")
+    code, _, err = go("upscale", "bad", "-m", tiny)
+    assert code == 1 and "nothing to do: 1 of 1 cannot be done" in err
+
+
+def test_configurations_of_other_encodings_are_read_or_refused(pictures, tiny):
+    Path("bom.toml").write_bytes(b"\xef\xbb\xbfscale = 2\n")
+    assert go("upscale", "in", "-o", "two", "-m", tiny, "--config", "bom.toml")[0] == 0
+    with Image.open("two/a.png") as made, Image.open("in/a.png") as was:
+        assert made.width == 2 * was.width
+    Path("latin.toml").write_bytes("scale = 2  # à".encode("latin-1"))
+    assert go("upscale", "in", "-o", "two", "-m", tiny, "--config", "latin.toml")[0] == 2
+
+
 def test_json_has_a_line_per_file_and_a_summary(pictures, tiny):
     Path("in/bad.png").write_bytes(b"nothing")
     code, out, err = go("upscale", "in", "-o", "out", "-m", tiny, "--json")

@@ -674,6 +674,28 @@ def test_other_broken_metadata_never_costs_the_picture(tmp_path):
     assert (levels(read(tmp_path / "x.tif").rgb) == pixels(3)).all()
 
 
+def test_hdr_is_refused_and_other_colours_are_a_note(tmp_path):
+    """Code points of H.273: BT.2020 primaries are 9, PQ is 16, HLG 18, sRGB 1 and 13."""
+    for code, kind in ((16, "PQ"), (18, "HLG")):
+        (tmp_path / "x.png").write_bytes(png(1, 1, 8, 0, b"\0\x80", chunk(b"cICP", bytes([9, code, 0, 1]))))
+        data = imagecodecs.avif_encode(pixels(3), primaries=9, transfer=code, matrix=9)
+        (tmp_path / "x.avif").write_bytes(data)
+        for name in ("x.png", "x.avif"):
+            with pytest.raises(RobustSRError, match=rf"it is an HDR picture \({kind}\): convert it to sRGB first"):
+                images.inspect(tmp_path / name, max_pixels=LIMIT)
+    for extra, note in (
+        (chunk(b"cICP", bytes([9, 1, 0, 1])), "its colours (primaries 9 of H.273) are taken for sRGB's"),
+        (chunk(b"cICP", bytes([1, 13, 0, 1])), None),
+        (chunk(b"cICP", b"\x09"), None),
+        (chunk(b"gAMA", (100_000).to_bytes(4, "big")), "its gamma of 1 is taken for sRGB's"),
+        (chunk(b"gAMA", (45_455).to_bytes(4, "big")), None),
+        (chunk(b"gAMA", b""), None),
+        (chunk(b"gAMA", (100_000).to_bytes(4, "big")) + chunk(b"sRGB", b"\0"), None),
+    ):
+        (tmp_path / "x.png").write_bytes(png(1, 1, 8, 0, b"\0\x80", extra))
+        assert read(tmp_path / "x.png").notes == ((note,) if note else ())
+
+
 def test_bigtiff_pixels_are_read_and_a_note_tells_what_is_not(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", pixels(3, 16), photometric="rgb", bigtiff=True)
     got = read(tmp_path / "x.tif")
