@@ -247,7 +247,7 @@ def craft(
     if reference.shape[-1] != x.shape[-1] * up.scale:
         raise RobustSRError(f"{network.name} is x{up.scale}: it cannot craft attacks for outputs of another size")
     objective, score = _objective(threat, up, variant, reference, targeted, seed)
-    found, c = _search(threat, x, objective, score, up, reference, own, mask, seed, eps)
+    found, c = _search(threat, x, objective, score, up, reference, own, mask, seed, eps, bits)
     return Crafted(variant, _filed(threat, x, found.adv, bits, eps), found, c)
 
 
@@ -282,6 +282,7 @@ def _search(
     mask: Tensor | None,
     seed: int,
     eps: float,
+    bits: int | None,
 ) -> tuple[Attacked, float | None]:
     small = 0.1 if own else 0.0  # of the ball: leaves the point where the gradient is zero
     if threat.method == "cw":
@@ -301,9 +302,9 @@ def _search(
         with torch.no_grad():
             before = (up(x).clamp(0, 1) - reference).square().mean().clamp(min=1e-6)  # 60 dB where there is no HR
 
-        def reached(adv: Tensor) -> bool:  # ``up`` has the victim's own draws
+        def reached(adv: Tensor) -> bool:  # by what is left in the file; ``up`` has the victim's own draws
             with torch.no_grad():
-                after = (up(adv).clamp(0, 1) - reference).square().mean()
+                after = (up(_filed(threat, x, adv, bits, eps).to(x)).clamp(0, 1) - reference).square().mean()
             return bool(after >= before * 10 ** (drop / 10))
 
         return attacks.cw_search(x, objective, reached, c=threat.c, **options)

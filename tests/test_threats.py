@@ -45,7 +45,7 @@ def test_what_is_no_size_is_refused(text):
         ("pgd-l2:eps_rel=.05,loss=mse", "pgd-l2:eps_rel=0.05,loss=mse"),
         ("cw:c=1,steps=4,squared=true,drop=3", "cw:steps=4,c=1,squared=true,drop=3"),
         ("random:eps=.1", "random:eps=0.1"),
-        ("pgd-l2:eps=1,clip=false", "pgd-l2:eps=1,clip=false"),
+        ("pgd-l2:eps=.5,clip=false", "pgd-l2:eps=0.5,clip=false"),
     ],
 )
 def test_specs_have_one_canonical_form(spec, canonical):
