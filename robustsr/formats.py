@@ -159,11 +159,7 @@ def _coded(primaries: int, transfer: int) -> tuple[str, ...]:
 
 
 def _pillow(file: BinaryIO, name: str) -> Source:
-    notes: tuple[str, ...] = ()
-    coded = re.search(rb"colrnclx(..)(..)", file.read(_HEADER), re.DOTALL) if name == "AVIF" else None
-    if coded:
-        notes = _coded(*(int.from_bytes(value, "big") for value in coded.groups()))
-    file.seek(0)
+    coded, notes = _avif_coded(file) if name == "AVIF" else ((), ())
     image = _PILLOW[name](file)
     if image.mode not in _PILLOW_MODES:
         raise RobustSRError(f"its pixels are of the kind {image.mode}; save it as RGB, gray or CMYK")
@@ -175,9 +171,19 @@ def _pillow(file: BinaryIO, name: str) -> Source:
         return np.atleast_3d(np.asarray(image.convert(mode)))
 
     info = Info(width, height, _ENDINGS[name], 8, gray, alpha and mode != "CMYK")
-    if image.info.get("icc_profile"):
-        notes = ()
+    notes += () if image.info.get("icc_profile") else coded
     return Source(info, metadata.from_pillow(image), pixels, getattr(image, "n_frames", 1), notes=notes)
+
+
+def _avif_coded(file: BinaryIO) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Notes on an AVIF file's colours, where no profile says better, and on its depth: what Pillow does not tell."""
+    head = file.read(_HEADER)
+    file.seek(0)
+    colours = re.search(rb"colrnclx(..)(..)", head, re.DOTALL)
+    notes = _coded(*(int.from_bytes(value, "big") for value in colours.groups())) if colours else ()
+    configuration = re.search(rb"av1C..(.)", head, re.DOTALL)
+    deep = bool(configuration and configuration[1][0] & 0x40)
+    return notes, ("its more than 8 bits became 8",) * deep
 
 
 def encode(file: BinaryIO, name: str, pixels: Pixels, meta: Metadata, *, quality: int | None, lossless: bool) -> None:

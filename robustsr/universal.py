@@ -14,7 +14,7 @@ from .attack import Attempt, File, Outcome, kept, watched
 from .models import Loaded
 from .plan import Smoothing
 from .ruler import Ruler, sizes
-from .scene import Say, Scene, Shown, from_pixels, smoothed
+from .scene import Say, Scene, Shown, bicubic, from_pixels, smoothed
 from .threats import Threat, attackable
 from .types import RobustSRError
 
@@ -52,14 +52,15 @@ def universal(
     """One perturbation that makes the outputs for all ``scenes``, of one size, as bad as it can.
 
     Found by pgd against each clean output (or the scenes' common target); through fresh draws of the smoothed model
-    where ``adaptive``. Measured on the plain and, with ``smoothing``, the smoothed model. RobustSRError: another
-    method than pgd.
+    where ``adaptive``. Measured on the plain and, with ``smoothing``, the smoothed model, and on bicubic.
+    RobustSRError: another method than pgd.
     """
     if threat.method != "pgd" or threat.restarts > 1:
         raise RobustSRError(f"a universal attack is --method pgd or pgd-l2, without restarts; got {threat.spec}")
     ruler = Ruler.best()
     plain = Shown(network.name, network)
     shown = [plain] if smoothing is None or smoothing.sigma == 0 else [plain, smoothed(network, smoothing)]
+    shown += [one for one in bicubic(network.scale, str(network.device)) if one.network.digest != network.digest]
     what = f"universal attack on {network.name}"
     shipped: Any = attackable(watched(network, say, what), scenes[0].size, smoothing if adaptive else None)
     fresh = attacks.Fresh(shipped, threat.draws, seed) if adaptive and smoothing is not None else None

@@ -683,6 +683,8 @@ def test_hdr_is_refused_and_other_colours_are_a_note(tmp_path):
         for name in ("x.png", "x.avif"):
             with pytest.raises(RobustSRError, match=rf"it is an HDR picture \({kind}\): convert it to sRGB first"):
                 images.inspect(tmp_path / name, max_pixels=LIMIT)
+    (tmp_path / "deep.avif").write_bytes(imagecodecs.avif_encode(pixels(3, 16) >> 6, bitspersample=10))
+    assert read(tmp_path / "deep.avif").notes == ("its more than 8 bits became 8",)
     for extra, note in (
         (chunk(b"cICP", bytes([9, 1, 0, 1])), "its colours (primaries 9 of H.273) are taken for sRGB's"),
         (chunk(b"cICP", bytes([1, 13, 0, 1])), None),

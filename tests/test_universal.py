@@ -22,10 +22,10 @@ def test_one_perturbation_for_all(network, picture, tmp_path):
         assert np.array_equal(adv, found.adv[0].permute(1, 2, 0).numpy())
         torch.testing.assert_close(found.adv, (one.x + made.delta).clamp(0, 1), atol=1.01 / 255, rtol=0)
         assert found.sizes["levels"] == pytest.approx(8) == baseline.sizes["levels"]
-        assert [o.input for o in outcomes] == ["random", "universal"] * 2
+        assert [o.input for o in outcomes] == ["random", "universal"] * 3
     write_universal(made, tmp_path, {})
     table = universal_table(made)
-    assert [row.label for row in table.rows] == ["0", "1", "2", "3", "4", "mean"] and len(table.columns) == 4
+    assert [row.label for row in table.rows] == ["0", "1", "2", "3", "4", "mean"] and len(table.columns) == 6
     record = json.loads((tmp_path / "record.json").read_text())
     values = [p["outputs"][1]["psnr"] for p in record["pictures"]]
     assert table.rows[-1].cells[1].value == pytest.approx(np.mean(values))
