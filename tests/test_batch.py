@@ -127,14 +127,6 @@ def test_a_result_that_was_edited_is_not_replaced(folder, net):
     assert go(folder, net, overwrite=True)[0].status == "done"
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_an_input_that_may_not_be_read_any_more_stops_nothing(folder, net):
-    go(folder, net)
-    os.utime(folder / "a.png")
-    (folder / "a.png").chmod(0)
-    assert {r.job.source.name: r.status for r in go(folder, net)}["a.png"] == "failed"
-
-
 def test_a_kill_between_a_second_result_and_its_record_is_healed(folder, net):
     go(folder, net)
     manifest = folder.with_name("out") / ".robustsr.jsonl"

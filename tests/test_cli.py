@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from robustsr import cli, engine, kernels
 from robustsr.types import RobustSRError
 from robustsr.version import __version__
 
+CAPABILITIES = ("bounding-set", "inh-caps")
 SCRIPT = str(Path(sys.executable).with_name("robustsr"))
 
 
@@ -64,6 +66,34 @@ def test_names_are_shown_as_they_are(pictures, tiny):
     command = [SCRIPT, "upscale", "in", "-r", "-o", "out", "-m", str(tiny), "--dry-run"]
     done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, capture_output=True, timeout=120)
     assert done.returncode == 0 and b"\\u3042.png" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are others there")
+def test_what_may_not_be_read_is_said_and_stops_nothing(pictures, tiny):
+    """As somebody whom permissions bind: root, too, without its capabilities."""
+    plain = [] if os.geteuid() else ["setpriv", *(f"--{kind}=-dac_override,-dac_read_search" for kind in CAPABILITIES)]
+    if plain and not shutil.which("setpriv"):
+        pytest.skip("root may read everything, and there is no setpriv")
+
+    def run(*args):
+        done = subprocess.run(
+            [*plain, SCRIPT, "upscale", *args, "-m", str(tiny)], capture_output=True, text=True, timeout=120
+        )
+        return done.returncode, " ".join(done.stderr.split())
+
+    for name, mode in (("no", 0), ("list", 0o444)):
+        Path("in", name).mkdir()
+        os.link("in/a.png", Path("in", name, "d.png"))
+        Path("in", name).chmod(mode)
+    code, err = run("in", "-r", "-o", "out")
+    assert code == 0 and "3 upscaled" in err
+    assert all(f"cannot look into in/{name}: Permission denied" in err for name in ("no", "list"))
+    code, err = run("in/no", "-o", "out")
+    assert code == 1 and err == "error: cannot look into in/no: Permission denied"
+    os.utime("in/b.jpg")  # to be looked at again
+    Path("in/b.jpg").chmod(0)
+    code, err = run("in", "-o", "out")
+    assert code == 1 and "cannot read in/b.jpg: Permission denied" in err and "2 were there already, 1 failed" in err
 
 
 def test_what_cannot_be_done_is_not_there_already(pictures, tiny):

@@ -205,18 +205,6 @@ def test_links_to_folders_are_said(here):
     assert plan_jobs(["p"], "o", recursive=True)[1] == ["p/link is a link to a folder, which is not entered"]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may enter every folder")
-def test_folders_that_may_not_be_entered_are_said(here):
-    here("p/a.png", "p/no/b.png", "p/list/c.png")
-    for name, mode in (("no", 0), ("list", 0o444)):
-        Path("p", name).chmod(mode)
-    jobs, warnings = plan_jobs(["p"], "o", recursive=True)
-    assert names(jobs) == {"p/a.png": "o/a.png"}
-    assert warnings == [f"cannot look into p/{name}: Permission denied" for name in ("list", "no")]
-    with pytest.raises(RobustSRError, match="cannot look into p/no: Permission denied"):
-        plan_jobs(["p/no"], "o")
-
-
 def test_a_home_folder_is_meant_as_in_a_shell(here, monkeypatch):
     here("a.png", "b.png")
     monkeypatch.setenv("HOME", "/home/me")
