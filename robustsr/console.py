@@ -70,6 +70,10 @@ def table(*columns: str, title: str = "") -> Table:
     return made
 
 
+def _dim(text: str) -> TextColumn:
+    return TextColumn(text, style="dim", markup=False)  # names of files are in it
+
+
 class Bar:
     """A progress bar over a batch: work done in cost units, pictures, the tile in work, pictures per second."""
 
@@ -115,7 +119,7 @@ def bar(costs: dict[Any, float]) -> Iterator[Bar]:
         BarColumn(),
         TextColumn("{task.fields[pictures]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[tile]}", style="dim", markup=False),
+        _dim("{task.fields[tile]}"),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield Bar(progress, costs)
@@ -124,12 +128,7 @@ def bar(costs: dict[Any, float]) -> Iterator[Bar]:
 @contextmanager
 def work_bar() -> Iterator[Any]:
     """A bar for measurements: yields ``update(done, total, text)``, in any unit of work."""
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", style="dim", markup=False),
-    )
+    columns = (SpinnerColumn(), BarColumn(), TimeRemainingColumn(), _dim("{task.description}"))
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
@@ -138,12 +137,7 @@ def work_bar() -> Iterator[Any]:
 @contextmanager
 def steps_bar(total: int, *, shown: bool = True) -> Iterator[Any]:
     """A bar for a training run: yields ``update(step, text)``. Not ``shown``: by another process."""
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}", style="dim", markup=False),
-    )
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), _dim("{task.description}"))
     with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda step, text: progress.update(task, completed=step, description=text)

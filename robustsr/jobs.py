@@ -59,8 +59,7 @@ def plan_jobs(
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     folders = [p for p in paths if p.is_dir()]
     jobs: list[Job] = []
-    origins: dict[Job, Place] = {}  # of inputs that are earlier results
-    own: set[Job] = set()  # those that this command made, for its results go where they are
+    origins: dict[Job, Place] = {}  # of earlier results; those that lie where the new ones go are out in any case
     manifest = cache(Manifest.read)
     for path in paths:
         if path.is_dir():
@@ -74,17 +73,16 @@ def plan_jobs(
                 extra = f"_{label}" if suffix is None and _same(folder, source.parent) else suffix or ""
                 jobs.append(Job(source, folder / _name(source, extra, format), given or root))
                 if origin is not None:
-                    origins[jobs[-1]] = origin
-                    own |= {jobs[-1]} if inside else set()
+                    origins[jobs[-1]] = source if inside else origin
         else:
             root = given or path.parent
             beside = suffix is None and _same(root, path.parent)
             jobs.append(Job(path, root / _name(path, f"_{label}" if beside else suffix or "", format), root))
             if len(paths) > 1 and (origin := manifest(path.parent).source_of(path)) is not None:
-                origins[jobs[-1]] = origin  # a pattern that matches inputs matches yesterday's results too
-                own |= {jobs[-1]} if beside else set()
+                # a pattern that matches inputs matches yesterday's results too
+                origins[jobs[-1]] = path if beside else origin
     among = {job.source.resolve() for job in jobs}
-    earlier = {job for job, origin in origins.items() if job in own or origin.resolve() in among}
+    earlier = {job for job, origin in origins.items() if origin.resolve() in among}
     if earlier:
         warnings.append(f"{_count(len(earlier), 'earlier result')} of robustsr left out")
     jobs = list({(job.source.resolve(), job.target): job for job in jobs if job not in earlier}.values())

@@ -141,8 +141,7 @@ class FastConvolutions(TorchFunctionMode):
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any) -> bool:  # noqa: ANN401 - what conv2d takes
     plain = how == ((1, 1), (1, 1), (1, 1), 1) and weight.shape[2:] == (3, 3) and x.dim() == 4 and _wide(weight)
-    enough = _tiles(x) >= (FEWEST if weight.requires_grad else 0) if plain else False
-    return enough and _ours(x, weight)
+    return plain and _ours(x, weight) and _tiles(x) >= (FEWEST if weight.requires_grad else 0)
 
 
 def _suits_prelu(x: Tensor, slope: Tensor) -> bool:

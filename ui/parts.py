@@ -64,7 +64,7 @@ def readable(desk: Desk) -> Iterator[None]:
 def plain(desk: Desk, text: str) -> str:
     """A message without the server's folders, and in the form's words for the command line's flags."""
     text = re.sub(re.escape(str(desk.root)) + r"[\\/](?:[^\\/\s:,]+[\\/])*", "", text)
-    text = re.sub(r"--[a-z][a-z-]*", lambda flag: FLAGS.get(flag[0], flag[0][2:].replace("-", " ")), text)
+    text = re.sub(r"(?<![^\s(])--[a-z][a-z-]*", lambda flag: FLAGS.get(flag[0], flag[0][2:].replace("-", " ")), text)
     return text[:1].upper() + text[1:]
 
 
