@@ -9,6 +9,7 @@ import tiny_run
 import torch
 import torch.nn.functional as F
 from robustsr_training import loop
+from robustsr_training import step as training_step
 from robustsr_training.checkpoint import State
 from robustsr_training.loop import Session
 from robustsr_training.recipe import Recipe, shipped
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 
 from robustsr import backbones, winograd
 from robustsr.models import load
+from robustsr.perturbations import random_in_ball
 from robustsr.types import RobustSRError
 
 GAN = ["precision=fp32", "data.patch=16", "data.batch=4", "loss.l1=0.5", "loss.mse=2", "loss.gan=0.3"]
@@ -40,13 +42,24 @@ def noises(recipe, step, lr):
     ]
 
 
-def test_an_attack_does_not_start_at_the_noise(folder):
-    """torch's generator looks at 32 bits of a seed: one half of the other would often be equal to it."""
-    step = Session.begin(tiny_run.recipe(folder), "cpu").step
-    for step.state.step in range(20):
-        seeds = [step._seed(purpose, most) for purpose, most in ((1, 1 << 62), (2, 1 << 31))]
-        first, second = (torch.randn(64, generator=torch.Generator().manual_seed(seed)) for seed in seeds)
-        assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.6
+def test_an_attack_does_not_start_at_the_noise(folder, monkeypatch):
+    """torch's generator looks at 32 bits of a seed: half of the noise's would often be equal to it."""
+    seen = []
+
+    def watched(forward, lr, hr, noises, adversary, step, seed):
+        seen.append((noises[0][0, :1], seed))
+        return attacked(forward, lr, hr, noises, adversary, step, seed)
+
+    attacked = training_step.attacked
+    monkeypatch.setattr(training_step, "attacked", watched)
+    session = Session.begin(tiny_run.recipe(folder, *NOISE, *ATTACK, "optimiser.steps=12"), "cpu")
+    for lr, hr in session.batches.stream(0, 12):
+        session.step(lr, hr)
+        session.state.step += 1
+    for noise, seed in seen:
+        start = random_in_ball(noise, "linf", 1, seed)
+        assert abs(float((start.sign() * noise.sign()).mean())) < 0.2
+    assert len(seen) == 12
 
 
 def fgsm(net, lr, hr, noise, eps):

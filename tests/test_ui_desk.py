@@ -4,6 +4,7 @@ import time
 
 import pytest
 from robustsr_ui.desk import Desk, Line, Token
+from robustsr_ui.parts import plain
 
 from robustsr.types import Cancelled
 
@@ -101,3 +102,10 @@ def test_old_files_go_and_new_ones_stay(tmp_path):
     desk.held.add(held)  # a batch still waits for its turn
     desk.sweep()
     assert not old.exists() and not upload.exists() and (new / "picture.png").exists() and held.exists()
+
+
+def test_messages_are_in_the_words_of_the_form(tmp_path):
+    desk = Desk(tmp_path)
+    said = f"cannot read {tmp_path}/work/x1/a--b.png: --tile-pad 3 is too small (--sigma, --max-pixels)"
+    limit = "the limit of pixels (--max-pixels of robustsr ui)"
+    assert plain(desk, said) == f"Cannot read a--b.png: the tile's context 3 is too small (sigma, {limit})"
