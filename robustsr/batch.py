@@ -1,30 +1,30 @@
-"""A batch of jobs: resume, the bounded pipeline of reading, upscaling and writing, one `Result` per job."""
+"""A batch of jobs: the bounded pipeline of reading, upscaling and writing, one `Result` per job."""
 
 from __future__ import annotations
 
 import errno
-import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from . import images
 from .catalogue import sha256
 from .images import Info, Picture
-from .jobs import Job
-from .manifest import Manifest, digest, locked
+from .jobs import Job, Result
+from .manifest import Manifest, digest
 from .models import Loaded
 from .noise import ALGORITHM
 from .pipeline import upscale_picture
 from .plan import Plan, Smoothing, Target, cost
-from .remote import Place, State, Url, delivered, fetched, looked_up, state
+from .remote import Place, State, Url, delivered, fetched, state
+from .resume import announce, exists, made_before, opened, sort_out, with_targets
 from .types import Cancelled, RobustSRError
 
 
@@ -38,23 +38,6 @@ class Output:
     background: str = "white"
     strip: bool = False
     max_pixels: int = 400_000_000  # of an input, and of an output before any final resize
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a job; sizes are (width, height), ``seconds`` of network time.
-
-    ``error`` says why it failed; ``trace`` is the traceback where that was not foreseen, a bug to report.
-    """
-
-    job: Job
-    status: Literal["done", "skipped", "failed"]
-    seconds: float = 0.0
-    input_size: tuple[int, int] | None = None
-    output_size: tuple[int, int] | None = None
-    notes: tuple[str, ...] = ()
-    error: str = ""
-    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,81 +147,6 @@ def run(
             del source, large  # not held while the next one is waited for
         if writing is not None:
             yield _settle(writing[0], writing[1].result)
-
-
-@contextmanager
-def opened(jobs: Sequence[Job]) -> Iterator[dict[Place, Manifest]]:
-    """The manifests of the jobs' output folders, which are ours alone, on this machine, while the block lasts."""
-    roots = sorted({job.root for job in jobs}, key=str)
-    with ExitStack() as stack:
-        for root in roots:
-            stack.enter_context(locked(root))
-        manifests = {root: Manifest.read(root) for root in roots}
-        try:
-            yield manifests
-        finally:
-            for manifest in manifests.values():
-                manifest.flush()
-
-
-def announce(jobs: Sequence[Job], manifests: dict[Place, Manifest]) -> None:
-    """Records all that will be made before the first of it is, where later might be too late: a record at a URL is
-    not written file by file, and a worker's comes when its file is there already."""
-    for job in jobs:
-        manifests[job.root].begin(job.source, job.target)
-    for manifest in manifests.values():
-        manifest.flush()
-
-
-def sort_out(
-    jobs: Sequence[Job], manifests: dict[Place, Manifest], settings: str, overwrite: bool
-) -> Generator[Result, None, list[Job]]:
-    """Yields the results of jobs that need nothing, or must not be done, and returns the others."""
-    todo: list[Job] = []
-    for job in jobs if overwrite else _looked_up(jobs):
-        before = None if overwrite else _made_before(job, manifests[job.root], settings)
-        if before is None:
-            todo.append(job)
-        else:
-            yield before
-    return todo
-
-
-def _looked_up(jobs: Sequence[Job]) -> list[Job]:
-    targets = looked_up([job.target for job in jobs])
-    return [replace(job, target=target) for job, target in zip(jobs, targets, strict=True)]
-
-
-def _made_before(job: Job, manifest: Manifest, settings: str) -> Result | None:
-    """The result of a job that needs nothing, or must not be done; None: it is to be done."""
-    try:
-        if not _there(job.target) or not job.source.is_file():
-            return None
-        if manifest.is_done(job.source, job.target, settings):
-            return Result(job, "skipped")
-        if not manifest.made(job.source, job.target):
-            why = f"and was not made from {job.source}"
-        elif manifest.changed(job.target) and _whole(job.target):
-            why = "and is no longer as robustsr made it"
-        else:
-            return None
-    except OSError as error:
-        return Result(job, "failed", error=f"cannot read {job.source}: {error.strerror or error}")
-    return Result(job, "failed", error=f"{job.target} is there, {why}: --overwrite replaces it")
-
-
-def _whole(target: Place) -> bool:
-    """Whether it is a picture, and not what a broken copy left of one."""
-    try:
-        with fetched(target) as path:
-            images.read(path, max_pixels=1 << 40)
-    except RobustSRError:
-        return False
-    return True
-
-
-def _there(target: Place) -> bool:
-    return target.exists() if isinstance(target, Url) else os.path.lexists(target)
 
 
 def carry_out(job: Job, task: Task, manifest: Manifest) -> Result:
@@ -352,19 +260,19 @@ def estimate(jobs: Sequence[Job], task: Task, *, overwrite: bool = False) -> lis
     name = digest(task.settings())
     manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
     rows = []
-    for job in jobs if overwrite else _looked_up(jobs):
-        made = None if overwrite else _made_before(job, manifests[job.root], name)
+    for job in jobs if overwrite else with_targets(jobs):
+        made = None if overwrite else made_before(job, manifests[job.root], name)
         if made is not None:
             rows.append(Forecast(job, done=made.status == "skipped", error=made.error))
             continue
         try:
-            there = not overwrite and _there(job.target)
+            replaces = not overwrite and exists(job.target)
             if isinstance(job.source, Url):
-                rows.append(Forecast(job, cost=float(state(job.source).size), replaces=there))
+                rows.append(Forecast(job, cost=float(state(job.source).size), replaces=replaces))
                 continue
             info, size = examine(job.source, job.target, task)
             price = cost(task.network, task.smoothing, info.width, info.height, task.target, info.alpha)
-            rows.append(Forecast(job, info, size, price, replaces=there))
+            rows.append(Forecast(job, info, size, price, replaces=replaces))
         except RobustSRError as error:
             rows.append(Forecast(job, error=str(error)))
     return rows

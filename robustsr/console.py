@@ -23,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from .batch import Forecast, Result
+    from .batch import Forecast
+    from .jobs import Result
     from .models import Loaded
     from .plan import Smoothing
 

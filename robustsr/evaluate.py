@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import corruptions, losses, metrics, threats
 from .calibration import estimate_noise
+from .craft import craft
 from .files import atomic
 from .models import Loaded, load
 from .pairs import Pair, Pictures
@@ -286,7 +287,7 @@ def _perturbed(
     if perturbation is None:
         return pair.lr
     if isinstance(perturbation, Threat):
-        crafted = threats.craft(
+        crafted = craft(
             perturbation,
             source,
             pair.lr,

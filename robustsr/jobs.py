@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from .images import FORMATS, OUTPUT_FORMATS
 from .manifest import NAME, Manifest
@@ -27,6 +28,23 @@ class Job:
     source: Place
     target: Place
     root: Place
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job; sizes are (width, height), ``seconds`` of network time.
+
+    ``error`` says why it failed; ``trace`` is the traceback where that was not foreseen, a bug to report.
+    """
+
+    job: Job
+    status: Literal["done", "skipped", "failed"]
+    seconds: float = 0.0
+    input_size: tuple[int, int] | None = None
+    output_size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    trace: str = ""
 
 
 def plan_jobs(

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
-from .batch import Output, Result, Task, announce, carry_out, opened, sort_out
+from .batch import Output, Task, carry_out
 from .catalogue import find
-from .jobs import Job
+from .jobs import Job, Result
 from .manifest import Events, digest
 from .models import BICUBIC, load, seeded
 from .plan import Smoothing, Target, make_plan
 from .remote import Place, Url, sweep
+from .resume import announce, opened, sort_out
 from .types import RobustSRError
 from .version import __version__
 

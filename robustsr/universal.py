@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import attacks, losses, perturbations
+from . import attacks, losses, objectives, perturbations
 from .attack import Attempt, File, Outcome, kept, watched
+from .craft import attackable
 from .models import Loaded
 from .plan import Smoothing
 from .ruler import Ruler, sizes
 from .scene import Say, Scene, Shown, bicubic, from_pixels, smoothed
-from .threats import Threat, attackable
+from .threats import Threat
 from .types import RobustSRError
 
 
@@ -63,18 +64,18 @@ def universal(
     shown += [one for one in bicubic(network.scale, str(network.device)) if one.network.digest != network.digest]
     what = f"universal attack on {network.name}"
     shipped: Any = attackable(watched(network, say, what), scenes[0].size, smoothing if adaptive else None)
-    fresh = attacks.Fresh(shipped, threat.draws, seed) if adaptive and smoothing is not None else None
+    fresh = objectives.Fresh(shipped, threat.draws, seed) if adaptive and smoothing is not None else None
     loss, target = losses.loss(threat.loss), scenes[0].target
     xs = torch.cat([s.x for s in scenes]).to(network.device)
-    batches: list[tuple[Tensor, attacks.Objective]] = []
-    scores: list[attacks.Objective] = []
+    batches: list[tuple[Tensor, objectives.Objective]] = []
+    scores: list[objectives.Objective] = []
     for part in torch.split(xs, batch):
         with torch.no_grad():
             reference = shipped(part) if target is None else target.to(part).expand(len(part), -1, -1, -1)
         targeted = target is not None
-        batches.append((part, attacks.against(fresh or shipped, reference, loss, targeted=targeted)))
+        batches.append((part, objectives.against(fresh or shipped, reference, loss, targeted=targeted)))
         if fresh:
-            scores.append(attacks.against(fresh.fixed(), reference, loss, targeted=targeted))
+            scores.append(objectives.against(fresh.fixed(), reference, loss, targeted=targeted))
     eps = threat.budget(xs)
     settings: dict[str, Any] = {"steps": threat.iterations, "step_size": threat.step_size, "norm": threat.norm}
     delta, curve = attacks.universal(batches, eps, seed=seed, scores=scores, **settings)

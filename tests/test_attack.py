@@ -8,6 +8,7 @@ from fakes import FEW, here
 from robustsr import metrics, models, threats
 from robustsr.attack import run, watched
 from robustsr.attack_report import tables
+from robustsr.craft import craft
 from robustsr.onnx_network import OnnxNetwork
 from robustsr.scene import Shown
 from robustsr.types import RobustSRError
@@ -80,7 +81,7 @@ def test_a_mask_holds(network, picture, method):
 def test_onnx_is_refused_as_victim(network, picture):
     stranger = OnnxNetwork(None, 4, "stranger", "0", torch.device("cpu"), "")
     with pytest.raises(RobustSRError, match="no gradients"):
-        threats.craft(threats.parse("fgsm"), watched(stranger, print, ""), here(picture()).x)
+        craft(threats.parse("fgsm"), watched(stranger, print, ""), here(picture()).x)
 
 
 def test_the_network_says_how_often_it_ran(network, picture):

@@ -1,7 +1,6 @@
 """Attacks: closed forms, the ball and the box, reproducibility, and agreement with foolbox."""
 
 import math
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustsr import attacks
-from robustsr.attacks import against, ascend, bim, cw, fgsm, pgd
+from robustsr.attacks import ascend, bim, cw, fgsm, pgd
 from robustsr.losses import l1, mse
+from robustsr.objectives import against
 from robustsr.perturbations import norms, random_in_ball
-from robustsr.smoothing import Smoothed
 from robustsr.types import RobustSRError
 
 EPS = 8 / 255
@@ -161,73 +160,6 @@ def test_targeted_attacks_approach_their_target(convs):
     before = mse(convs(x), target)
     found = pgd(x, against(convs, target, mse, targeted=True), 0.2, steps=20)
     assert mse(convs(found.adv), target) < 0.8 * before
-
-
-@dataclass(frozen=True)
-class Spiky:
-    """An upscaler of scale 1 whose output jumps with the noise, so that median, mean and draws matter."""
-
-    scale: int = 1
-    context: int = 0
-    exact: bool = True
-
-    def __call__(self, x, *, origin=None):
-        return x + 0.05 * (60 * x).sin()
-
-
-def test_fresh_draws_differ_between_calls_and_never_equal_the_shipped_ones():
-    smoothed = Smoothed(Spiky(), 0.1, samples=6, seed=0)
-    fresh = attacks.Fresh(smoothed, 6, seed=0)
-    x = picture(1)
-    a, b = fresh(x), fresh(x)
-    assert not torch.equal(a, b)
-    again = attacks.Fresh(smoothed, 6, seed=0)
-    assert torch.equal(again(x), a)  # and yet all is reproducible
-
-
-def test_chance_does_not_choose_the_iterate():
-    """With one draw per call the luckiest draw would win; a fixed set of others decides instead."""
-    smoothed = Smoothed(Spiky(), 0.2, samples=1, draws="independent")
-    x = picture(1, 10, 10)
-    fresh = attacks.Fresh(smoothed, 1, seed=0)
-    objective, score = against(fresh, x, mse), against(replace(fresh, samples=64).fixed(), x, mse)
-    found = pgd(x, objective, 0.05, steps=10, score=score)
-    torch.testing.assert_close(found.loss, score(found.adv))
-    assert bool((found.loss == torch.stack(found.curve).max()).all())
-    assert torch.equal(fresh.fixed()(x), fresh.fixed()(x))
-
-
-def test_the_mean_of_losses_is_what_it_says():
-    smoothed = Smoothed(Spiky(), 0.1, samples=5, draws="independent", chunk=2)
-    x, hr = picture(3), picture(3, seed=4)
-    outputs = torch.cat([o.view(-1, 3, *x.shape[1:]) for o in smoothed.outputs(x)])
-    want = torch.stack([mse(o, hr) for o in outputs]).mean(0)
-    torch.testing.assert_close(attacks.mean_of_losses(smoothed, hr, mse)(x), want)
-
-
-@pytest.mark.parametrize("reduce", ["median", "mean"])
-def test_the_known_seed_attack_beats_the_base_attack_on_a_smoothed_model(reduce):
-    smoothed = Smoothed(Spiky(), 0.1, samples=5, reduce=reduce)
-    x = picture(2, 12, 12)
-    hr = x.clone()
-    found = {
-        name: pgd(x, objective, 0.05, steps=20).adv
-        for name, objective in {
-            "base": against(Spiky(), hr, mse),
-            "seed": against(smoothed, hr, mse),
-            "losses": attacks.mean_of_losses(attacks.Fresh(smoothed, 8, 0), hr, mse),
-        }.items()
-    }
-    hurt = {name: float(mse(smoothed(adv), hr).mean()) for name, adv in found.items()}
-    assert hurt["seed"] > hurt["base"] and hurt["seed"] > float(mse(smoothed(x), hr).mean())
-    assert hurt["losses"] > float(mse(smoothed(x), hr).mean())
-
-
-def test_checkpointing_changes_no_gradient(convs):
-    x = picture(2)
-    hr = picture(2, 16, 18, seed=3)
-    plain, light = (pgd(x, against(up, hr, l1), EPS, seed=1) for up in (convs, attacks.Checkpointed(convs)))
-    torch.testing.assert_close(plain.adv, light.adv)
 
 
 def test_one_perturbation_for_all_pictures(convs):

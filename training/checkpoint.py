@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from robustsr.files import atomic
 from robustsr.types import RobustSRError
 
 from .data import Pairs
 from .discriminator import VGGDiscriminator
+from .muon import Muon
 from .networks import build, rebuilt
 from .recipe import Data, Recipe
 
@@ -36,7 +37,7 @@ class State:
 
     net: nn.Module
     ema: nn.Module
-    optimiser: Adam
+    optimiser: Optimizer
     discriminator: nn.Module | None
     d_optimiser: Adam | None
     step: int = 0
@@ -73,7 +74,8 @@ class State:
         net = net.to(device)
         ema = copy.deepcopy(net).requires_grad_(False).eval()
         betas = recipe.optimiser.betas
-        optimiser = Adam(net.parameters(), recipe.optimiser.lr, betas)
+        method = Muon if recipe.optimiser.method == "muon" else Adam
+        optimiser = method(net.parameters(), recipe.optimiser.lr, betas)
         if not recipe.loss.gan:
             return cls(net, ema, optimiser, None, None)
         with torch.random.fork_rng(devices=[]):
@@ -82,7 +84,7 @@ class State:
         judge = judge.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(net, ema, optimiser, judge, Adam(judge.parameters(), recipe.discriminator.lr, betas))
 
-    def _parts(self) -> dict[str, nn.Module | Adam]:
+    def _parts(self) -> dict[str, nn.Module | Optimizer]:
         named = {name: getattr(self, name) for name in ("net", "ema", "optimiser", "discriminator", "d_optimiser")}
         return {name: part for name, part in named.items() if part is not None}
 

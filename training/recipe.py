@@ -115,8 +115,9 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """Adam, the learning rate linearly up over ``warmup`` steps, then down to 0 along a half cosine."""
+    """The learning rate goes linearly up over ``warmup`` steps, then down to 0 along a half cosine."""
 
+    method: str = "adam"  # adam | muon (training/muon.py)
     steps: int = 4000
     lr: float = 1e-3
     schedule: str = "cosine"  # cosine | constant
@@ -146,7 +147,7 @@ class Recipe:
 
     name: str
     seed: int = 0
-    precision: str = "auto"  # fp32 | bf16 (autocast; weights and Adam stay float32); auto: bf16 where that is faster
+    precision: str = "auto"  # fp32 | bf16 (autocast; weights and moments stay float32); auto: bf16 where that is faster
     compile: bool = False  # not where the fast convolutions are: processors in float32 that have a C compiler
     checkpoint_every: int = 500
     checkpoint_mib: int = 0  # a checkpoint is kept in files of at most so many MiB; 0: in one
@@ -170,6 +171,7 @@ class Recipe:
             ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
             ("data.downscale", self.data.downscale, ("bicubic", "bilinear")),
             ("denoiser.objective", self.denoiser.objective, ("", "mse", "stability", "task")),
+            ("optimiser.method", self.optimiser.method, ("adam", "muon")),
             ("optimiser.schedule", self.optimiser.schedule, ("cosine", "constant")),
         ):
             if chosen not in known:

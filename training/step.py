@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import Optimizer
 
 from robustsr import kernels
 from robustsr.engine import auto_precision
@@ -148,7 +148,7 @@ class Step:
             judge.requires_grad_(True)
         return terms
 
-    def _descend(self, loss: Tensor, optimiser: Adam) -> None:
+    def _descend(self, loss: Tensor, optimiser: Optimizer) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._agree([p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None])

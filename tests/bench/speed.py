@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from robustsr import attacks, certificate, losses
+from robustsr import attacks, certificate, losses, objectives
 from robustsr.certify import Claim
 from robustsr.engine import buffers_kept, devices
 from robustsr.models import load, photograph_like
@@ -161,7 +161,7 @@ def main():
 
     with torch.no_grad():
         hr = (exact(eight) + 0.05).clamp(0, 1)
-    objective = attacks.against(exact, hr, losses.l1)
+    objective = objectives.against(exact, hr, losses.l1)
 
     @buffers_kept()
     def attacked():
