@@ -24,7 +24,7 @@ from .noise import ALGORITHM
 from .pipeline import upscale_picture
 from .plan import Plan, Smoothing, Target, cost
 from .remote import Place, State, Url, delivered, fetched, state
-from .resume import announce, exists, made_before, opened, sort_out, with_targets
+from .resume import announce, judged, opened, sort_out, taken
 from .types import Cancelled, RobustSRError
 
 
@@ -260,13 +260,12 @@ def estimate(jobs: Sequence[Job], task: Task, *, overwrite: bool = False) -> lis
     name = digest(task.settings())
     manifests = {root: Manifest.read(root) for root in {job.root for job in jobs}}
     rows = []
-    for job in jobs if overwrite else with_targets(jobs):
-        made = None if overwrite else made_before(job, manifests[job.root], name)
+    for job, made in judged(jobs, manifests, name, overwrite):
         if made is not None:
             rows.append(Forecast(job, done=made.status == "skipped", error=made.error))
             continue
         try:
-            replaces = not overwrite and exists(job.target)
+            replaces = not overwrite and taken(job.target)
             if isinstance(job.source, Url):
                 rows.append(Forecast(job, cost=float(state(job.source).size), replaces=replaces))
                 continue

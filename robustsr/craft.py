@@ -76,7 +76,7 @@ def craft(
 
     ``reference (N, 3, s*h, s*w)``: the HR picture, or the target where ``targeted``; None: the attacked model's own
     clean output, and then the search begins at a little noise, for there the gradient is zero. ``smoothing`` and
-    ``variant``: see ``VARIANTS``; without smoothing there is only "base".
+    ``variant``: see `robustsr.threats.VARIANTS`; without smoothing there is only "base".
     """
     x = x.to(network.device)
     eps = threat.budget(x)

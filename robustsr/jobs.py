@@ -1,4 +1,5 @@
-"""Which files become which: every output name is decided, and every clash found, before a model loads."""
+"""Which files become which: every output name is decided, and every clash found, before a model loads; and what
+became of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an output folder holds already: which jobs need nothing, which must not be done, and which are left to do."""
+"""The records of output folders, opened and announced to, and what they say: which jobs are left to do."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ def sort_out(
 ) -> Generator[Result, None, list[Job]]:
     """Yields the results of jobs that need nothing, or must not be done, and returns the others."""
     todo: list[Job] = []
-    for job in jobs if overwrite else with_targets(jobs):
-        before = None if overwrite else made_before(job, manifests[job.root], settings)
+    for job, before in judged(jobs, manifests, settings, overwrite):
         if before is None:
             todo.append(job)
         else:
@@ -52,16 +51,23 @@ def sort_out(
     return todo
 
 
-def with_targets(jobs: Sequence[Job]) -> list[Job]:
-    """The same jobs, where targets at URLs know whether they exist: asked folder by folder, not file by file."""
+def judged(
+    jobs: Sequence[Job], manifests: dict[Place, Manifest], settings: str, overwrite: bool
+) -> Iterator[tuple[Job, Result | None]]:
+    """Each job, and its result if it needs nothing or must not be done."""
+    if overwrite:
+        yield from ((job, None) for job in jobs)
+        return
     targets = looked_up([job.target for job in jobs])
-    return [replace(job, target=target) for job, target in zip(jobs, targets, strict=True)]
+    for job, target in zip(jobs, targets, strict=True):
+        known = replace(job, target=target)
+        yield known, _made_before(known, manifests[job.root], settings)
 
 
-def made_before(job: Job, manifest: Manifest, settings: str) -> Result | None:
+def _made_before(job: Job, manifest: Manifest, settings: str) -> Result | None:
     """The result of a job that needs nothing, or must not be done; None: it is to be done."""
     try:
-        if not exists(job.target) or not job.source.is_file():
+        if not taken(job.target) or not job.source.is_file():
             return None
         if manifest.is_done(job.source, job.target, settings):
             return Result(job, "skipped")
@@ -86,6 +92,6 @@ def _whole(target: Place) -> bool:
     return True
 
 
-def exists(target: Place) -> bool:
+def taken(target: Place) -> bool:
     """Whether something has that name, a broken link too."""
     return target.exists() if isinstance(target, Url) else os.path.lexists(target)

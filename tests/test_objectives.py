@@ -35,6 +35,7 @@ def test_fresh_draws_differ_between_calls_and_never_equal_the_shipped_ones():
     x = picture(1)
     a, b = fresh(x), fresh(x)
     assert not torch.equal(a, b)
+    assert not any(torch.equal(a, one(x)) for one in (smoothed, replace(smoothed, draws="independent")))
     again = Fresh(smoothed, 6, seed=0)
     assert torch.equal(again(x), a)  # and yet all is reproducible
 

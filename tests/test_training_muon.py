@@ -44,10 +44,20 @@ def test_matrices_go_as_torch_has_it_and_the_rest_as_adam():
     torch.testing.assert_close(ours[2], bias)
 
 
-def test_a_gradient_in_another_memory_format_is_the_same_step():
-    a, b = (weights()[0].requires_grad_() for _ in range(2))
-    a.grad = weights(1)[0]
-    b.grad = weights(1)[0].contiguous(memory_format=torch.channels_last)
-    for p in (a, b):
-        Muon([p, weights()[2].requires_grad_()], 0.1, (0.9, 0.99)).step()  # the one without a gradient stays
-    assert torch.equal(a, b)
+def test_memory_formats_change_nothing_and_what_has_no_gradient_stays():
+    plain, idle = weights()[0].requires_grad_(), weights()[1].requires_grad_()
+    turned = weights()[0].contiguous(memory_format=torch.channels_last).requires_grad_()
+    trained(Muon([plain, idle], 0.1, (0.9, 0.99)), [plain])
+    trained(Muon([turned], 0.1, (0.9, 0.99)), [turned])
+    torch.testing.assert_close(plain, turned)
+    assert not torch.equal(plain, weights()[0]) and torch.equal(idle, weights()[1])
+
+
+def test_one_row_or_column_is_no_matrix():
+    ours, theirs = ([torch.ones(shape, requires_grad=True) for shape in ((1, 8, 1, 1), (9, 1, 1, 1))] for _ in range(2))
+    for method, params in ((Muon, ours), (torch.optim.Adam, theirs)):
+        optimiser = method(params, 0.1, (0.9, 0.99))
+        for p in params:
+            p.grad = torch.linspace(-1, 1, p.numel()).view_as(p)
+        optimiser.step()
+    torch.testing.assert_close(ours, theirs)

@@ -34,6 +34,7 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
         ("optimiser.steps=many", "optimiser.steps must be int, got 'many'"),
         ("optimiser.steps=0", "optimiser.steps must be at least 1"),
         ("optimiser=3", "optimiser is a section"),
+        ("optimiser.method=sgd", "optimiser.method must be adam or muon, got 'sgd'"),
         ("optimiser.schedule=linear", "optimiser.schedule must be cosine or constant"),
         ("precision=int8", "precision must be auto or fp32 or bf16"),
         ("denoiser.objective=psnr", "denoiser.objective must be mse or stability or task"),

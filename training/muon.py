@@ -1,4 +1,4 @@
-"""Muon: momentum made orthogonal, which trains these networks in a fraction of Adam's steps."""
+"""Muon: momentum made orthogonal, in place of Adam for the weights that are matrices."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ QUINTIC = (3.4445, -4.775, 2.0315)  # of Newton and Schulz's iteration, which ta
 
 
 class Muon(Optimizer):
-    """Steps of equal size along every singular direction of a weight; Adam for what is no matrix: biases, slopes.
+    """Steps of nearly equal size along every singular direction of a weight's momentum; Adam for biases and slopes.
 
-    Jordan et al. 2024; a convolution is a matrix with a row for each output channel, and steps are scaled to the size
-    of Adam's (Liu et al. 2025), so one learning rate fits both. torch.optim.Muon takes matrices alone, and iterates
-    in bfloat16, which processors without it compute ten times slower than this takes.
+    Jordan et al. 2024, without weight decay and for the first and last convolution too. A convolution, grouped ones
+    included, is a matrix with a row for each output channel (a transposed one, for each input channel); steps are
+    scaled to the size of Adam's (Liu et al. 2025), so that learning rates are of that size. torch.optim.Muon takes
+    nothing but matrices, and iterates in bfloat16, which is slow on processors that have none.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, betas: tuple[float, float]) -> None:
@@ -31,7 +32,7 @@ class Muon(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    step = self._orthogonal(p, p.grad) if p.ndim > 1 else self._adam(p, p.grad, *group["betas"])
+                    step = self._orthogonal(p, p.grad) if _is_matrix(p) else self._adam(p, p.grad, *group["betas"])
                     p.sub_(step, alpha=group["lr"])
 
     def _orthogonal(self, p: Tensor, gradient: Tensor) -> Tensor:
@@ -50,6 +51,10 @@ class Muon(Optimizer):
         mean: Tensor = state["mean"].lerp_(gradient, 1 - beta1) / (1 - beta1 ** state["step"])
         square: Tensor = state["square"].lerp_(gradient.square(), 1 - beta2) / (1 - beta2 ** state["step"])
         return mean / (square.sqrt() + 1e-8)
+
+
+def _is_matrix(p: Tensor) -> bool:
+    return p.ndim > 1 and 1 < p.shape[0] < p.numel()  # neither one row nor one column
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -115,13 +115,13 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """The learning rate goes linearly up over ``warmup`` steps, then down to 0 along a half cosine."""
+    """How weights follow gradients; the rate goes linearly up over ``warmup`` steps, then to 0 along a half cosine."""
 
     method: str = "adam"  # adam | muon (training/muon.py)
     steps: int = 4000
     lr: float = 1e-3
     schedule: str = "cosine"  # cosine | constant
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)  # of Adam; with muon, of what is no matrix
     warmup: int = 100
     ema: float = 0.999  # decay of the averaged weights, which are the ones validated and exported
 
