@@ -63,10 +63,9 @@ class Degradation:
         poisson=(0.05, 2.5),
     )
     final_sinc_prob: float = 0.8
-    antialias: bool = False  # when shrinking, as cameras and editors do; the published training does not
 
 
-LIGHT = Degradation(  # a good camera, shrunk with care, saved once or twice: most pictures that people keep
+LIGHT = Degradation(  # a good camera, shrunk, saved once or twice: most pictures that people keep
     first=Order(
         blur_prob=0.5,
         sinc_prob=0.05,
@@ -80,12 +79,11 @@ LIGHT = Degradation(  # a good camera, shrunk with care, saved once or twice: mo
     second=Order(
         blur_prob=0.0,
         resize_probs=(0.0, 0.0, 1.0),
-        noise=(0.1, 15.0),
-        poisson=(0.01, 0.6),
+        noise=(0.1, 8.0),
+        poisson=(0.01, 0.3),
         jpeg=(25.0, 95.0),
     ),
     final_sinc_prob=0.1,
-    antialias=True,
 )
 
 
@@ -104,19 +102,19 @@ def degrade(hr: Tensor, scale: int, seed: int, config: Degradation = Degradation
 
     x = _blurred(x, config.first, rng)
     factor = _factor(config.first, rng)
-    x = resized(x, int(x.shape[1] * factor), int(x.shape[2] * factor), _mode(rng), config.antialias)
+    x = resized(x, int(x.shape[1] * factor), int(x.shape[2] * factor), _mode(rng))
     x = compressed(_noisy(x, config.first, rng), "JPEG", _quality(config.first, rng))
 
     x = _blurred(x, config.second, rng)
     factor = _factor(config.second, rng)
-    x = resized(x, int(hr.shape[1] / scale * factor), int(hr.shape[2] / scale * factor), _mode(rng), config.antialias)
+    x = resized(x, int(hr.shape[1] / scale * factor), int(hr.shape[2] / scale * factor), _mode(rng))
     x = _noisy(x, config.second, rng)
 
     quality, mode, sinc_first = _quality(config.second, rng), _mode(rng), rng.random() < 0.5
     ringing = _sinc(config.second, np.pi / 3, rng) if rng.random() < config.final_sinc_prob else None
     if not sinc_first:
         x = compressed(x, "JPEG", quality)
-    x = resized(x, height, width, mode, config.antialias)
+    x = resized(x, height, width, mode)
     if ringing is not None:
         x = filtered(x, ringing)
     if sinc_first:
@@ -222,16 +220,12 @@ def filtered(x: Float, kernel: Float) -> Float:
     return result
 
 
-def resized(x: Float, height: int, width: int, mode: str, antialias: bool = False) -> Float:
-    """``x (3, h, w)`` to ``(3, height, width)``, one pixel at least, by torch's interpolation.
-
-    ``mode``: area (which averages all it covers), bilinear or bicubic; those only with ``antialias`` when shrinking.
-    """
+def resized(x: Float, height: int, width: int, mode: str) -> Float:
+    """``x (3, h, w)`` to ``(3, height, width)``, one pixel at least, by torch's interpolation without antialiasing."""
     size = max(height, 1), max(width, 1)
     if size == x.shape[1:]:
         return x
-    pixels = torch.from_numpy(np.ascontiguousarray(x))[None]
-    result: Float = F.interpolate(pixels, size=size, mode=mode, antialias=antialias and mode != "area")[0].numpy()
+    result: Float = F.interpolate(torch.from_numpy(np.ascontiguousarray(x))[None], size=size, mode=mode)[0].numpy()
     return result
 
 

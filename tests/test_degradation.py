@@ -1,12 +1,9 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from robustsr import degradation
-from robustsr.degradation import LIGHT, Degradation, Order, bell, compressed, degrade, filtered, resized, sinc
+from robustsr.degradation import Degradation, Order, bell, compressed, degrade, filtered, resized, sinc
 from robustsr.metrics import psnr
 
 STILL = Order(blur_prob=0, resize_probs=(0, 0, 1), gaussian_prob=1, noise=(0, 0), jpeg=(100, 100))
@@ -131,26 +128,6 @@ def test_resized_keeps_means_and_never_vanishes():
     x = np.random.default_rng(0).random((3, 12, 16), np.float32)
     assert np.array_equal(resized(x, 12, 16, "bicubic"), x) and resized(x, 0, 0, "area").shape == (3, 1, 1)
     assert np.allclose(resized(x, 1, 1, "area")[:, 0, 0], x.mean((1, 2)), atol=1e-6)
-
-
-@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
-def test_with_antialiasing_stripes_too_fine_for_the_result_are_gray(mode):
-    stripes = np.tile(np.array([0, 1, 1], np.float32), (3, 24, 32))
-    assert np.abs(resized(stripes, 8, 32, mode, antialias=True)[..., 2:-2] - 2 / 3).max() < 0.01
-    assert mode == "area" or np.abs(resized(stripes, 8, 32, mode) - 2 / 3).min() > 0.3
-
-
-@pytest.mark.parametrize("antialias", [False, True])
-def test_every_shrinking_of_a_degradation_is_antialiased_or_none(picture, monkeypatch, antialias):
-    seen = []
-
-    def watched(x, height, width, mode, antialias=False):
-        seen.append(antialias)
-        return resized(x, height, width, mode, antialias)
-
-    monkeypatch.setattr(degradation, "resized", watched)
-    degrade(picture(), 4, 0, replace(LIGHT, antialias=antialias))
-    assert seen == [antialias] * 3 and LIGHT.antialias and not Degradation().antialias
 
 
 def test_compressed_rounds_to_bytes_and_clips():
