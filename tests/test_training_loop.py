@@ -66,6 +66,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_weights(folder, extra):
     assert log[-1]["measured"] == last[-1].measured and log[-1]["losses"] == last[-1].losses
     assert same(*(load_file(folder / run / f"{config.name}.safetensors") for run in ("whole", "parts")))
     states = [deep(torch.load(folder / run / "checkpoint.pt", weights_only=True)) for run in ("whole", "parts")]
+    assert any(key.endswith(".moment.") for key in states[0]) == ("muon" in str(extra))
     assert same(*states) and any(key.startswith("d_optimiser") for key in states[0]) == (extra is GAN)
     assert load(folder / "whole" / f"{config.name}.safetensors", device="cpu").scale == 4
 
