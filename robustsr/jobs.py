@@ -1,5 +1,4 @@
-"""Which files become which: every output name is decided, and every clash found, before a model loads; and what
-became of each."""
+"""Which files become which, every name decided and every clash found before a model loads; what became of each."""
 
 from __future__ import annotations
 

@@ -143,8 +143,7 @@ def run(
     cluster, too many workers, a model that cannot be loaded there.
     """
     with opened(jobs) as manifests:
-        name = digest(task.settings())
-        todo = yield from sort_out(jobs, manifests, name, overwrite)
+        todo = yield from sort_out(jobs, manifests, digest(task.settings()), overwrite)
         if not todo:
             return
         announce(todo, manifests)

@@ -106,6 +106,6 @@ def test_old_files_go_and_new_ones_stay(tmp_path):
 
 def test_messages_are_in_the_words_of_the_form(tmp_path):
     desk = Desk(tmp_path)
-    said = f"cannot read {tmp_path}/work/x1/a--b.png: --tile-pad 3 is too small (--sigma, --max-pixels)"
+    said = f"cannot read {tmp_path / 'work' / 'x1'}/a--b.png: --tile-pad 3 is too small (--sigma, --max-pixels)"
     limit = "the limit of pixels (--max-pixels of robustsr ui)"
     assert plain(desk, said) == f"Cannot read a--b.png: the tile's context 3 is too small (sigma, {limit})"

@@ -189,8 +189,7 @@ class Recipe:
                 f"recipe: denoiser.objective={self.denoiser.objective} trains a network of scale 1, generator.scale is "
                 f"{self.generator.scale}: set it to 1"
             )
-        weights = vars(self.loss)
-        if not any(weights[k] for k in ("l1", "mse", "perceptual", "gan")):
+        if not any(getattr(self.loss, k) for k in ("l1", "mse", "perceptual", "gan")):
             raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")
 
     @classmethod
