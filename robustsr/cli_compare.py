@@ -81,10 +81,10 @@ def compare(
     from . import scene as scenes
     from .files import atomic
     from .plan import smoothing_for
-    from .render import to_html
     from .report import Gallery, Report
     from .ruler import Ruler
     from .sheet import contact_sheet
+    from .webpage import to_html
 
     with usage():
         place = None if crop is None else scenes.box(crop)

@@ -14,10 +14,10 @@ from .cli_common import DENOISE, bring_torch, command_line, found, interruptible
 from .types import RobustSRError
 
 if TYPE_CHECKING:
-    from .evaluate import Study
     from .protocols import Choice
     from .report import Section
     from .results import Results
+    from .study import Study
 
 Option = typer.Option
 PICTURES, ATTACKS, DEFENCE = "Pictures", "Perturbations", "Defences"
@@ -93,8 +93,8 @@ def evaluate(
     """Measure models under noise, corruptions and attacks; tables, plots and an HTML report."""
     bring_torch()
     from . import layouts, protocols
-    from .evaluate import Study, parse
     from .plan import Smoothing
+    from .study import Study, parse
 
     with usage():
         chosen = protocols.protocol(protocol) if protocol is not None else None

@@ -14,10 +14,10 @@ from PIL import Image
 
 from .calibration import Calibration, Point, fit, sigma_for
 from .catalogue import ENDINGS
-from .evaluate import Record, Study
 from .plan import Smoothing
 from .report import ARROWS, Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results
+from .study import Record, Study
 from .threats import is_threat, parse
 
 UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import layouts
-from .evaluate import Study
 from .models import BICUBIC
 from .pairs import Pictures
 from .plan import Smoothing
 from .report import Section
 from .results import Results
+from .study import Study
 from .types import RobustSRError
 
 PAPER_GRID = (0.01, 0.03, 0.05, 0.06, 0.07)

@@ -1,8 +1,9 @@
-"""What a measurement shows people, as data: tables, plots and pictures. ``render`` turns it into text."""
+"""What a measurement shows people, as data: tables, plots and pictures. ``render`` and ``webpage`` write it."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -234,3 +235,12 @@ def settled(cell: Cell, column: Column) -> Cell:
 def rank_key(cell: Cell) -> float | None:
     """What a cell is ranked by: its number as shown."""
     return float(cell.text) if isinstance(cell.value, float) and not math.isnan(cell.value) else None
+
+
+def plain(text: str) -> str:
+    """One line of what can be printed: no control characters, no halves of surrogate pairs."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+
+
+def paragraphs(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from .evaluate import Record, parse
 from .plan import Smoothing
+from .study import Record, parse
 
 HIGH = ("psnr", "ssim", "psnr_y", "ssim_y")  # metrics of which more is better
 Metric = Literal["psnr", "ssim", "mse", "psnr_y", "ssim_y", "lpips", "linf", "l2", "l2_rel"]

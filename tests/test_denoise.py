@@ -13,13 +13,14 @@ import robustsr
 from robustsr import models
 from robustsr.catalogue import package_samples
 from robustsr.certificate import find_field
-from robustsr.evaluate import Study, run
+from robustsr.evaluate import run
 from robustsr.metrics import psnr
 from robustsr.models import denoised, load
 from robustsr.noise import gaussian
 from robustsr.onnx_network import OnnxNetwork
 from robustsr.pairs import Pictures
 from robustsr.plan import Smoothing, compose, make_plan, smoothing_for
+from robustsr.study import Study
 from robustsr.types import RobustSRError
 
 

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from robustsr import catalogue, evaluate, metrics
-from robustsr.evaluate import Study, run
+from robustsr.evaluate import run
 from robustsr.models import load
 from robustsr.pairs import Pictures
 from robustsr.plan import Smoothing
 from robustsr.results import Results
+from robustsr.study import VERSION, Study
 from robustsr.types import RobustSRError
 
 MEDIAN = Smoothing("median", 0.05, 3, "independent")
@@ -302,4 +303,4 @@ def test_progress_ends_at_the_total(study, tmp_path):
     steps = list(run(replace(study, perturbations=("clean", "fgsm")), tmp_path / "out"))
     assert steps[-1].done == steps[-1].total > 0
     assert all(a.done <= b.done for a, b in zip(steps, steps[1:], strict=False))
-    assert json.loads((tmp_path / "out" / "records.jsonl").read_text().splitlines()[0])["version"] == evaluate.VERSION
+    assert json.loads((tmp_path / "out" / "records.jsonl").read_text().splitlines()[0])["version"] == VERSION

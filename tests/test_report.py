@@ -20,9 +20,10 @@ from PIL import Image
 from rich.console import Console
 
 from robustsr import render as render_module
-from robustsr.render import fit, report_to_markdown, save, to_csv, to_html, to_json, to_markdown, to_rich, to_svg
+from robustsr.render import fit, report_to_markdown, save, to_csv, to_json, to_markdown, to_rich
 from robustsr.report import Column, Gallery, Panel, Plot, Report, Row, Table
 from robustsr.types import RobustSRError
+from robustsr.webpage import to_html, to_svg
 
 EVIL = "<script>alert(1)</script>\"'&|*x*"
 

@@ -135,7 +135,7 @@ class Validation:
 
     every: int = 1000
     sets: tuple[str, ...] = ()
-    perturbations: tuple[str, ...] = ("clean",)  # robustsr.evaluate.Study.perturbations
+    perturbations: tuple[str, ...] = ("clean",)  # robustsr.study.Study.perturbations
     limit: int = 8  # pictures of each set
     crop: int = 64  # LR pixels, central; 0: whole pictures
     samples: int = 2  # pictures of each set that are kept as files, input, output and truth side by side

@@ -8,9 +8,10 @@ from typing import Any
 from PIL import Image
 
 from robustsr import losses
-from robustsr.evaluate import Study, parse, run
+from robustsr.evaluate import run
 from robustsr.files import atomic
 from robustsr.pairs import Pictures
+from robustsr.study import Study, parse
 from robustsr.threats import Threat
 
 from .networks import own_scale

@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 
 from robustsr import losses
-from robustsr.evaluate import Study, run
+from robustsr.evaluate import run
 from robustsr.pairs import Pictures
 from robustsr.plan import Smoothing
 from robustsr.results import Results
+from robustsr.study import Study
 
 REFERENCE = (21, "independent")
 

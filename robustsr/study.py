@@ -1,0 +1,109 @@
+"""What is measured, and the records that hold what was found.
+
+A record is a dict of plain values, appended as a line of JSON to ``records.jsonl`` and keyed by everything that
+decides it, so a run that was interrupted goes on, and another table over the same settings measures nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import corruptions, losses, threats
+from .pairs import Pictures
+from .plan import Smoothing
+from .threats import Threat
+from .types import RobustSRError
+
+VERSION = 3  # of what a record holds and means
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to measure. ``perturbations``: "clean", corruptions (corruptions.parse) and attacks (threats.parse).
+
+    ``defences``: smoothings, and None for the plain network; smoothing is not applied to bicubic, a linear map, which
+    it does not change. ``on``: what of a smoothed model is attacked, see threats.variants_for. ``source``: a model on
+    which all attacks are crafted instead (transfer). ``denoise``: a denoiser before all of ``models`` but
+    bicubic (models.denoised), which is then what is attacked, unless there is a ``source``. ``quantised``: inputs are
+    rounded to 8 bits after perturbation, as a file would; outputs always are. ``border``: pixels of the output left
+    out of PSNR, SSIM and MSE.
+    """
+
+    pictures: Pictures
+    models: tuple[str, ...]
+    perturbations: tuple[str, ...] = ("clean",)
+    defences: tuple[Smoothing | None, ...] = (None,)
+    on: str = "base"
+    source: str | None = None
+    denoise: str | None = None
+    quantised: bool = True
+    border: int = 4
+    lpips: str | None = None
+    gallery: int = 0  # so many pictures' inputs and outputs are kept as files
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+
+    def protocol(self, records: Sequence[Record] = ()) -> dict[str, object]:
+        """How the numbers were measured, for the reader of a table."""
+        p = self.pictures
+        lr = "paired" if p.files[0][1] else "bilinear down and up again" if p.resized else "antialiased bicubic, 8 bits"
+        specs = [parse(spec) for spec in self.perturbations]
+        attacks = [t for t in specs if isinstance(t, Threat) and t.method != "random"]
+        resolved = {losses.resolved(t.loss) for t in attacks}
+        precision = sorted({f"{r['model']} {r['precision']}" for r in records})
+        several = bool(attacks) and self.on != "base"
+        return {
+            "pictures": f"{len(p.files)} of {p.hr.name}" + (f", centre {p.crop} px of LR" if p.crop else ""),
+            "read as": "8-bit RGB, transparency ignored",
+            "low resolution": f"{lr}, factor {p.resized or p.scale}",
+            "PSNR, SSIM, MSE": f"RGB in [0, 1], 8-bit output, border {self.border} px left out, mean over pictures; "
+            "SSIM with a Gaussian window of 11 px, std 1.5; PSNR at most 100 dB",
+            "LPIPS": f"{self.lpips}, whole picture" if self.lpips else "not measured",
+            "perturbed inputs": "rounded to 8 bits inside their ball" if self.quantised else "floats",
+            **({"attacked": f"each model's {self.on}"} if attacks and not self.source else {}),
+            **({"attacked": f"{self.source}, for all models"} if attacks and self.source else {}),
+            **({"of several attacks": "the worst, per picture and metric"} if several else {}),
+            **({"attacks' loss": f"{', '.join(sorted(resolved))}, float32"} if attacks else {}),
+            **({"denoiser": f"{self.denoise}, before every model but bicubic"} if self.denoise else {}),
+            "precision": ", ".join(precision) or self.precision,
+            "seed": self.seed,
+        }
+
+
+def records(folder: Path) -> dict[str, Record]:
+    """The records of a folder by key; lines that are cut short or damaged, or of another version, are left out."""
+    path = folder / "records.jsonl"
+    found: dict[str, Record] = {}
+    for line in path.read_text("ascii", errors="replace").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and record.get("version") == VERSION:
+            found[record["key"]] = record
+    return found
+
+
+def append(folder: Path, record: Record) -> None:
+    """Adds a line to the records of a folder, which is made. RobustSRError: it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "records.jsonl", "ab+") as file:
+            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+                file.write(b"\n")  # ends a line that a kill cut short
+            file.write(json.dumps(record).encode("ascii") + b"\n")
+    except OSError as error:
+        raise RobustSRError(f"cannot write {folder / 'records.jsonl'}: {error.strerror}") from error
+
+
+def parse(spec: str) -> Threat | corruptions.Corruption | None:
+    """A perturbation by its spec: an attack, a corruption, or None for "clean"."""
+    if spec == "clean":
+        return None
+    return threats.parse(spec) if threats.is_threat(spec) else corruptions.parse(spec)
