@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -42,6 +44,13 @@ def main() -> None:
     except RobustSRError as error:
         if first_process():
             console.say(f"error: {error}", "bold red")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        console.say("error: cannot write to standard output: the disk is full", "bold red")
+        with suppress(OSError):
+            sys.stdout.close()  # or Python tries once more at its end, and complains
         sys.exit(1)
     except SystemExit as end:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # which typer made this of

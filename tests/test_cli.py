@@ -229,6 +229,13 @@ def test_train_resumes_from_the_command_line(pictures, photo):
     assert go("train", "psnr", *options, "--resume", "--device", "cpu")[0] == 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_standard_output_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([SCRIPT, "models", "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: cannot write to standard output: the disk is full\n")
+
+
 def test_the_installed_script_answers_without_torch():
     done = subprocess.run([SCRIPT, "--version"], capture_output=True, text=True)
     assert done.stdout.strip() == f"robustsr {__version__}"
