@@ -32,7 +32,7 @@ def soup(names: Sequence[str], out: Path) -> None:
     nets = [load(name, device="cpu", precision="fp32") for name in names]
     states = []
     for name, net in zip(names, nets, strict=True):
-        if not isinstance(net, Network):
+        if not isinstance(net, Network) or not net.module.state_dict():
             raise RobustSRError(f"{name!r} has no weights to average: name a checkpoint")
         states.append(net.module.state_dict())
         if [(k, v.shape) for k, v in states[-1].items()] != [(k, v.shape) for k, v in states[0].items()]:
