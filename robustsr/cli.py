@@ -38,7 +38,7 @@ app.add_typer(models_app, name="models")
 
 
 def main() -> None:
-    """The ``robustsr`` command: a user's mistake is one line and exit code 1, Ctrl-C is 130, a bug a traceback."""
+    """The ``robustsr`` command: a mistake or a full disk is a line and exit code 1, Ctrl-C 130, a bug a traceback."""
     try:
         app(standalone_mode=True)
     except RobustSRError as error:
@@ -46,9 +46,10 @@ def main() -> None:
             console.say(f"error: {error}", "bold red")
         sys.exit(1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        console.say("error: cannot write to standard output: the disk is full", "bold red")
+        if first_process():
+            console.say(f"error: cannot write {error.filename or 'standard output'}: the disk is full", "bold red")
         with suppress(OSError):
             sys.stdout.close()  # or Python tries once more at its end, and complains
         sys.exit(1)

@@ -243,4 +243,5 @@ def plain(text: str) -> str:
 
 
 def paragraphs(text: str) -> list[str]:
+    """The parts of a text that empty lines separate."""
     return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]

@@ -103,7 +103,7 @@ def append(folder: Path, record: Record) -> None:
 
 
 def parse(spec: str) -> Threat | corruptions.Corruption | None:
-    """A perturbation by its spec: an attack, a corruption, or None for "clean"."""
+    """A perturbation by its spec: an attack, a corruption, or None for "clean". RobustSRError: it is neither."""
     if spec == "clean":
         return None
     return threats.parse(spec) if threats.is_threat(spec) else corruptions.parse(spec)

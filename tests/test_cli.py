@@ -232,8 +232,9 @@ def test_train_resumes_from_the_command_line(pictures, photo):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
 def test_a_full_standard_output_is_one_line():
     with open("/dev/full", "w") as full:
-        done = subprocess.run([SCRIPT, "models", "list"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, "error: cannot write to standard output: the disk is full\n")
+        buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        done = subprocess.run([SCRIPT, "models", "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
+    assert (done.returncode, done.stderr) == (1, "error: cannot write standard output: the disk is full\n")
 
 
 def test_the_installed_script_answers_without_torch():

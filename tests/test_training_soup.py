@@ -6,47 +6,55 @@ from robustsr_training.soup import main, soup
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from robustsr import catalogue
+from robustsr.architectures import UNet
 from robustsr.models import load
 from robustsr.types import RobustSRError
 
 pytestmark = pytest.mark.usefixtures("home")
 
 
-@pytest.fixture
-def moved(tiny, tmp_path):
-    """The tiny network after a step to the side."""
+def moved(path, to):
+    """The network of a file, a step to the side."""
     generator = torch.Generator().manual_seed(1)
-    weights = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in load_file(tiny).items()}
-    save_file(weights, tmp_path / "moved.safetensors")
-    return tmp_path / "moved.safetensors"
+    save_file({k: v.float() + 0.1 * torch.randn(v.shape, generator=generator) for k, v in load_file(path).items()}, to)
+    return to
 
 
-def test_each_weight_is_the_mean(tiny, moved, tmp_path):
-    soup([str(tiny), str(moved), str(moved)], tmp_path / "mean.safetensors")
-    one, other, mean = load_file(tiny), load_file(moved), load_file(tmp_path / "mean.safetensors")
-    assert mean.keys() == one.keys()
+@pytest.mark.parametrize("name", ["tiny", "certsr"])  # the second is a denoiser and an upscaler
+def test_each_weight_is_the_mean(name, tiny, tmp_path):
+    one = tiny if name == "tiny" else catalogue.find(name)[0]
+    other, out = moved(one, tmp_path / "moved.safetensors"), tmp_path / "new" / "mean.safetensors"
+    soup([str(one), str(other), str(other)], out)
+    first, second, mean = load_file(one), load_file(other), load_file(out)
+    assert mean.keys() == first.keys()
     for key, value in mean.items():
-        torch.testing.assert_close(value, ((one[key] + 2 * other[key]) / 3).half(), rtol=1e-3, atol=1e-6)
-    x = torch.rand(1, 3, 8, 8)
-    assert load(str(tmp_path / "mean.safetensors"), device="cpu")(x).shape == (1, 3, 32, 32)
+        torch.testing.assert_close(value, ((first[key] + 2 * second[key]) / 3).half(), rtol=1e-3, atol=1e-6)
+    assert load(str(out), device="cpu")(torch.rand(1, 3, 16, 16)).shape == (1, 3, 64, 64)
 
 
-def test_the_command_says_what_it_did_and_the_file_what_it_is_of(tiny, moved, tmp_path, capsys):
-    out = tmp_path / "mean.safetensors"
-    main([str(tiny), str(moved), "-o", str(out)])
+def test_the_command_says_what_it_did_and_the_file_what_it_is_of(tiny, tmp_path, capsys):
+    other, out = moved(tiny, tmp_path / "moved.safetensors"), tmp_path / "mean.safetensors"
+    main([str(tiny), str(other), "-o", str(out)])
     assert capsys.readouterr().err == f"mean of 2 models: {out}\n"
-    digests = [load(str(path), device="cpu").digest[:16] for path in (tiny, moved)]
-    assert safe_open(out, "pt").metadata() == {"mean of": ", ".join(digests)}
+    assert safe_open(out, "pt").metadata() == {
+        "mean of": f"{catalogue.sha256(tiny)[:16]}, {catalogue.sha256(other)[:16]}"
+    }
     with pytest.raises(SystemExit, match="error: .*is there already: name a new file"):
-        main([str(tiny), str(moved), "-o", str(out)])
+        main([str(tiny), str(other), "-o", str(out)])
 
 
 def test_what_has_no_mean_is_named(tiny, denoiser, tmp_path):
     out = tmp_path / "mean.safetensors"
+    save_file(UNet((8, 16), 16).state_dict(), tmp_path / "unet.safetensors")
+    save_file({k: v * 1e9 for k, v in load_file(tiny).items()}, tmp_path / "large.safetensors")
     for names, message in [
         ([tiny], "a mean needs two models"),
         ([tiny, denoiser], "cleaner.* is another network than .*tiny"),
-        ([tiny, "bicubic"], "'bicubic' has no weights to average"),
+        ([tiny, "psnr"], "'psnr' is another network than .*tiny"),
+        ([tiny, "nobody"], "no model 'nobody'"),
+        ([tmp_path / "unet.safetensors"] * 2, "unet.* has batch normalisation"),
+        ([tiny, tmp_path / "large.safetensors"], "not finite in float16"),
     ]:
         with pytest.raises(RobustSRError, match=message):
             soup([str(name) for name in names], out)

@@ -1,1 +1,1 @@
-"""Training of the models that robustsr ships: recipe, data, one loop."""
+"""Training of the models that robustsr ships: recipe, data, one loop; means of runs."""

@@ -1,4 +1,4 @@
-"""Weights of several runs averaged into one model, a model soup: ``python -m robustsr_training.soup``."""
+"""The weights of several runs averaged into one model, a model soup: ``python -m robustsr_training.soup``."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from pathlib import Path
 
 import torch
 
-from robustsr.models import Network, load
+from robustsr import catalogue, checkpoints
 from robustsr.types import RobustSRError
 
 from .networks import export
 
 
-@torch.no_grad()
 def soup(names: Sequence[str], out: Path) -> None:
-    """Writes the mean of the weights of the models ``names`` to ``out``; counts, which have no mean, are the first's.
+    """Writes the mean of the weights of the models ``names`` to ``out``, in float16.
 
     Wortsman et al. 2022. Of runs that went on from the same weights, and not too far, the mean is often better than
     each; of others it is of no use: measure it.
-    RobustSRError: fewer than two, ``out`` is there already or of another kind, no weights, or those of another network.
+    RobustSRError: fewer than two, a file that is no checkpoint, another network, one with batch normalisation, whose
+    statistics have no mean, weights beyond float16, or ``out`` is there already, of another kind, or cannot be written.
     """
     if len(names) < 2:
         raise RobustSRError("a mean needs two models or more")
-    if out.suffix != ".safetensors":
+    if out.suffix.lower() != ".safetensors":
         raise RobustSRError(f"{out} is written as safetensors: give it that ending")
     if out.exists():
         raise RobustSRError(f"{out} is there already: name a new file")
-    nets = [load(name, device="cpu", precision="fp32") for name in names]
-    states = []
-    for name, net in zip(names, nets, strict=True):
-        if not isinstance(net, Network) or not net.module.state_dict():
-            raise RobustSRError(f"{name!r} has no weights to average: name a checkpoint")
-        states.append(net.module.state_dict())
-        if [(k, v.shape) for k, v in states[-1].items()] != [(k, v.shape) for k, v in states[0].items()]:
+    paths = [catalogue.find(name)[0] for name in names]
+    nets = [checkpoints.read(path).model.float() for path in paths]
+    states = [net.state_dict() for net in nets]
+    for name, state in zip(names, states, strict=True):
+        if [(k, v.shape) for k, v in state.items()] != [(k, v.shape) for k, v in states[0].items()]:
             raise RobustSRError(f"{name!r} is another network than {names[0]!r}: their weights have no mean")
-    assert isinstance(nets[0], Network)
-    for key, first in states[0].items():
-        if first.is_floating_point():
-            first.copy_(torch.stack([state[key].double() for state in states]).mean(0))
-    export(nets[0].module, out, {"mean of": ", ".join(net.digest[:16] for net in nets)})
+        if any(key.endswith("running_mean") for key in state):
+            raise RobustSRError(f"{name!r} has batch normalisation, whose statistics have no mean")
+    mean = {key: torch.stack([state[key].double() for state in states]).mean(0) for key in states[0]}
+    if not all(value.half().isfinite().all() for value in mean.values()):
+        raise RobustSRError(f"the mean of {', '.join(names)} is not finite in float16: these runs have failed")
+    nets[0].load_state_dict(mean)
+    export(nets[0], out, {"mean of": ", ".join(catalogue.sha256(path)[:16] for path in paths)})
 
 
 def main(arguments: list[str] | None = None) -> None:
