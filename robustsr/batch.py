@@ -82,7 +82,8 @@ def examine(source: Path, target: Place, task: Task) -> tuple[Info, tuple[int, i
     if largest > limit:
         raise RobustSRError(
             f"{source}: {info.width}x{info.height} enlarged {factor} times has {largest:,} pixels, "
-            f"over the limit of {limit:,}: raise --max-pixels if memory allows (about {largest * 24 / 2**30:.1f} GB)"
+            f"over the limit of {limit:,}: take a model that enlarges less, or --max-pixels {largest} "
+            f"if memory allows (about {largest * 24 / 2**30:.1f} GB)"
         )
     path = Path(target.name) if isinstance(target, Url) else target
     images.check(path, *size, quality=output.quality, lossless=output.lossless, background=output.background)

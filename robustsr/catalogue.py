@@ -23,7 +23,7 @@ from pathlib import Path
 import platformdirs
 
 from .files import atomic
-from .types import RobustSRError
+from .types import RobustSRError, meant
 
 ENDINGS = (".safetensors", ".pth", ".ckpt", ".onnx")
 
@@ -125,8 +125,8 @@ def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:
                 f"{text} ({entry.size / 2**20:.0f} MB) is not on this machine: `robustsr models pull {text}` gets it"
             )
         raise RobustSRError(
-            f"no model {text!r}; installed: {', '.join(here)}; `robustsr models list` shows which can be pulled; "
-            "or give the path of a .pth, .safetensors, .ckpt or .onnx file"
+            f"no model {text!r} (`robustsr models list` shows all), nor a .pth, .safetensors, .ckpt or .onnx file; "
+            + meant(text, here, "installed")
         )
     path = here[text]
     if entry is not None and sha256(path) != entry.sha256:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 from contextlib import suppress
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from . import console
 from .cli_attack import attack
@@ -24,8 +27,19 @@ from .cli_upscale import upscale
 from .types import RobustSRError
 from .version import __version__
 
+
+class Commands(typer.core.TyperGroup):
+    """The commands; a picture or folder in their place is answered with the command that takes it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - typer keeps its click to itself
+        if args[0] not in self.commands and Path(args[0]).exists():
+            ctx.fail(f"{args[0]!r} is no command: `robustsr upscale {shlex.quote(args[0])}` upscales it")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="robustsr",
+    cls=Commands,
     help="Upscale pictures with models that stay stable under noise, compression and attacks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -28,13 +28,22 @@ MOST_PIXELS = 400_000_000  # of a picture that is read, where no option says it
 
 
 class Spreadable(typer.core.TyperCommand):
-    """A command whose --ray may stand alone: the word after it is its address only if it looks like one."""
+    """A command whose --ray may stand alone: the word after it is its address only if it looks like one.
+
+    What is wrong with a variable is said with its name.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
         for at, (word, following) in enumerate(pairwise([*args, ""])):
             if word == "--ray" and not re.fullmatch(r"auto|local|ray://.+|[\w.-]+:\d+|\[.+\]:\d+", following):
                 args[at] = "--ray=local"
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            name = error.param.name if error.param else None
+            if name and getattr(ctx.get_parameter_source(name), "name", "") == "ENVIRONMENT":
+                error.message += f" (from the variable ROBUSTSR_{name.upper()})"
+            raise
 
 
 @contextmanager

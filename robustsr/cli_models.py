@@ -42,12 +42,21 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
     entry = catalogue.catalogue().get(model)
     table = console.table("", "")
     table.show_header = False
+    if backbone := backbones.BACKBONES.get(model):
+        path = backbones.find(model)
+        where = f"`robustsr models pull {model}` gets it" if path is None else str(path)
+        size = f"{backbone.size:,} bytes"
+        about = {"for": backbone.used_by, "size": size, "sha256": backbone.sha256, "licence": backbone.licence}
+        for key, value in {**about, "url": backbone.url + backbone.file, "path": where}.items():
+            table.add_row(key, value)
+        console.out.print(table)
+        return
     if entry:
         idle = {"sigma", "samples", "draws"} if entry.scale == 1 else set()  # a denoiser is not smoothed by itself
         for key, value in vars(entry).items():
             if value not in ("", {}, []) and key not in idle:
                 shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-                table.add_row(key, shown)
+                table.add_row(key, f"{value:,} bytes" if key == "size" else shown)
     if entry is None or model in catalogue.installed():
         network = load(model, "cpu")
         table.add_row("path", str(catalogue.find(model)[0]))
@@ -106,7 +115,8 @@ def models_pull(
             known = ", ".join([*(n for n, e in catalogue.catalogue().items() if e.url), *backbones.BACKBONES])
             raise RobustSRError(f"no model {name!r} in the catalogue; can be pulled: {known}")
         size = entry.size if entry else backbones.BACKBONES[name].size
-        console.say(f"{name}: {size / 2**20:.0f} MB")
+        if name not in catalogue.installed():
+            console.say(f"{name}: {size / 2**20:.0f} MB")
         with console.bytes_bar(name) as update:
             path = catalogue.pull(entry, update) if entry else backbones.pull(name, update)
         console.out.print(f"{name}: {path}", markup=False, soft_wrap=True)

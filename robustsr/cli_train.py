@@ -33,7 +33,7 @@ def train(
     ] = False,
     list_: Annotated[bool, Option("--list", help="List the shipped recipes.")] = False,
 ) -> None:
-    """Train a model by a recipe: `robustsr train psnr --set data.hr=photos/`.
+    """Train a model by a recipe: `robustsr train psnr --set data.hr=my_photos/`.
 
     Ctrl-C writes a checkpoint from which --resume continues; pressed again, or before the first step, it ends at once.
 

@@ -80,7 +80,7 @@ def upscale(
         Option(
             "--max-pixels",
             min=1,
-            help="Refuse pictures that have, or would get, more pixels.",
+            help="Refuse pictures that have, or would get, more pixels, on the way to a smaller --scale too.",
             rich_help_panel=FILES,
         ),
     ] = 400_000_000,
@@ -323,7 +323,9 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
         try:
             values = {k.replace("-", "_"): v for k, v in tomllib.loads(path.read_text(encoding="utf-8-sig")).items()}
-        except (OSError, ValueError) as error:  # of TOML, of UTF-8
+        except OSError as error:
+            raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from None
+        except ValueError as error:  # of TOML, of UTF-8
             raise typer.BadParameter(f"{path}: {error}") from None
         known = {p.name for p in context.command.params} - {"inputs", "config"}
         if unknown := sorted(set(values) - known):

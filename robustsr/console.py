@@ -172,8 +172,8 @@ def forecast(
     if not good:
         failing = sum(bool(row.error) for row in rows)
         counts = [f"{there} of {len(rows)} {'is' if there == 1 else 'are'} there already"] * bool(there or not failing)
-        counts += [f"{failing} of {len(rows)} cannot be done"] * bool(failing)
-        yield f"nothing to do: {', '.join(counts)}"
+        counts += [f"{failing} of {len(rows)} {'fails' if failing == 1 else 'fail'}"] * bool(failing)
+        yield f"nothing {'to do' if there or not failing else 'can be done'}: {', '.join(counts)}"
         return
     pictures = f"{len(good)} picture{'s' * (len(good) != 1)}"
     if there:
@@ -193,9 +193,9 @@ def forecast(
     if replaced:
         what = f"{replaced} earlier result{'s' * (replaced != 1)}"
         yield f"note: {what}, made with other settings or of another input, will be replaced"
-    if smoothing and smoothing.sigma > 0 and smoothing.samples > 4 and seconds > 30:
-        four, once = (seconds * n / smoothing.samples for n in (4, 1))
-        yield f"cheaper: --samples 4 about {duration(four)}, without --smooth about {duration(once)}"
+    if smoothing and smoothing.sigma > 0 and smoothing.samples > 1 and seconds > 30:
+        four, once = (f"about {duration(seconds * n / smoothing.samples)}" for n in (4, 1))
+        yield "cheaper: " + f"--samples 4 {four}, " * (smoothing.samples > 4) + f"without --smooth {once}"
 
 
 def dry_run(rows: Sequence[Forecast], speed: float | None, *, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 from . import imagenet_c
 from .degradation import WORD, Float, compressed, degrade
 from .imagenet_c import Rng
-from .types import RobustSRError
+from .types import RobustSRError, meant
 
 Value: TypeAlias = float | str
 
@@ -94,7 +93,7 @@ def parse(spec: str) -> Corruption:
     head, _, tail = spec.strip().partition(":")
     name = head.strip().lower().replace("_", "-")
     if name not in KINDS:
-        raise RobustSRError(f"no corruption {head!r}; {_known(name, KINDS)}")
+        raise RobustSRError(f"no corruption {head!r}; {meant(name, KINDS)}")
     params = KINDS[name].params
     values = {key: param.default for key, param in params.items()}
     given: set[str] = set()
@@ -103,7 +102,7 @@ def parse(spec: str) -> Corruption:
         if not equals:
             raise RobustSRError(f"{spec!r}: {part!r} is not of the form key=value")
         if key not in params:
-            known = _known(key, params) if params else "it has none"
+            known = meant(key, params) if params else "it has none"
             raise RobustSRError(f"{spec!r}: {name} has no parameter {key!r}; {known}")
         if key in given:
             raise RobustSRError(f"{spec!r}: {key} is given twice")
@@ -113,11 +112,6 @@ def parse(spec: str) -> Corruption:
         except ValueError as error:
             raise RobustSRError(f"{spec!r}: {key} is {text!r}; it must be {error}") from None
     return Corruption(name, tuple(values.items()))
-
-
-def _known(name: str, names: dict[str, Kind] | dict[str, Param]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
 def _blur(x: Float, rng: Rng, size: int, sigma: float, align: str) -> Float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +28,13 @@ def number(text: str) -> float:
         return float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
         raise RobustSRError(f"{text!r} is no size: write 8/255, 8px or 0.031") from None
+
+
+def meant(word: str, known: Iterable[str], of: str = "known") -> str:
+    """The words of a message that help after a wrong name: the one that it is close to, or all there are."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, 1)
+    return f"did you mean {close[0]!r}?" if close else f"{of}: {', '.join(names)}"
 
 
 class Upscaler(Protocol):

@@ -209,7 +209,10 @@ def test_the_plan_of_the_folder_is_used_again(folder, net):
 def test_a_picture_over_the_limit_fails_before_it_is_decoded(folder, net):
     results = go(folder, net, output=Output(max_pixels=7700))
     assert [r.status for r in results] == ["done", "failed", "failed", "failed", "failed"]
-    assert "24x21 enlarged 4 times has 8,064 pixels, over the limit of 7,700: raise --max-pixels" in results[2].error
+    assert (
+        "24x21 enlarged 4 times has 8,064 pixels, over the limit of 7,700: take a model that enlarges less"
+        in results[2].error
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")

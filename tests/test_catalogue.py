@@ -183,7 +183,8 @@ def test_a_damaged_model_of_ours_is_refused_and_a_strangers_file_of_that_name_is
     ("name", "message"),
     [
         ("esrgan", r"esrgan \(64 MB\) is not on this machine: `robustsr models pull esrgan` gets it"),
-        ("no-such", "no model 'no-such'; installed: "),
+        ("no-such", r"no model 'no-such' .* file; installed: .*psnr"),
+        ("certrs", r"no model 'certrs' .* file; did you mean 'certsr'\?"),
         ("no-such.pth", "no model file 'no-such.pth'"),
         ("script.pt", r"script.pt: .pt files are not loaded"),
     ],

@@ -14,7 +14,11 @@ from fakes import needs_compiler
 from PIL import Image
 from typer.testing import CliRunner
 
-from robustsr import cli, engine, kernels
+from robustsr import cli, console, engine, kernels
+from robustsr.batch import Forecast
+from robustsr.jobs import Job
+from robustsr.models import load
+from robustsr.plan import Smoothing
 from robustsr.types import RobustSRError
 from robustsr.version import __version__
 
@@ -100,7 +104,7 @@ def test_what_cannot_be_done_is_not_there_already(pictures, tiny):
     Path("bad").mkdir()
     Path("bad/a.png").write_bytes(b"nothing")
     code, _, err = go("upscale", "bad", "-m", tiny)
-    assert code == 1 and "nothing to do: 1 of 1 cannot be done" in err
+    assert code == 1 and "nothing can be done: 1 of 1 fails" in err
 
 
 def test_configurations_of_other_encodings_are_read_or_refused(pictures, tiny):
@@ -185,6 +189,8 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
         (["models", "pull", "nope"], 1, "can be pulled: esrgan"),
         (["models", "info", "nope"], 1, "no model 'nope'"),
         (["train", "nope"], 1, "no recipe 'nope'"),
+        (["in"], 2, "'in' is no command: `robustsr upscale in` upscales it"),
+        (["upscale", "in", "--config", "nope.toml"], 2, "cannot read nope.toml: No such file"),
     ],
 )
 def test_mistakes_are_answered(pictures, tiny, args, code, message):
@@ -192,6 +198,20 @@ def test_mistakes_are_answered(pictures, tiny, args, code, message):
     got = go(*args, *extra)
     assert got[0] == code and message in got[2].replace("\n│", "").replace("│", ""), got
     assert sorted(os.listdir()) in (["in"], ["home", "in"])
+
+
+def test_what_is_wrong_with_a_variable_is_said_with_its_name(pictures, tiny, monkeypatch):
+    monkeypatch.setenv("ROBUSTSR_SMOOTH", "medium")
+    code, _, err = go("upscale", "in", "-m", tiny)
+    assert code == 2 and "ROBUSTSR_SMOOTH" in err
+
+
+def test_a_long_job_says_what_would_be_cheaper(pictures, tiny):
+    network, job = load(tiny, device="cpu"), Job(Path("in/a.png"), Path("out/a.png"), Path("out"))
+    one = [Forecast(job, size=(100, 100), cost=60)]
+    said = [list(console.forecast(one, network, Smoothing("median", 0.03, n), 1.0))[-1] for n in (4, 8)]
+    assert said[0] == "cheaper: without --smooth about 15 s"
+    assert said[1] == "cheaper: --samples 4 about 30 s, without --smooth about 7.5 s"
 
 
 def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
