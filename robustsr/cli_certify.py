@@ -93,7 +93,7 @@ def certify(
         Option("--verify", help="Recompute this NAME_certificate.json and compare.", rich_help_panel=RUNNING),
     ] = None,
 ) -> None:
-    """Upscale a picture with proven bounds: no perturbation of L2 norm below eps moves it out of them.
+    """Upscale a picture with proven bounds: with probability .9, no change of L2 norm below eps moves it out of them.
 
     Writes NAME_certified.png, NAME_lower.png, NAME_upper.png, NAME_width.png and NAME_certificate.json. The budgets
     are small: far below an Linf attack of 8/255, JPEG compression or camera noise.

@@ -221,6 +221,8 @@ def _list(wanted: bool) -> None:
         for name, p in PROTOCOLS.items():
             table.add_row(name, p.title, p.about)
         console.out.print(table)
+        sources = "CertSR: Chaouai and Tamaazousti 2024, arXiv 2405.14934. Thesis: Patsatzi 2023, TU Munich."
+        console.out.print(sources, style="dim", soft_wrap=True)
         raise typer.Exit
 
 
