@@ -253,7 +253,9 @@ def test_train_resumes_from_the_command_line(pictures, photo):
 def test_a_full_standard_output_is_one_line():
     with open("/dev/full", "w") as full:
         buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-        done = subprocess.run([SCRIPT, "evaluate", "--list"], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
+        done = subprocess.run(
+            [SCRIPT, "evaluate", "--list"], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered
+        )
     assert (done.returncode, done.stderr) == (1, "error: cannot write standard output: the disk is full\n")
 
 
