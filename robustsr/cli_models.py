@@ -42,7 +42,8 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
     entry = catalogue.catalogue().get(model)
     table = console.table("", "")
     table.show_header = False
-    if backbone := backbones.BACKBONES.get(model):
+    backbone = backbones.BACKBONES.get(model)
+    if backbone and model not in catalogue.installed():  # somebody's own model may have its name
         path = backbones.find(model)
         where = f"`robustsr models pull {model}` gets it" if path is None else str(path)
         size = f"{backbone.size:,} bytes"

@@ -227,6 +227,13 @@ def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
 
 
 @needs_compiler
+def test_networks_behind_losses_are_known_and_models_may_have_their_names(pictures, tiny):
+    said = go("models", "info", "alexnet")[1]
+    assert "244,408,911 bytes" in said and "`robustsr models pull alexnet` gets it" in said
+    assert go("models", "add", tiny, "--name", "alexnet")[0] == 0
+    assert "loads as" in go("models", "info", "alexnet")[1]
+
+
 def test_devices_names_the_processor_and_the_compiler(pictures, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(engine, "unused_gpu", lambda: None)
