@@ -226,7 +226,6 @@ def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
     assert code == 1 and "DAMAGED" in out
 
 
-@needs_compiler
 def test_networks_behind_losses_are_known_and_models_may_have_their_names(pictures, tiny):
     said = go("models", "info", "alexnet")[1]
     assert "244,408,911 bytes" in said and "`robustsr models pull alexnet` gets it" in said
@@ -234,6 +233,7 @@ def test_networks_behind_losses_are_known_and_models_may_have_their_names(pictur
     assert "loads as" in go("models", "info", "alexnet")[1]
 
 
+@needs_compiler
 def test_devices_names_the_processor_and_the_compiler(pictures, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(engine, "unused_gpu", lambda: None)
