@@ -102,7 +102,7 @@ def plan_jobs(
     among = {job.source.resolve() for job in jobs}
     earlier = {job for job, origin in origins.items() if origin.resolve() in among}
     if earlier:
-        warnings.append(f"{_count(len(earlier), 'earlier result')} of robustsr left out")
+        warnings.append(f"{_count(len(earlier), 'earlier result')} left out, as {min(j.source.name for j in earlier)}")
     jobs = list({(job.source.resolve(), job.target): job for job in jobs if job not in earlier}.values())
     if not jobs:
         raise RobustSRError(f"{'; '.join(warnings)}, and there is nothing else: to upscale them give another -o")

@@ -149,6 +149,14 @@ def test_dry_run_writes_nothing(pictures, tiny):
     assert os.listdir() == ["in"] or sorted(os.listdir()) == ["home", "in"]
 
 
+def test_what_no_result_is_subject_to_is_said(pictures, tiny):
+    """An option of the formats that none of the results has."""
+    words = ("upscale", "in/a.png", "-m", tiny, "--dry-run", "-q", 80, "--lossless")
+    _, _, err = go(*words)
+    assert "--quality is of JPEG, WEBP, AVIF (-f), and none is written" in err and "--lossless is of WEBP" in err
+    assert "none is written" not in go(*words, "-f", "webp")[2]
+
+
 def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny, monkeypatch):
     Path("c.toml").write_text(
         f'model = "{tiny}"\nsmooth = "mean"\nsamples = 2\nsigma = 0.01\nout = "out"\nfp32 = true\n'

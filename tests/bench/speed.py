@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from robustsr import attacks, certificate, losses, objectives
 from robustsr.certify import Claim
-from robustsr.engine import buffers_kept, devices
+from robustsr.engine import auto_precision, buffers_kept, devices
 from robustsr.models import load, photograph_like
 from robustsr.plan import Smoothing, compose, make_plan
 
@@ -138,7 +138,7 @@ def main():
             compose(network, smoothing, make_plan(network, smoothing), x.shape[-2:])(x)
             done(device)
 
-    def bare(n):
+    def bare(n, network=network):
         with torch.inference_mode(), buffers_kept():
             for _ in range(n):
                 network(x)
@@ -152,6 +152,9 @@ def main():
     show("one pass: naive / engine", one)
     beside = Naive(args.model, args.size, device)
     show("one pass: naive in the engine's process / engine", pairs(lambda: beside.median(1), lambda: bare(1), count))
+    if auto_precision(x.device) == "bf16" != network.precision:
+        half = network.with_precision("bf16")
+        show("one pass: engine in bfloat16 / engine", pairs(lambda: bare(1, half), lambda: bare(1), count))
     n21 = Smoothing("median", SIGMA, 21, "independent")
     show("median of 21: naive / engine", pairs(lambda: naive("median", 21), lambda: smoothed(n21), count), "3.2")
     show("median of 21: engine / its 21 passes alone", pairs(lambda: smoothed(n21), lambda: bare(21), count), "1.05")
