@@ -44,6 +44,23 @@ def test_the_command_says_what_it_did_and_the_file_what_it_is_of(tiny, tmp_path,
         main([str(tiny), str(other), "-o", str(out)])
 
 
+def test_the_mean_leans_towards_another(tmp_path, tiny):
+    """The same network, and the upscaler of a denoiser and an upscaler, whose denoiser stays."""
+    first, goal = tiny, moved(tiny, tmp_path / "moved.safetensors")
+    soup([str(first)], tmp_path / "a.safetensors", towards=str(goal), share=0.25)
+    one, other, found = (load_file(path) for path in (first, goal, tmp_path / "a.safetensors"))
+    for key, value in found.items():
+        torch.testing.assert_close(value, (0.75 * one[key] + 0.25 * other[key]).half(), rtol=1e-3, atol=1e-6)
+    out = tmp_path / "b.safetensors"
+    main(["certsr", "certsr", "--towards", "psnr", "--share", "0.2", "-o", str(out)])
+    certsr, psnr, both = load_file(catalogue.find("certsr")[0]), load_file(catalogue.find("psnr")[0]), load_file(out)
+    for key, value in both.items():
+        part, _, rest = key.partition(".")
+        want = 0.8 * certsr[key].float() + 0.2 * psnr[rest].float() if part == "upscaler" else certsr[key]
+        torch.testing.assert_close(value, want.half(), rtol=1e-3, atol=1e-6)
+    assert safe_open(out, "pt").metadata()["towards"] == f"0.2 of {catalogue.sha256(catalogue.find('psnr')[0])[:16]}"
+
+
 def test_what_has_no_mean_is_named(tiny, denoiser, tmp_path):
     out = tmp_path / "mean.safetensors"
     save_file(UNet((8, 16), 16).state_dict(), tmp_path / "unet.safetensors")
@@ -58,6 +75,10 @@ def test_what_has_no_mean_is_named(tiny, denoiser, tmp_path):
     ]:
         with pytest.raises(RobustSRError, match=message):
             soup([str(name) for name in names], out)
+    with pytest.raises(RobustSRError, match="'denoiser' is no part of 'certsr'"):
+        soup(["certsr"], out, towards="denoiser")
+    with pytest.raises(RobustSRError, match=r"share must be between 0 and 1, got 1\.5"):
+        soup(["certsr"], out, towards="psnr", share=1.5)
     with pytest.raises(RobustSRError, match=r"mean\.pth is written as safetensors"):
         soup([str(tiny), str(tiny)], tmp_path / "mean.pth")
     assert not out.exists()
