@@ -240,10 +240,8 @@ def upscale(
     factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
     label = f"x{factor:g}" if factor else "upscaled"
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
-    written = {OUTPUT_FORMATS[job.target.suffix.lower()[1:]] for job in todo}
-    for option, of in (("quality", tuple(QUALITY)), ("lossless", ("WEBP",))):
-        if option in given and not written.intersection(of):
-            warnings.append(f"--{option} is of {', '.join(of)} (-f), and none is written")
+    if "quality" in given and not any(OUTPUT_FORMATS[job.target.suffix.lower()[1:]] in QUALITY for job in todo):
+        warnings.append(f"--quality is for {', '.join(QUALITY)}, which no result is (-f chooses)")
     for one in filter(None, (name, denoise)):
         catalogue.find(one)  # before torch comes in: a wrong name is answered at once
 

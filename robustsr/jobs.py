@@ -83,8 +83,7 @@ def plan_jobs(
         if path.is_dir():
             named = path if path.name not in ("", "..") else path.resolve()
             root = given or named.parent / f"{named.name}_upscaled"
-            if given and len(folders) > 1:
-                root = root / path.resolve().name
+            root = root / path.resolve().name if given and len(folders) > 1 else root
             inside = _within(root, path)
             for source, origin in _pictures(path, root, recursive, warnings):
                 folder = root / below(source.parent, path)
@@ -102,7 +101,8 @@ def plan_jobs(
     among = {job.source.resolve() for job in jobs}
     earlier = {job for job, origin in origins.items() if origin.resolve() in among}
     if earlier:
-        warnings.append(f"{_count(len(earlier), 'earlier result')} left out, as {min(j.source.name for j in earlier)}")
+        count, first = _count(len(earlier), "earlier result"), min(str(job.source) for job in earlier)
+        warnings.append(f"{count} left out (first: {first})")
     jobs = list({(job.source.resolve(), job.target): job for job in jobs if job not in earlier}.values())
     if not jobs:
         raise RobustSRError(f"{'; '.join(warnings)}, and there is nothing else: to upscale them give another -o")

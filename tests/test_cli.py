@@ -149,12 +149,12 @@ def test_dry_run_writes_nothing(pictures, tiny):
     assert os.listdir() == ["in"] or sorted(os.listdir()) == ["home", "in"]
 
 
-def test_what_no_result_is_subject_to_is_said(pictures, tiny):
-    """An option of the formats that none of the results has."""
-    words = ("upscale", "in/a.png", "-m", tiny, "--dry-run", "-q", 80, "--lossless")
-    _, _, err = go(*words)
-    assert "--quality is of JPEG, WEBP, AVIF (-f), and none is written" in err and "--lossless is of WEBP" in err
-    assert "none is written" not in go(*words, "-f", "webp")[2]
+def test_a_quality_that_no_result_has_is_said(pictures, tiny, monkeypatch):
+    words = ("upscale", "in/a.png", "-m", tiny, "--dry-run")
+    assert "--quality is for JPEG, WEBP, AVIF, which no result is" in go(*words, "-q", 80)[2]
+    assert "--quality" not in go(*words, "-q", 80, "-f", "webp")[2]
+    monkeypatch.setenv("ROBUSTSR_QUALITY", "80")  # of all one's runs
+    assert "--quality" not in go(*words)[2]
 
 
 def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny, monkeypatch):

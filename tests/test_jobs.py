@@ -142,7 +142,7 @@ def test_the_output_folder_and_our_own_results_are_not_input(here):
         file.write("half a li")
     jobs, warnings = plan_jobs(["p"], "p/out", recursive=True)
     assert names(jobs) == {"p/a.png": "p/out/a.png"}
-    assert warnings == ["2 earlier results left out, as a_x4.png"]
+    assert warnings == ["2 earlier results left out (first: p/a_x4.png)"]
 
 
 def test_a_pattern_that_matches_yesterdays_results_leaves_them_out(here):
@@ -152,7 +152,7 @@ def test_a_pattern_that_matches_yesterdays_results_leaves_them_out(here):
     for inputs in (["*.png"], ["a.png", "a_x4.png", "b.png", "b_x4.png"]):
         jobs, warnings = plan_jobs(inputs, None)
         assert names(jobs) == {"a.png": "a_x4.png", "b.png": "b_x4.png"}
-        assert warnings == ["2 earlier results left out, as a_x4.png"]
+        assert warnings == ["2 earlier results left out (first: a_x4.png)"]
     assert names(plan_jobs(["a_x4.png"], None)[0]) == {"a_x4.png": "a_x4_x4.png"}  # alone, it is meant
 
 
@@ -163,7 +163,7 @@ def test_results_can_be_inputs_of_another_run(here):
         ours(f"photos/{name}", f"soft/{name}")
     want = {"soft/a.png": "large/a.png", "soft/b.png": "large/b.png"}
     assert names(plan_jobs(["soft"], "large")[0]) == names(plan_jobs(["soft/a.png", "soft/b.png"], "large")[0]) == want
-    with pytest.raises(RobustSRError, match="2 earlier results left out, as a.png, and there is nothing else"):
+    with pytest.raises(RobustSRError, match=r"2 earlier .* \(first: soft/a.png\), and there is nothing else"):
         plan_jobs(["soft"], "soft")
 
 

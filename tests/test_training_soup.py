@@ -36,7 +36,7 @@ def test_each_weight_is_the_mean(name, tiny, tmp_path):
 def test_the_command_says_what_it_did_and_the_file_what_it_is_of(tiny, tmp_path, capsys):
     other, out = moved(tiny, tmp_path / "moved.safetensors"), tmp_path / "mean.safetensors"
     main([str(tiny), str(other), "-o", str(out)])
-    assert capsys.readouterr().err == f"mean of 2 models: {out}\n"
+    assert capsys.readouterr().err == f"mean of {tiny}, {other}: {out}\n"
     assert safe_open(out, "pt").metadata() == {
         "mean of": f"{catalogue.sha256(tiny)[:16]}, {catalogue.sha256(other)[:16]}"
     }
@@ -44,7 +44,7 @@ def test_the_command_says_what_it_did_and_the_file_what_it_is_of(tiny, tmp_path,
         main([str(tiny), str(other), "-o", str(out)])
 
 
-def test_the_mean_leans_towards_another(tmp_path, tiny):
+def test_the_mean_leans_towards_another(tmp_path, tiny, capsys):
     """The same network, and the upscaler of a denoiser and an upscaler, whose denoiser stays."""
     first, goal = tiny, moved(tiny, tmp_path / "moved.safetensors")
     soup([str(first)], tmp_path / "a.safetensors", towards=str(goal), share=0.25)
@@ -52,7 +52,8 @@ def test_the_mean_leans_towards_another(tmp_path, tiny):
     for key, value in found.items():
         torch.testing.assert_close(value, (0.75 * one[key] + 0.25 * other[key]).half(), rtol=1e-3, atol=1e-6)
     out = tmp_path / "b.safetensors"
-    main(["certsr", "certsr", "--towards", "psnr", "--share", "0.2", "-o", str(out)])
+    main(["certsr", "--towards", "psnr", "--share", "0.2", "-o", str(out)])
+    assert capsys.readouterr().err == f"mean of certsr, 0.2 of the way to psnr: {out}\n"
     certsr, psnr, both = load_file(catalogue.find("certsr")[0]), load_file(catalogue.find("psnr")[0]), load_file(out)
     for key, value in both.items():
         part, _, rest = key.partition(".")
@@ -75,8 +76,13 @@ def test_what_has_no_mean_is_named(tiny, denoiser, tmp_path):
     ]:
         with pytest.raises(RobustSRError, match=message):
             soup([str(name) for name in names], out)
-    with pytest.raises(RobustSRError, match="'denoiser' is no part of 'certsr'"):
-        soup(["certsr"], out, towards="denoiser")
+    shallow = {k: v for k, v in load_file(catalogue.find("psnr")[0]).items() if int(k.split(".")[1]) < 4}
+    save_file(shallow, tmp_path / "shallow.safetensors")
+    for other in ("denoiser", str(tiny)):
+        with pytest.raises(RobustSRError, match=f"'{other}' is neither the network of 'certsr' nor its upscaler"):
+            soup(["certsr"], out, towards=other)
+    with pytest.raises(SystemExit):
+        main(["certsr", "certsr", "--share", "0.5", "-o", str(out)])
     with pytest.raises(RobustSRError, match=r"share must be between 0 and 1, got 1\.5"):
         soup(["certsr"], out, towards="psnr", share=1.5)
     with pytest.raises(RobustSRError, match=r"mean\.pth is written as safetensors"):

@@ -1,4 +1,4 @@
-"""The weights of several runs averaged, a model soup, or leant to others: ``python -m robustsr_training.soup``."""
+"""Weights of several runs averaged (a model soup), or moved to another's: ``python -m robustsr_training.soup``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustsr.types import RobustSRError
 from .networks import export
 
 
-def soup(names: Sequence[str], out: Path, *, towards: str = "", share: float = 0.1) -> None:
+def soup(names: Sequence[str], out: Path, *, towards: str | None = None, share: float = 0.1) -> None:
     """Writes the mean of the weights of the models ``names`` to ``out``, in float16.
 
     Wortsman et al. 2022. Of runs that went on from the same weights, and not too far, the mean is often better than
@@ -27,7 +27,7 @@ def soup(names: Sequence[str], out: Path, *, towards: str = "", share: float = 0
     normalisation, whose statistics have no mean, weights beyond float16, another share, or ``out`` is there already, of
     another kind, or cannot be written.
     """
-    if len(names) < 2 and not towards:
+    if len(names) < 2 and towards is None:
         raise RobustSRError("a mean needs two models or more")
     if not 0 < share < 1:
         raise RobustSRError(f"the share must be between 0 and 1, got {share:g}")
@@ -45,16 +45,18 @@ def soup(names: Sequence[str], out: Path, *, towards: str = "", share: float = 0
         if any(key.endswith("running_mean") for key in state):
             raise RobustSRError(f"{name!r} has batch normalisation, whose statistics have no mean")
     mean = {key: torch.stack([state[key].double() for state in states]).mean(0) for key in states[0]}
-    if towards:
+    if towards is not None:
         path = catalogue.find(towards)[0]
         goal = checkpoints.read(path).model.float().state_dict()
-        part = goal if mean.keys() == goal.keys() else {f"upscaler.{key}": value for key, value in goal.items()}
-        if any(key not in mean or mean[key].shape != value.shape for key, value in part.items()):
-            raise RobustSRError(f"{towards!r} is no part of {names[0]!r}: nothing lies between them")
+        prefix = "" if mean.keys() == goal.keys() else "upscaler."
+        part = {prefix + key: value for key, value in goal.items()}
+        if {k: v.shape for k, v in part.items()} != {k: v.shape for k, v in mean.items() if k.startswith(prefix)}:
+            raise RobustSRError(f"{towards!r} is neither the network of {names[0]!r} nor its upscaler")
         mean |= {key: mean[key].lerp(value.double(), share) for key, value in part.items()}
         facts["towards"] = f"{share:g} of {catalogue.sha256(path)[:16]}"
     if not all(value.half().isfinite().all() for value in mean.values()):
-        raise RobustSRError(f"the mean of {', '.join(names)} is not finite in float16: these runs have failed")
+        of = ", ".join([*names, *([towards] if towards else [])])
+        raise RobustSRError(f"the mean of {of} is not finite in float16: one of them has failed")
     nets[0].load_state_dict(mean)
     export(nets[0], out, facts)
 
@@ -64,15 +66,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m robustsr_training.soup", description=__doc__)
     parser.add_argument("models", nargs="+", help="names or files of one network, trained in different runs")
     parser.add_argument("-o", "--out", required=True, type=Path, help="the file to write, .safetensors")
-    parser.add_argument("--towards", default="", metavar="MODEL", help="go a share of the way to this one's weights")
-    parser.add_argument("--share", type=float, default=0.1, help="which, between 0 and 1 (default 0.1)")
+    parser.add_argument("--towards", metavar="MODEL", help="then go a share of the way to this one's weights")
+    parser.add_argument("--share", type=float, help="of that way, between 0 and 1 (default 0.1)")
     given = parser.parse_args(arguments)
+    if given.share is not None and given.towards is None:
+        parser.error("--share only matters with --towards")
+    share = 0.1 if given.share is None else given.share
     try:
-        soup(given.models, given.out, towards=given.towards, share=given.share)
+        soup(given.models, given.out, towards=given.towards, share=share)
     except RobustSRError as error:
         sys.exit(f"error: {error}")
-    also = f", {given.share:g} of the way to {given.towards}" if given.towards else ""
-    sys.stderr.write(f"mean of {len(given.models)} model{'s'[: len(given.models) > 1]}{also}: {given.out}\n")
+    also = f", {share:g} of the way to {given.towards}" if given.towards else ""
+    sys.stderr.write(f"mean of {', '.join(given.models)}{also}: {given.out}\n")
 
 
 if __name__ == "__main__":
