@@ -1,5 +1,6 @@
 """The page in a real Chromium: what a person does, and what they see."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -199,16 +200,14 @@ def test_compare_with_a_truth(page, tmp_path, photo):
     panel = page.get_by_role("tabpanel").filter(has_text="Models and defences")
     from playwright.sync_api import TimeoutError as Late
 
-    def chosen(patience):
-        if panel.locator("input[type=file]").count() < 2:
+    truth = panel.locator("input[type=file]").nth(1)
+    for _ in range(10):  # a page that was opened a moment ago may not listen yet, and a click too many closes again
+        if not truth.count():
             panel.get_by_text("Ground truth and place").click()
-        panel.locator("input[type=file]").nth(1).set_input_files(str(tmp_path / "hr.png"), timeout=patience)
-        panel.get_by_text("hr.png").wait_for(timeout=patience)
-
-    try:
-        chosen(10_000)
-    except Late:  # a page that was opened a moment ago may not listen yet
-        chosen(60_000)
+        with contextlib.suppress(Late):
+            truth.set_input_files(str(tmp_path / "hr.png"), timeout=5_000)
+            panel.get_by_text("hr.png").wait_for(timeout=5_000)
+            break
     page.click("#compare-run")
     page.wait_for_selector(".loupe figcaption >> text=ground truth", timeout=120_000)
     assert "PSNR" in page.locator("#compare-table").inner_text()
