@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import http.server
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +150,19 @@ def test_every_entry_of_the_catalogue_is_whole():
             path = catalogue.package_weights() / row.file
             assert path.stat().st_size == row.size and catalogue.sha256(path) == row.sha256
             assert row.trained and row.quality
+
+
+def test_its_figures_are_those_of_the_readme():
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    table = readme.partition("**Under attack.**")[2]
+    for name, row in catalogue.catalogue().items():
+        if "pgd_psnr" not in row.quality:
+            continue
+        cells = re.search(rf"^\| {name} \| (.+) \|$", table, re.MULTILINE)[1].replace("*", "").split("|")
+        said = dict(zip(("clean", "fgsm", "bim", "pgd", "cw"), cells, strict=True))
+        for attack in ("clean", "fgsm", "pgd"):
+            psnr, lpips = map(float, said[attack].split("/"))
+            assert (row.quality[f"{attack}_psnr"], row.quality[f"{attack}_lpips"]) == (psnr, lpips), (name, attack)
 
 
 def test_the_search_path(home, tmp_path, monkeypatch, tiny):

@@ -83,7 +83,7 @@ def test_what_has_no_mean_is_named(tiny, denoiser, tmp_path):
             soup(["certsr"], out, towards=other)
     with pytest.raises(SystemExit):
         main(["certsr", "certsr", "--share", "0.5", "-o", str(out)])
-    with pytest.raises(RobustSRError, match=r"share must be between 0 and 1, got 1\.5"):
+    with pytest.raises(RobustSRError, match=r"share must be more than 0 and less than 1, got 1\.5"):
         soup(["certsr"], out, towards="psnr", share=1.5)
     with pytest.raises(RobustSRError, match=r"mean\.pth is written as safetensors"):
         soup([str(tiny), str(tiny)], tmp_path / "mean.pth")

@@ -28,9 +28,9 @@ def soup(names: Sequence[str], out: Path, *, towards: str | None = None, share: 
     another kind, or cannot be written.
     """
     if len(names) < 2 and towards is None:
-        raise RobustSRError("a mean needs two models or more")
+        raise RobustSRError("a mean needs two models or more, or one and another to go towards")
     if not 0 < share < 1:
-        raise RobustSRError(f"the share must be between 0 and 1, got {share:g}")
+        raise RobustSRError(f"the share must be more than 0 and less than 1, got {share:g}")
     if out.suffix.lower() != ".safetensors":
         raise RobustSRError(f"{out} is written as safetensors: give it that ending")
     if out.exists():
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("models", nargs="+", help="names or files of one network, trained in different runs")
     parser.add_argument("-o", "--out", required=True, type=Path, help="the file to write, .safetensors")
     parser.add_argument("--towards", metavar="MODEL", help="then go a share of the way to this one's weights")
-    parser.add_argument("--share", type=float, help="of that way, between 0 and 1 (default 0.1)")
+    parser.add_argument("--share", type=float, help="of that way, more than 0 and less than 1 (default 0.1)")
     given = parser.parse_args(arguments)
     if given.share is not None and given.towards is None:
         parser.error("--share only matters with --towards")
