@@ -76,8 +76,6 @@ def test_what_has_no_mean_is_named(tiny, denoiser, tmp_path):
     ]:
         with pytest.raises(RobustSRError, match=message):
             soup([str(name) for name in names], out)
-    shallow = {k: v for k, v in load_file(catalogue.find("psnr")[0]).items() if int(k.split(".")[1]) < 4}
-    save_file(shallow, tmp_path / "shallow.safetensors")
     for other in ("denoiser", str(tiny)):
         with pytest.raises(RobustSRError, match=f"'{other}' is neither the network of 'certsr' nor its upscaler"):
             soup(["certsr"], out, towards=other)

@@ -14,8 +14,10 @@ from robustsr.types import RobustSRError
 
 from .networks import export
 
+SHARE = 0.1  # of the way to another network, unless said
 
-def soup(names: Sequence[str], out: Path, *, towards: str | None = None, share: float = 0.1) -> None:
+
+def soup(names: Sequence[str], out: Path, *, towards: str | None = None, share: float = SHARE) -> None:
     """Writes the mean of the weights of the models ``names`` to ``out``, in float16.
 
     Wortsman et al. 2022. Of runs that went on from the same weights, and not too far, the mean is often better than
@@ -55,7 +57,7 @@ def soup(names: Sequence[str], out: Path, *, towards: str | None = None, share: 
         mean |= {key: mean[key].lerp(value.double(), share) for key, value in part.items()}
         facts["towards"] = f"{share:g} of {catalogue.sha256(path)[:16]}"
     if not all(value.half().isfinite().all() for value in mean.values()):
-        of = ", ".join([*names, *([towards] if towards else [])])
+        of = ", ".join(filter(None, (*names, towards)))
         raise RobustSRError(f"the mean of {of} is not finite in float16: one of them has failed")
     nets[0].load_state_dict(mean)
     export(nets[0], out, facts)
@@ -67,11 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("models", nargs="+", help="names or files of one network, trained in different runs")
     parser.add_argument("-o", "--out", required=True, type=Path, help="the file to write, .safetensors")
     parser.add_argument("--towards", metavar="MODEL", help="then go a share of the way to this one's weights")
-    parser.add_argument("--share", type=float, help="of that way, more than 0 and less than 1 (default 0.1)")
+    parser.add_argument("--share", type=float, help=f"of that way, more than 0 and less than 1 (default {SHARE})")
     given = parser.parse_args(arguments)
     if given.share is not None and given.towards is None:
         parser.error("--share only matters with --towards")
-    share = 0.1 if given.share is None else given.share
+    share = SHARE if given.share is None else given.share
     try:
         soup(given.models, given.out, towards=given.towards, share=share)
     except RobustSRError as error:
