@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import images
-from .catalogue import sha256
+from .catalogue import catalogue, sha256
 from .images import Info, Picture
 from .jobs import Job, Result
 from .manifest import Manifest, digest
@@ -80,9 +80,11 @@ def examine(source: Path, target: Place, task: Task) -> tuple[Info, tuple[int, i
     size = task.target.size(info.width, info.height, native)
     largest = max(info.width * info.height * factor**2, size[0] * size[1])
     if largest > limit:
+        less = [name for name, entry in catalogue().items() if 1 < entry.scale < native]
         raise RobustSRError(
             f"{source}: {info.width}x{info.height} enlarged {factor} times has {largest:,} pixels, "
-            f"over the limit of {limit:,}: take a model that enlarges less, or --max-pixels {largest} "
+            f"over the limit of {limit:,}: take a model that enlarges less"
+            f"{f' (-m {less[0]})' if less else ''}, or --max-pixels {largest} "
             f"if memory allows (about {largest * 24 / 2**30:.1f} GB)"
         )
     path = Path(target.name) if isinstance(target, Url) else target

@@ -40,6 +40,7 @@ class Entry:
     sha256: str
     size: int  # bytes
     licence: str
+    use: str = "upscale"  # denoise: before another model; restore: at its size, what was shrunk and enlarged
     trained: str = ""
     url: str = ""  # empty: ships with the package
     sigma: float = 0.03
@@ -101,7 +102,16 @@ def installed() -> dict[str, Path]:
 def shipped() -> list[str]:
     """The upscalers that come with the package, in the catalogue's order."""
     here = installed()
-    return [name for name, entry in catalogue().items() if name in here and not entry.url and entry.scale > 1]
+    return [name for name, entry in catalogue().items() if name in here and not entry.url and entry.use == "upscale"]
+
+
+def listed() -> dict[str, str]:
+    """Every model, those of the catalogue first, and where it is: bundled, installed or to be pulled."""
+    here, known = installed(), catalogue()
+    return {
+        name: "bundled" if name in known and not known[name].url else "installed" if name in here else "can be pulled"
+        for name in [*known, *(n for n in here if n not in known)]
+    }
 
 
 def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:

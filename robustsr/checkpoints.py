@@ -48,6 +48,16 @@ def read(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     return descriptor
 
 
+def origin(path: Path) -> dict[str, str]:
+    """What a ``.safetensors`` file says of itself, as the recipe and steps of a run; of other files nothing."""
+    from safetensors import safe_open
+
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
 def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is not typed
     """The network that a state dict is of, with its weights, in the terms of spandrel.
 

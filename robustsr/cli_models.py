@@ -11,6 +11,8 @@ from . import backbones, catalogue, console
 from .cli_common import load
 from .types import RobustSRError
 
+LONGEST = 300  # characters of what a file says of itself, which may hold a picture
+
 app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
 
 
@@ -19,9 +21,8 @@ def models_list() -> None:
     """Models that can be used now, and those that can be pulled."""
     here, known = catalogue.installed(), catalogue.catalogue()
     table = console.table("model", ">scale", "", "")
-    for name in [*known, *(n for n in here if n not in known)]:
+    for name, where in catalogue.listed().items():
         entry = known.get(name)
-        where = "ships with robustsr" if entry and not entry.url else "installed" if name in here else "can be pulled"
         table.add_row(name, f"x{entry.scale}" if entry else "", where, entry.description if entry else str(here[name]))
     for backbone in backbones.BACKBONES.values():
         path = backbones.find(backbone.name)
@@ -53,18 +54,23 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
         console.out.print(table)
         return
     if entry:
-        idle = {"sigma", "samples", "draws"} if entry.scale == 1 else set()  # a denoiser is not smoothed by itself
+        idle = {"sigma", "samples", "draws"} if entry.use == "denoise" else set()  # it is not smoothed by itself
         for key, value in vars(entry).items():
             if value not in ("", {}, []) and key not in idle:
                 shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
                 table.add_row(key, f"{value:,} bytes" if key == "size" else shown)
     if entry is None or model in catalogue.installed():
         network = load(model, "cpu")
-        table.add_row("path", str(catalogue.find(model)[0]))
+        path = catalogue.find(model)[0]
+        table.add_row("path", str(path))
         reach = "receptive radius" if network.exact else "effective context"
         table.add_row("loads as", f"x{network.scale}, {reach} {network.context} input pixels")
         if entry is None:
             table.add_row("sha256", network.digest)
+            from . import checkpoints
+
+            for key, value in checkpoints.origin(path).items():
+                table.add_row(key, value if len(value) <= LONGEST else f"{value[:LONGEST]}...")
         if facts := getattr(network, "facts", None):
             table.add_row("exported from", f"{facts.name}, sha256 {facts.sha256}")
             table.add_row("precision", facts.precision)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from fakes import needs_compiler
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from robustsr import cli, console, engine, kernels
@@ -146,6 +148,9 @@ def test_dry_run_writes_nothing(pictures, tiny):
     assert code == 0 and "in_upscaled/a.png" in out and "48x40" in out and "3 pictures" in err
     code, out, _ = go("upscale", "in", "-m", tiny, "--dry-run", "--json")
     assert [json.loads(line)["output_size"] for line in out.splitlines()] == [[96, 80], [96, 84], [96, 88]]
+    code, out, _ = go("upscale", "in", "-m", tiny, "--dry-run", "--max-pixels", "7700")
+    assert code == 1 and re.search(r"^in/b\.jpg +\S+ +fails *$", out, re.MULTILINE)
+    assert "fails: in/b.jpg: 24x21 enlarged 4 times has 8,064 pixels" in out and "fails: in/a.png" not in out
     assert os.listdir() == ["in"] or sorted(os.listdir()) == ["home", "in"]
 
 
@@ -239,6 +244,13 @@ def test_networks_behind_losses_are_known_and_models_may_have_their_names(pictur
     assert "244,408,911 bytes" in said and "`robustsr models pull alexnet` gets it" in said
     assert go("models", "add", tiny, "--name", "alexnet")[0] == 0
     assert "loads as" in go("models", "info", "alexnet")[1]
+
+
+def test_what_a_file_says_of_its_making_is_shown_as_it_stands(pictures, tiny):
+    save_file(load_file(tiny), "run.safetensors", {"recipe": "psnr [bold]", "picture": "x" * 1000})
+    code, out, _ = go("models", "info", "run.safetensors")
+    shown = "".join(out.split())
+    assert code == 0 and "recipepsnr[bold]" in shown and "x" * 300 + "..." in shown and "x" * 301 not in shown
 
 
 @needs_compiler

@@ -84,7 +84,7 @@ def one(file: str | None) -> Path | None:
 
 def denoisers() -> list[str]:
     """What the denoiser's list offers."""
-    return [NONE, *(name for _, name in shelf.usable(1))]
+    return [NONE, *(name for _, name in shelf.usable("denoise"))]
 
 
 def model_list(label: str = "Model") -> gr.Dropdown:

@@ -14,13 +14,13 @@ ENDINGS = [".safetensors", ".pth", ".ckpt", ".onnx"]
 HEAD = ("model", "scale", "where", "what it is")
 
 
-def usable(scale: int | None = None) -> list[tuple[str, str]]:
-    """(what a list shows, name) of the models that can be used now; ``scale`` 1: denoisers, and people's own."""
+def usable(use: str = "upscale") -> list[tuple[str, str]]:
+    """(what a list shows, name) of the models that can be used now: those for one use, and people's own."""
     known, made = catalogue.catalogue(), []
     here = catalogue.installed()
     for name in [*(n for n in known if n in here), *(n for n in here if n not in known)]:
         entry = known.get(name)
-        if entry is None or (entry.scale == 1) == (scale == 1):
+        if entry is None or entry.use == use:
             made.append((f"{name}: {entry.description}" if entry else name, name))
     return made
 
@@ -50,11 +50,9 @@ def defences() -> list[str]:
 
 def rows() -> list[list[str]]:
     """Every model, usable or to be pulled."""
-    here, known = catalogue.installed(), catalogue.catalogue()
     made = []
-    for name in [*known, *(n for n in here if n not in known)]:
-        entry = known.get(name)
-        where = "ships with robustsr" if entry and not entry.url else "installed" if name in here else "can be pulled"
+    for name, where in catalogue.listed().items():
+        entry = catalogue.catalogue().get(name)
         made.append([name, f"x{entry.scale}" if entry else "", where, entry.description if entry else "your own"])
     return made
 
@@ -70,7 +68,7 @@ def details(name: str) -> str:
     facts = {
         "architecture": f"{entry.architecture}, x{entry.scale}, {entry.size / 2**20:.1f} MB",
         "trained": entry.trained,
-        "smoothing": f"sigma {entry.sigma:g}, {entry.samples} {entry.draws} draws" if entry.scale > 1 else "",
+        "smoothing": f"sigma {entry.sigma:g}, {entry.samples} {entry.draws} draws" if entry.use != "denoise" else "",
         "licence": entry.licence,
         "sha256": f"`{entry.sha256}`",
         "from": entry.url,
