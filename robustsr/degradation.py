@@ -67,14 +67,14 @@ class Degradation:
 
 LIGHT = Degradation(  # a good camera, shrunk, saved once or twice: most pictures that people keep
     first=Order(
-        blur_prob=0.5,
+        blur_prob=0.2,
         sinc_prob=0.05,
         sigma=(0.2, 1.5),
-        resize_probs=(0.1, 0.4, 0.5),
+        resize_probs=(0.05, 0.15, 0.8),
         resize=(0.5, 1.2),
-        noise=(1.0, 15.0),
+        noise=(0.5, 12.0),
         poisson=(0.05, 1.0),
-        jpeg=(50.0, 98.0),
+        jpeg=(70.0, 98.0),
     ),
     second=Order(
         blur_prob=0.0,
@@ -83,7 +83,7 @@ LIGHT = Degradation(  # a good camera, shrunk, saved once or twice: most picture
         poisson=(0.01, 0.3),
         jpeg=(25.0, 95.0),
     ),
-    final_sinc_prob=0.1,
+    final_sinc_prob=0.0,
 )
 
 

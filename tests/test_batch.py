@@ -211,8 +211,7 @@ def test_a_picture_over_the_limit_fails_before_it_is_decoded(folder, net):
     assert [r.status for r in results] == ["done", "failed", "failed", "failed", "failed"]
     assert (
         "24x21 enlarged 4 times has 8,064 pixels, over the limit of 7,700: take a model that enlarges less "
-        "(-m realesrgan-x2plus), or"
-        in results[2].error
+        "(-m realesrgan-x2plus), or" in results[2].error
     )
 
 

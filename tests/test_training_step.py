@@ -16,8 +16,10 @@ from robustsr_training.recipe import Recipe, shipped
 from robustsr_training.step import Step
 from robustsr_training.validation import check
 from safetensors.torch import save_file
+from torch import nn
 
 from robustsr import backbones, winograd
+from robustsr.architectures import UNet
 from robustsr.models import load
 from robustsr.perturbations import random_in_ball
 from robustsr.types import RobustSRError
@@ -198,6 +200,27 @@ def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(
     assert any("running_mean" in name for name in one)
 
 
+def test_batch_norm_learns_from_batches_or_keeps_what_it_began_with(folder, tmp_path):
+    begun = UNet((4, 8), 8)
+    for norm in (m for m in begun.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.uniform_(-0.1, 0.1)
+    path = tmp_path / "unet.safetensors"
+    save_file(begun.state_dict(), path)
+    for fixed in (True, False):
+        recipe = tiny_run.recipe(
+            folder, f"generator.init={path}", f"generator.fixed_norm={fixed}".lower(), *ATTACK, name="unet"
+        )
+        session = Session.begin(recipe, "cpu")
+        for t in range(2):
+            session.step(*session.batches[t])
+            assert session.step.healthy(session.batches[t][0], {})
+            session.state.step += 1
+        state, kept = begun.state_dict(), session.state.net.state_dict()
+        same = {name: torch.equal(value, kept[name]) for name, value in state.items() if value.is_floating_point()}
+        assert all(same[name] == fixed for name in same if "running" in name)
+        assert not any(same[name] for name in same if name.endswith("weight"))
+
+
 # --- what is answered before pictures are decoded ---
 
 
@@ -253,7 +276,13 @@ def test_float32_is_float32_from_the_first_step_on(folder):
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_trains(folder, tiny, request, monkeypatch, name):
-    small = ["generator.init=", "generator.blocks=1", "data.patch=16", "discriminator.init="]
+    small = [
+        "generator.init=",
+        "generator.fixed_norm=false",
+        "generator.blocks=1",
+        "data.patch=16",
+        "discriminator.init=",
+    ]
     small += [f'denoiser.model="{tiny}"']
     recipe = tiny_run.recipe(folder, *small, name=name)
     if recipe.generator.architecture == "unet":

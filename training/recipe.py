@@ -49,6 +49,7 @@ class Generator:
     blocks: int = 23  # rrdb
     scale: int = 4  # unet: the factor by which its input was shrunk and enlarged again; its own scale is 1
     init: str = ""  # a robustsr model name or any checkpoint to start from, which brings its own architecture
+    fixed_norm: bool = False  # batch norm keeps the statistics of ``init``: small batches say little of theirs
     denoise: str = ""  # likewise a denoiser, that goes before it and is trained with it
 
 
@@ -184,6 +185,8 @@ class Recipe:
                 f"recipe: inputs.sigmas and inputs.draws must be as many, at least one, "
                 f"got {list(sigmas)} and {list(draws)}"
             )
+        if self.generator.fixed_norm and not self.generator.init:
+            raise RobustSRError("recipe: generator.fixed_norm keeps the statistics of generator.init: name that")
         if self.denoiser.objective and self.generator.scale != 1:
             raise RobustSRError(
                 f"recipe: denoiser.objective={self.denoiser.objective} trains a network of scale 1, generator.scale is "

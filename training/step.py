@@ -61,6 +61,7 @@ class Step:
         judge = state.discriminator
         self.judge: nn.Module | None = torch.compile(judge) if compiled and judge is not None else judge  # type: ignore[assignment]
         self.mode = FastConvolutions() if fast else nullcontext()
+        self._learning()
 
     def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         """Takes uint8 ``lr (N, 3, p, p)`` and ``hr (N, 3, s*p, s*p)``; the losses, weighted, detached."""
@@ -103,8 +104,12 @@ class Step:
         net = self.state.net.eval()  # batch norm would learn from another look
         with torch.no_grad():
             good = lr is None or (self.state.finite() and bool(net(self._unit(lr)).isfinite().all()))
-        net.train()
+        self._learning()
         return good and all(math.isfinite(value) for value in means.values())
+
+    def _learning(self) -> None:
+        """Batch norm goes by each batch and learns from it, unless the recipe keeps its statistics."""
+        self.state.net.train(not self.recipe.generator.fixed_norm)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -132,7 +137,8 @@ class Step:
         net, mine = self.state.net.requires_grad_(False).eval(), [noise[:, :count] for noise in noises]
         step = self.state.step
         x = attacked(self._forward, lr[:count], target[:count], mine, self.adversary, step, seed + first)
-        net.requires_grad_(True).train()
+        net.requires_grad_(True)
+        self._learning()
         return torch.cat([x, lr[count:]])
 
     def _terms(self, outputs: list[Tensor], target: Tensor) -> dict[str, Tensor]:
