@@ -76,20 +76,26 @@ def examine(source: Path, target: Place, task: Task) -> tuple[Info, tuple[int, i
     """
     limit, native, output = task.output.max_pixels, task.network.scale, task.output
     info = images.inspect(source, max_pixels=limit)
-    factor = native ** task.target.passes(info.width, info.height, native)
-    size = task.target.size(info.width, info.height, native)
-    largest = max(info.width * info.height * factor**2, size[0] * size[1])
+    w, h = info.width, info.height
+    size, largest = task.target.size(w, h, native), _most_pixels(task.target, w, h, native)
     if largest > limit:
-        less = [name for name, entry in catalogue().items() if 1 < entry.scale < native]
+        models = [entry for entry in catalogue().values() if entry.use == "upscale"]
+        less = [e for e in models if e.scale < native and _most_pixels(task.target, w, h, e.scale) <= limit]
         raise RobustSRError(
-            f"{source}: {info.width}x{info.height} enlarged {factor} times has {largest:,} pixels, "
-            f"over the limit of {limit:,}: take a model that enlarges less"
-            f"{f' (-m {less[0]})' if less else ''}, or --max-pixels {largest} "
-            f"if memory allows (about {largest * 24 / 2**30:.1f} GB)"
+            f"{source}: {w}x{h} enlarged {native ** task.target.passes(w, h, native)} times has {largest:,} pixels, "
+            f"over the limit of {limit:,}: {f'take a model of x{less[0].scale} ({less[0].name}), or ' if less else ''}"
+            f"--max-pixels {largest} if memory allows (about {largest * 24 / 2**30:.1f} GB)"
         )
     path = Path(target.name) if isinstance(target, Url) else target
     images.check(path, *size, quality=output.quality, lossless=output.lossless, background=output.background)
     return info, size
+
+
+def _most_pixels(target: Target, w: int, h: int, native: int) -> int:
+    """Of the result, or of what the last pass of a network of scale ``native`` gives, if that is larger."""
+    factor: int = native ** target.passes(w, h, native)
+    width, height = target.size(w, h, native)
+    return max(w * h * factor**2, width * height)
 
 
 def run(

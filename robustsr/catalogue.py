@@ -40,7 +40,7 @@ class Entry:
     sha256: str
     size: int  # bytes
     licence: str
-    use: str = "upscale"  # denoise: before another model; restore: at its size, what was shrunk and enlarged
+    use: str = "upscale"  # | denoise: before another model | restore: what was shrunk and enlarged again, for studies
     trained: str = ""
     url: str = ""  # empty: ships with the package
     sigma: float = 0.03
@@ -106,11 +106,11 @@ def shipped() -> list[str]:
 
 
 def listed() -> dict[str, str]:
-    """Every model, those of the catalogue first, and where it is: bundled, installed or to be pulled."""
+    """Every model, those of the catalogue first: "bundled", "installed" or "can be pulled"."""
     here, known = installed(), catalogue()
     return {
         name: "bundled" if name in known and not known[name].url else "installed" if name in here else "can be pulled"
-        for name in [*known, *(n for n in here if n not in known)]
+        for name in dict.fromkeys([*known, *here])
     }
 
 

@@ -12,6 +12,8 @@ from .architectures import Denoised, parts, sizes_of_both, unet_like
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
 
+LONGEST = 500  # characters of what a file says of itself, which may hold a picture
+
 
 def read(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     """The network in a ``.pth``, ``.ckpt`` or ``.safetensors`` file; no code in it is run.
@@ -48,14 +50,16 @@ def read(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
     return descriptor
 
 
-def origin(path: Path) -> dict[str, str]:
-    """What a ``.safetensors`` file says of itself, as the recipe and steps of a run; of other files nothing."""
+def origin(path: Path) -> str:
+    """What a ``.safetensors`` file says of itself, as the recipe and steps of a run: one printable line, cut short."""
     from safetensors import safe_open
 
     if path.suffix.lower() != ".safetensors":
-        return {}
+        return ""
     with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
+        said = ", ".join(f"{key} {value}" for key, value in sorted((file.metadata() or {}).items()))
+    line = "".join(c if c.isprintable() else " " for c in said)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is not typed

@@ -11,8 +11,6 @@ from . import backbones, catalogue, console
 from .cli_common import load
 from .types import RobustSRError
 
-LONGEST = 300  # characters of what a file says of itself, which may hold a picture
-
 app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
 
 
@@ -40,6 +38,8 @@ def models_list() -> None:
 @app.command("info")
 def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> None:
     """Everything known about a model."""
+    from . import checkpoints
+
     entry = catalogue.catalogue().get(model)
     table = console.table("", "")
     table.show_header = False
@@ -67,10 +67,8 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
         table.add_row("loads as", f"x{network.scale}, {reach} {network.context} input pixels")
         if entry is None:
             table.add_row("sha256", network.digest)
-            from . import checkpoints
-
-            for key, value in checkpoints.origin(path).items():
-                table.add_row(key, value if len(value) <= LONGEST else f"{value[:LONGEST]}...")
+            if said := checkpoints.origin(path):
+                table.add_row("says of itself", said)
         if facts := getattr(network, "facts", None):
             table.add_row("exported from", f"{facts.name}, sha256 {facts.sha256}")
             table.add_row("precision", facts.precision)

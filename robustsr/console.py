@@ -214,14 +214,14 @@ def dry_run(rows: Sequence[Forecast], speed: float | None, *, as_json: bool) -> 
                     "error": row.error or None,
                 }
             )
-        otherwise = "fails" if row.error else "is there already" if row.done else "?"
+        otherwise = "failed" if row.error else "is there already" if row.done else "?"
         size = f"{row.size[0]}x{row.size[1]}" if row.size else otherwise
         shown.add_row(str(row.job.source), str(row.job.target), size, duration(seconds) if seconds else "")
     if not as_json:
         out.print(shown)
         for row in rows:
             if row.error:
-                out.print(f"fails: {row.error}", markup=False, soft_wrap=True)
+                out.print(f"failed: {row.error}", markup=False, soft_wrap=True)
 
 
 class Tally:

@@ -227,7 +227,7 @@ def distinct(shown: Sequence[Shown]) -> list[Shown]:
 
 
 def others(network: Loaded, names: Sequence[str] | None, device: str) -> list[Shown]:
-    """The models besides ``network`` that are shown beside it, and bicubic; None: all of its scale that ship."""
+    """The models besides ``network`` that are shown beside it, and bicubic; None: the upscalers that ship."""
     made = []
     for name in names if names is not None else shipped():
         entry = catalogue().get(name)

@@ -2,9 +2,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from robustsr_ui.shelf import usable
 from typer.testing import CliRunner
 
-from robustsr.catalogue import catalogue, shipped
+from robustsr.catalogue import catalogue, listed, shipped
 from robustsr.cli_common import command_line
 
 
@@ -27,5 +28,10 @@ def test_the_command_line_is_told_as_it_was_typed():
 
 
 def test_what_ships_is_named(home):
-    assert shipped() == [name for name, entry in catalogue().items() if not entry.url and entry.scale == 4]
-    assert "denoiser" in catalogue() and "denoiser" not in shipped()
+    ours = {name: entry for name, entry in catalogue().items() if not entry.url}
+    assert shipped() == [name for name, entry in ours.items() if entry.scale == 4]
+    assert {entry.use for name, entry in ours.items() if name not in shipped()} == {"denoise", "restore"}
+    offered = {use: [name for _, name in usable(use) if name in ours] for use in ("upscale", "denoise")}
+    assert offered == {"upscale": shipped(), "denoise": ["denoiser"]}
+    assert {entry.use for entry in catalogue().values()} == {"upscale", "denoise", "restore"}
+    assert {listed()[name] for name in ours} == {"bundled"} and listed()["bsrgan"] == "can be pulled"

@@ -67,7 +67,6 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
             "denoiser.objective=mse",
             "denoiser.objective=mse trains a network of scale 1, generator.scale is 4: set it to",
         ),
-        ("generator.fixed_norm=true", "keeps the statistics of generator.init: name that"),
         ("denoiser.objective=stability", "trains a network of scale 1"),
         ("denoiser.objective=task", "trains a network of scale 1"),
         ("loss.l1=0", "all weights under loss are 0"),

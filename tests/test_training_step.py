@@ -168,6 +168,16 @@ def test_the_target_of_each_denoiser(folder, tiny, objective):
     torch.testing.assert_close(session.step(lr, hr)["l1"], F.l1_loss(sr, target))
 
 
+def test_a_teacher_s_outputs_are_the_target(folder, tiny):
+    session = Session.begin(tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK, f"loss.teacher={tiny}"), "cpu")
+    lr, _ = session.batches[0]
+    with torch.no_grad():
+        hr = load(tiny, device="cpu", precision="fp32")(lr / 255).clamp(0, 1)
+    other = Session.begin(tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK), "cpu")
+    found = session.step(*session.batches[0])
+    torch.testing.assert_close(found, other.step(lr, hr * 255))
+
+
 def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(folder):
     """Two processes as threads that meet at every mean: after two steps both hold the very same state."""
     recipe = tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK, "optimiser.ema=0.5")
@@ -231,6 +241,11 @@ def test_batch_norm_learns_from_batches_or_keeps_what_it_began_with(folder, tmp_
         ['inputs.attack="fgsm:loss=paper"'],
         ["generator.scale=1", "denoiser.objective=task", "denoiser.model=nope"],
         ["generator.init=nope"],
+        ["generator.fixed_norm=true"],
+        ["loss.teacher=denoiser"],
+        ["loss.teacher=nope"],
+        ["loss.teacher=denoiser", "generator.scale=1", "denoiser.objective=mse"],
+        ["generator.fixed_norm=true", "generator.init=psnr"],
         ["loss.gan=1", "discriminator.init=nope"],
         ["loss.gan=1", "data.batch=1"],
     ],

@@ -38,6 +38,8 @@ def build(config: Generator, seed: int) -> nn.Module:
     last convolution times .1; PyTorch's own lets the gradient vanish through 16 PReLU layers (1e-8 at the first).
     RRDB: see `_rrdb`.
     """
+    if config.fixed_norm and not config.init:
+        raise RobustSRError("generator.fixed_norm keeps the statistics of generator.init, which is empty: name it")
     if config.denoise:
         denoiser, upscaler = _start(config.denoise, 1, "denoise"), build(replace(config, denoise=""), seed)
         if isinstance(upscaler, Denoised):

@@ -49,7 +49,7 @@ class Generator:
     blocks: int = 23  # rrdb
     scale: int = 4  # unet: the factor by which its input was shrunk and enlarged again; its own scale is 1
     init: str = ""  # a robustsr model name or any checkpoint to start from, which brings its own architecture
-    fixed_norm: bool = False  # batch norm keeps the statistics of ``init``: small batches say little of theirs
+    fixed_norm: bool = False  # batch norm keeps its statistics, which small batches estimate badly
     denoise: str = ""  # likewise a denoiser, that goes before it and is trained with it
 
 
@@ -95,6 +95,7 @@ class Loss:
     perceptual: float = 0.0  # robustsr.losses.perceptual: VGG19 features before activation
     layer: str = ""  # of VGG19; empty: the deepest in the weights file
     gan: float = 0.0  # relativistic average GAN
+    teacher: str = ""  # a model, by name or path, whose outputs for LR stand in for HR (distillation)
 
 
 @dataclass(frozen=True)
@@ -185,12 +186,14 @@ class Recipe:
                 f"recipe: inputs.sigmas and inputs.draws must be as many, at least one, "
                 f"got {list(sigmas)} and {list(draws)}"
             )
-        if self.generator.fixed_norm and not self.generator.init:
-            raise RobustSRError("recipe: generator.fixed_norm keeps the statistics of generator.init: name that")
         if self.denoiser.objective and self.generator.scale != 1:
             raise RobustSRError(
                 f"recipe: denoiser.objective={self.denoiser.objective} trains a network of scale 1, generator.scale is "
                 f"{self.generator.scale}: set it to 1"
+            )
+        if self.denoiser.objective and self.loss.teacher:
+            raise RobustSRError(
+                "recipe: denoiser.objective and loss.teacher both say what the target is: leave one out"
             )
         if not any(getattr(self.loss, k) for k in ("l1", "mse", "perceptual", "gan")):
             raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")

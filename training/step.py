@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from robustsr import kernels
 from robustsr.engine import auto_precision
-from robustsr.models import Network, load
+from robustsr.models import Loaded, Network, load
 from robustsr.types import RobustSRError
 from robustsr.winograd import FastConvolutions
 
 from .checkpoint import State
+from .networks import own_scale
 from .objectives import Forward, Terms, adversary, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
 from .recipe import Optimiser, Recipe
 
@@ -42,6 +44,16 @@ def frozen(recipe: Recipe, device: torch.device) -> Network | None:
     return behind
 
 
+def teacher(recipe: Recipe, device: torch.device) -> Loaded | None:
+    """The model whose outputs are the target; None: HR is. RobustSRError: it is of another scale."""
+    if not recipe.loss.teacher:
+        return None
+    model = load(recipe.loss.teacher, device=str(device), precision="fp32")
+    if model.scale != own_scale(recipe.generator):
+        raise RobustSRError(f"loss.teacher {model.name!r} is x{model.scale}, the recipe's x{recipe.generator.scale}")
+    return model
+
+
 class Step:
     """One step of a recipe on a state, of which each process of ``crew`` computes its share of the batch.
 
@@ -51,7 +63,7 @@ class Step:
 
     def __init__(self, recipe: Recipe, state: State, device: torch.device, crew: Accelerator) -> None:
         self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
-        self.terms, self.behind = Terms(recipe.loss), frozen(recipe, device)
+        self.terms, self.behind, self.teacher = Terms(recipe.loss), frozen(recipe, device), teacher(recipe, device)
         self.adversary = adversary(recipe.inputs)
         fastest = auto_precision(device, winograd=kernels.available())
         self.bf16 = (fastest if recipe.precision == "auto" else recipe.precision) == "bf16"
@@ -61,7 +73,10 @@ class Step:
         judge = state.discriminator
         self.judge: nn.Module | None = torch.compile(judge) if compiled and judge is not None else judge  # type: ignore[assignment]
         self.mode = FastConvolutions() if fast else nullcontext()
-        self._learning()
+        self._norms = [m for m in state.net.modules() if isinstance(m, _BatchNorm)]
+        if recipe.generator.fixed_norm and not self._norms:
+            raise RobustSRError("generator.fixed_norm: the network has no batch norm")
+        self._learn()
 
     def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         """Takes uint8 ``lr (N, 3, p, p)`` and ``hr (N, 3, s*p, s*p)``; the losses, weighted, detached."""
@@ -104,12 +119,14 @@ class Step:
         net = self.state.net.eval()  # batch norm would learn from another look
         with torch.no_grad():
             good = lr is None or (self.state.finite() and bool(net(self._unit(lr)).isfinite().all()))
-        self._learning()
+        self._learn()
         return good and all(math.isfinite(value) for value in means.values())
 
-    def _learning(self) -> None:
-        """Batch norm goes by each batch and learns from it, unless the recipe keeps its statistics."""
-        self.state.net.train(not self.recipe.generator.fixed_norm)
+    def _learn(self) -> None:
+        """Puts the network into its mode for training, batch norm too unless the recipe keeps its statistics."""
+        self.state.net.train()
+        for norm in self._norms:
+            norm.train(not self.recipe.generator.fixed_norm)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -126,6 +143,9 @@ class Step:
         if objective == "stability" and self.behind:
             with torch.no_grad():
                 return self.behind(lr)
+        if self.teacher:
+            with torch.no_grad():
+                return self.teacher(lr).float().clamp(0, 1)
         return hr
 
     def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
@@ -138,7 +158,7 @@ class Step:
         step = self.state.step
         x = attacked(self._forward, lr[:count], target[:count], mine, self.adversary, step, seed + first)
         net.requires_grad_(True)
-        self._learning()
+        self._learn()
         return torch.cat([x, lr[count:]])
 
     def _terms(self, outputs: list[Tensor], target: Tensor) -> dict[str, Tensor]:

@@ -50,9 +50,9 @@ def defences() -> list[str]:
 
 def rows() -> list[list[str]]:
     """Every model, usable or to be pulled."""
-    made = []
+    known, made = catalogue.catalogue(), []
     for name, where in catalogue.listed().items():
-        entry = catalogue.catalogue().get(name)
+        entry = known.get(name)
         made.append([name, f"x{entry.scale}" if entry else "", where, entry.description if entry else "your own"])
     return made
 
