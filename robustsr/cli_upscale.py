@@ -242,6 +242,8 @@ def upscale(
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
     if "quality" in given and not any(OUTPUT_FORMATS[job.target.suffix.lower()[1:]] in QUALITY for job in todo):
         warnings.append(f"--quality is for {', '.join(QUALITY)}, which no result is (-f chooses)")
+    if entry and entry.use == "restore":
+        warnings.append(f"{name} enlarges nothing: it sharpens, at their size, pictures that were enlarged before")
     for one in filter(None, (name, denoise)):
         catalogue.find(one)  # before torch comes in: a wrong name is answered at once
 

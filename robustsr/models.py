@@ -124,10 +124,13 @@ def load(
 def denoised(denoiser: Loaded, network: Loaded) -> Network:
     """f(D(x)) as one network, what denoised smoothing smooths (Salman et al. 2020): D ``denoiser``, f ``network``.
 
-    Runs in the number format of both, float32 where they differ. RobustSRError: D is not of scale 1, or one is ONNX.
+    Runs in the number format of both, float32 where they differ. RobustSRError: D is not of scale 1, is known to be no
+    denoiser, or one is ONNX.
     """
     if denoiser.scale != 1:
         raise RobustSRError(f"--denoise {denoiser.name} is x{denoiser.scale}: a denoiser is a model of scale 1")
+    if isinstance(denoiser, Network) and denoiser.entry and denoiser.entry.use != "denoise":
+        raise RobustSRError(f"--denoise {denoiser.name} takes no noise away: it is to {denoiser.entry.use}")
     if not isinstance(denoiser, Network) or not isinstance(network, Network):
         onnx = network.name if isinstance(denoiser, Network) else denoiser.name
         raise RobustSRError(f"{onnx} is an ONNX model: --denoise takes a checkpoint, and goes before one")

@@ -219,6 +219,12 @@ def test_what_is_wrong_with_a_variable_is_said_with_its_name(pictures, tiny, mon
     assert code == 2 and "ROBUSTSR_SMOOTH" in err
 
 
+def test_a_network_that_enlarges_nothing_says_so(pictures):
+    code, out, err = go("upscale", "in/a.png", "-o", "out", "-m", "unet-x2")
+    assert code == 0 and "note: unet-x2 enlarges nothing" in err
+    assert Image.open("out/a.png").size == Image.open("in/a.png").size
+
+
 def test_a_long_job_says_what_would_be_cheaper(pictures, tiny):
     network, job = load(tiny, device="cpu"), Job(Path("in/a.png"), Path("out/a.png"), Path("out"))
     one = [Forecast(job, size=(100, 100), cost=60)]

@@ -133,6 +133,8 @@ def test_it_is_licensed_as_both_are(home, first):
 
 
 def test_what_is_no_denoiser_is_refused(tiny, denoiser, tmp_path, first, network):
+    with pytest.raises(RobustSRError, match="--denoise unet-x2 takes no noise away: it is to restore"):
+        load("psnr", device="cpu", denoise="unet-x2")
     with pytest.raises(RobustSRError, match="--denoise tiny is x4: a denoiser is a model of scale 1"):
         load(tiny, device="cpu", denoise=tiny)
     with pytest.raises(RobustSRError, match="bicubic is x4"):

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from robustsr import kernels
@@ -48,9 +47,9 @@ def teacher(recipe: Recipe, device: torch.device) -> Loaded | None:
     """The model whose outputs are the target; None: HR is. RobustSRError: it is of another scale."""
     if not recipe.loss.teacher:
         return None
-    model = load(recipe.loss.teacher, device=str(device), precision="fp32")
-    if model.scale != own_scale(recipe.generator):
-        raise RobustSRError(f"loss.teacher {model.name!r} is x{model.scale}, the recipe's x{recipe.generator.scale}")
+    model, scale = load(recipe.loss.teacher, device=str(device), precision="fp32"), own_scale(recipe.generator)
+    if model.scale != scale:
+        raise RobustSRError(f"loss.teacher {model.name!r} is x{model.scale}, the recipe's network x{scale}")
     return model
 
 
@@ -73,7 +72,7 @@ class Step:
         judge = state.discriminator
         self.judge: nn.Module | None = torch.compile(judge) if compiled and judge is not None else judge  # type: ignore[assignment]
         self.mode = FastConvolutions() if fast else nullcontext()
-        self._norms = [m for m in state.net.modules() if isinstance(m, _BatchNorm)]
+        self._norms = [m for m in state.net.modules() if isinstance(m, nn.BatchNorm2d)]
         if recipe.generator.fixed_norm and not self._norms:
             raise RobustSRError("generator.fixed_norm: the network has no batch norm")
         self._learn()
@@ -144,8 +143,8 @@ class Step:
             with torch.no_grad():
                 return self.behind(lr)
         if self.teacher:
-            with torch.no_grad():
-                return self.teacher(lr).float().clamp(0, 1)
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                return self.teacher(lr).clamp(0, 1)
         return hr
 
     def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
