@@ -27,7 +27,11 @@ Sets = Annotated[
 ]
 Models = Annotated[
     list[str] | None,
-    Option("-m", "--model", help="As often as needed. Default: those that ship. Bicubic is always there."),
+    Option(
+        "-m",
+        "--model",
+        help="As often as needed. Default: those that ship, for the thesis its U-Nets. Bicubic is there always.",
+    ),
 ]
 Out = Annotated[Path, Option("-o", "--out", help="Folder of the records and the report; run again to go on.")]
 Limit = Annotated[int | None, Option(min=1, help="So many pictures, by name.", rich_help_panel=PICTURES)]
@@ -101,6 +105,7 @@ def evaluate(
         for spec in perturb or []:
             parse(spec)
     loss = loss or _default_loss(protocol)
+    model = model or (list(chosen.models) if chosen else None)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
     choice = replace(choice, on=on, loss=loss, denoise=denoise and found(denoise))
     if chosen is not None:

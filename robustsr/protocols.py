@@ -17,6 +17,7 @@ from .types import RobustSRError
 
 PAPER_GRID = (0.01, 0.03, 0.05, 0.06, 0.07)
 THESIS_GRID = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1, 1.1, 1.2)
+UNETS = ("", "-noise", "-adv-l2")  # the thesis' networks that ship, of each factor
 GRID = tuple(round(i * 0.0125, 4) for i in range(17))  # 0 to .2, as many
 
 
@@ -47,6 +48,7 @@ class Protocol:
     about: str
     studies: Callable[[Choice], dict[str, Study]]
     layout: Callable[[dict[str, Study], dict[str, Results]], list[Section]]
+    models: tuple[str, ...] = ()  # where none are named; empty: the upscalers that ship
 
 
 def _smoothings(choice: Choice, reduce: str, samples: int, grid: Sequence[float]) -> tuple[Smoothing | None, ...]:
@@ -146,6 +148,7 @@ PROTOCOLS = {
                 tuple("Clean" if e == 0 else f"eps_rel {e:g}" for e in eps),
                 layouts.THESIS,
             ),
+            tuple(f"unet-x{factor}{kind}" for kind in UNETS),
         )
         for k, (factor, eps) in enumerate(
             [(2, (0, 0.01, 0.02)), (2, (0.05, 0.1, 0.2)), (4, (0, 0.01, 0.02)), (4, (0.05, 0.1, 0.2))], 1
@@ -158,6 +161,7 @@ PROTOCOLS = {
             replace(choice, sigma=round(0.2 * layouts.UNIT, 6), sigmas=())
         ),
         layouts.norms,
+        tuple(f"unet-x2{kind}" for kind in UNETS),
     ),
 }
 

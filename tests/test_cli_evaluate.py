@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from robustsr import protocols
+from robustsr.catalogue import catalogue
 from robustsr.cli_evaluate import evaluate, tune
 from robustsr.layouts import published
 from robustsr.pairs import Pictures
@@ -163,6 +164,17 @@ def test_protocols_are_listed_and_unknown_ones_refused(folder, tmp_path):
     assert listed.exit_code == 0 and all(name in listed.stdout for name in PROTOCOLS)
     for flags in (["-p", "paper"], ["--perturb", "jepg"]):
         assert invoke("evaluate", folder, *flags, "-o", tmp_path / "o").exit_code == 2
+
+
+def test_the_thesis_tables_are_of_its_networks_unless_others_are_named(folder, tmp_path):
+    args = ["--crop", 16, "--limit", 1, "--sigma-grid", 0.1, "--samples", 2, "--lpips", "off", "-o", tmp_path / "o"]
+    done = invoke("evaluate", folder, "-p", "thesis-4.3", *args)
+    assert done.exit_code == 0, done.output
+    records = [json.loads(line) for line in (tmp_path / "o/records.jsonl").read_text().splitlines()]
+    assert {r["model"] for r in records} == {"bicubic", "unet-x4", "unet-x4-noise", "unet-x4-adv-l2"}
+    assert set(PROTOCOLS["thesis-a1"].models) == {"unet-x2", "unet-x2-noise", "unet-x2-adv-l2"}
+    for protocol in PROTOCOLS.values():
+        assert all(catalogue()[name].use == "restore" for name in protocol.models)
 
 
 def test_wrong_folders_are_named_at_once(folder, tmp_path):
