@@ -30,7 +30,7 @@ Models = Annotated[
     Option(
         "-m",
         "--model",
-        help="As often as needed. Default: those that ship, for the thesis its U-Nets. Bicubic is there always.",
+        help="As often as needed. Default: those that ship; of --protocol thesis-*, its U-Nets. Bicubic always is.",
     ),
 ]
 Out = Annotated[Path, Option("-o", "--out", help="Folder of the records and the report; run again to go on.")]

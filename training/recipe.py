@@ -49,8 +49,8 @@ class Generator:
     blocks: int = 23  # rrdb
     scale: int = 4  # unet: the factor by which its input was shrunk and enlarged again; its own scale is 1
     init: str = ""  # a robustsr model name or any checkpoint to start from, which brings its own architecture
-    fixed_norm: bool = False  # batch norm keeps its statistics, which small batches estimate badly
     denoise: str = ""  # likewise a denoiser, that goes before it and is trained with it
+    fixed_norm: bool = False  # batch norm keeps the statistics of ``init``: small batches estimate them badly
 
 
 @dataclass(frozen=True)
