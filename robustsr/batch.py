@@ -79,8 +79,8 @@ def examine(source: Path, target: Place, task: Task) -> tuple[Info, tuple[int, i
     w, h = info.width, info.height
     size, largest = task.target.size(w, h, native), _most_pixels(task.target, w, h, native)
     if largest > limit:
-        models = [entry for entry in catalogue().values() if entry.use == "upscale"]
-        less = [e for e in models if _most_pixels(task.target, w, h, e.scale) <= limit]
+        upscalers = (entry for entry in catalogue().values() if entry.use == "upscale")
+        less = [entry for entry in upscalers if _most_pixels(task.target, w, h, entry.scale) <= limit]
         raise RobustSRError(
             f"{source}: {w}x{h} enlarged {native ** task.target.passes(w, h, native)} times has {largest:,} pixels, "
             f"over the limit of {limit:,}: {f'take a model of x{less[0].scale} ({less[0].name}), or ' if less else ''}"

@@ -43,7 +43,8 @@ def train(
     On four GPUs: `torchrun --standalone --nproc-per-node 4 -m robustsr train psnr ...`, with the same options (or
     `accelerate launch --multi_gpu`). The processes share data.batch.
     """
-    from robustsr_training.recipe import Recipe, shipped
+    from robustsr_training.recipe import Recipe
+    from robustsr_training.tables import shipped
 
     if recipe is None or list_:
         table = console.table("recipe", "")

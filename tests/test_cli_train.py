@@ -13,7 +13,7 @@ import pytest
 import tiny_run
 from rich.console import Console
 from robustsr_training.estimate import Estimate, estimate
-from robustsr_training.recipe import shipped
+from robustsr_training.tables import shipped
 
 from robustsr import console
 from robustsr.cli_train import _stopping

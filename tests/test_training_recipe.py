@@ -5,8 +5,9 @@ from dataclasses import is_dataclass
 import pytest
 import tiny_run
 from robustsr_training.loop import train
-from robustsr_training.recipe import RANGES, RECIPES, Data, Optimiser, Recipe
+from robustsr_training.recipe import RANGES, Data, Optimiser, Recipe
 from robustsr_training.step import learning_rate
+from robustsr_training.tables import RECIPES
 
 from robustsr.types import RobustSRError
 

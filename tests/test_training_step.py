@@ -12,8 +12,9 @@ from robustsr_training import loop
 from robustsr_training import step as training_step
 from robustsr_training.checkpoint import State
 from robustsr_training.loop import Session
-from robustsr_training.recipe import Recipe, shipped
+from robustsr_training.recipe import Recipe
 from robustsr_training.step import Step
+from robustsr_training.tables import shipped
 from robustsr_training.validation import check
 from safetensors.torch import save_file
 from torch import nn

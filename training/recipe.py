@@ -5,20 +5,16 @@ Unknown keys are refused by name; ``--set section.key=value`` overrides one. Siz
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
 import math
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from pathlib import Path
-from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Self
 
 from robustsr.types import RobustSRError
 
-RECIPES = Path(__file__).parent / "recipes"
+from .tables import build, override, read, toml
+
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: each element
     (
         "at least 1",
@@ -167,7 +163,7 @@ class Recipe:
             for key in keys.split():
                 value = attrgetter(key)(self)
                 if not all(holds(v) for v in (value if isinstance(value, tuple) else (value,))):
-                    raise RobustSRError(f"recipe: {key} must be {words}, got {_toml(value)}")
+                    raise RobustSRError(f"recipe: {key} must be {words}, got {toml(value)}")
         for key, chosen, known in (
             ("precision", self.precision, ("auto", "fp32", "bf16")),
             ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
@@ -204,103 +200,7 @@ class Recipe:
 
         A recipe may be said as what differs from another: ``base = "NAME"``, or the path of a file from its own folder.
         """
-        table = _table(name_or_path)
-        for override in overrides or []:
-            _override(table, override)
-        return _build(cls, table, "")
-
-
-def shipped() -> dict[str, str]:
-    """The names of the shipped recipes and what they say of themselves: the first line of the file, a comment."""
-    files = sorted(RECIPES.glob("*.toml"))
-    return {p.stem: p.read_text("utf-8").partition("\n")[0].removeprefix("#").strip() for p in files}
-
-
-T = TypeVar("T")
-
-
-def _table(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The recipe's TOML over that of its base."""
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        path = ((seen[-1].parent if seen else Path()) / path).resolve()
-    else:
-        path = RECIPES / f"{name_or_path}.toml"
-    if not path.is_file():
-        raise RobustSRError(f"no recipe {name_or_path!r}: give a .toml file or one of: {', '.join(shipped())}")
-    if path in seen:
-        raise RobustSRError(f"recipe: base of {seen[-1]} leads back to {path}")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise RobustSRError(f"{path} is not valid TOML: {error}") from None
-    except UnicodeDecodeError as error:
-        raise RobustSRError(f"{path} is not UTF-8, as TOML has to be ({error.reason}): save it as such") from None
-    base = table.pop("base", "")
-    return _merged(_table(base, (*seen, path)), table) if base else table
-
-
-def _merged(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merged(base[k], v) for k, v in table.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
-    return {**base, **table, **both}
-
-
-def _override(table: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise RobustSRError(f"--set wants key=value, got {override!r}")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text  # an unquoted string, as one types it in a shell
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise RobustSRError(f"--set {override}: {section!r} is a value, not a section")
-    table[last] = value
-
-
-def _build(cls: type[T], table: dict[str, Any], prefix: str) -> T:
-    hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"; did you mean {prefix}{near[0]!s}?" if near else f"; known: {', '.join(hints)}"
-            raise RobustSRError(f"recipe: unknown key {prefix}{key}{hint}")
-        kind = hints[key]
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise RobustSRError(f"recipe: {prefix}{key} is a section, got {value!r}")
-            values[key] = _build(cast(type[Any], kind), value, f"{prefix}{key}.")
-            continue
-        values[key] = _list(kind, value, prefix + key) if get_origin(kind) is tuple else _one(kind, value, prefix + key)
-    try:
-        return cls(**values)
-    except TypeError as error:  # a required key is missing
-        raise RobustSRError(f"recipe: {error}") from None
-
-
-def _list(kind: Any, value: Any, key: str) -> tuple[Any, ...]:  # noqa: ANN401
-    """A TOML list as the tuple that ``kind`` says: of one type, and where it says so of one length."""
-    element, *others = get_args(kind)
-    count = None if others == [...] else 1 + len(others)
-    if not isinstance(value, list):
-        raise RobustSRError(f"recipe: {key} must be a list, got {value!r}: write {key}={_toml([value] * (count or 1))}")
-    if count not in (None, len(value)):
-        raise RobustSRError(f"recipe: {key} must be a list of {count}, got {_toml(value)}")
-    return tuple(_one(element, one, f"{key}, each,") for one in value)
-
-
-def _one(kind: type, value: Any, key: str) -> Any:  # noqa: ANN401
-    """A TOML value of the type ``kind``; whole numbers are floats too."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise RobustSRError(f"recipe: {key} must be {kind.__name__}, got {value!r}")
-    return value
-
-
-def _toml(value: Any) -> str:  # noqa: ANN401
-    return json.dumps(value, ensure_ascii=False, default=str)
+        table = read(name_or_path)
+        for one in overrides or []:
+            override(table, one)
+        return build(cls, table)
