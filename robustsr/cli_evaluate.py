@@ -30,7 +30,7 @@ Models = Annotated[
     Option(
         "-m",
         "--model",
-        help="As often as needed. Default: those that ship; of --protocol thesis-*, its U-Nets. Bicubic always is.",
+        help="As often as needed. Default: those that ship; for the thesis, its U-Nets. Bicubic always is.",
     ),
 ]
 Out = Annotated[Path, Option("-o", "--out", help="Folder of the records and the report; run again to go on.")]
@@ -182,6 +182,7 @@ def tune(
 
     if thesis not in (None, 2, 4):
         raise typer.BadParameter("--thesis is 2 or 4: the factors of its tables")
+    model = model or (list(protocols.UNETS[thesis]) if thesis else None)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, 0, seed, device, precision)
     models = tuple(m for m in choice.models if not m.startswith("bicubic"))
     choice = replace(choice, models=models, denoise=denoise and found(denoise))

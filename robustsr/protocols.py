@@ -17,7 +17,7 @@ from .types import RobustSRError
 
 PAPER_GRID = (0.01, 0.03, 0.05, 0.06, 0.07)
 THESIS_GRID = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1, 1.1, 1.2)
-UNETS = ("", "-noise", "-adv-l2")  # the thesis' networks that ship, of each factor
+UNETS = {f: tuple(f"unet-x{f}{kind}" for kind in ("", "-noise", "-adv-l2")) for f in (2, 4)}  # the thesis', that ship
 GRID = tuple(round(i * 0.0125, 4) for i in range(17))  # 0 to .2, as many
 
 
@@ -82,6 +82,12 @@ def _thesis(
     """The thesis' setting: 160 px, shrunk by ``factor`` and enlarged again, L2 budgets ``eps``, in its units."""
 
     def studies(choice: Choice) -> dict[str, Study]:
+        for other, nets in UNETS.items():
+            if other != factor and (wrong := set(nets).intersection(choice.models)):
+                raise RobustSRError(
+                    f"{min(wrong)} restores what was shrunk by {other}, these pictures are shrunk by {factor}: "
+                    f"name networks for x{factor}, such as {UNETS[factor][0]}"
+                )
         scaled = tuple(round(s * layouts.UNIT, 6) for s in grid)
         defences = _smoothings(choice, "mean", samples, scaled)
         specs = tuple(layouts.thesis_attack(e) for e in eps)
@@ -148,7 +154,7 @@ PROTOCOLS = {
                 tuple("Clean" if e == 0 else f"eps_rel {e:g}" for e in eps),
                 layouts.THESIS,
             ),
-            tuple(f"unet-x{factor}{kind}" for kind in UNETS),
+            UNETS[factor],
         )
         for k, (factor, eps) in enumerate(
             [(2, (0, 0.01, 0.02)), (2, (0.05, 0.1, 0.2)), (4, (0, 0.01, 0.02)), (4, (0.05, 0.1, 0.2))], 1
@@ -161,7 +167,7 @@ PROTOCOLS = {
             replace(choice, sigma=round(0.2 * layouts.UNIT, 6), sigmas=())
         ),
         layouts.norms,
-        tuple(f"unet-x2{kind}" for kind in UNETS),
+        UNETS[2],
     ),
 }
 

@@ -159,6 +159,21 @@ def test_the_thesis_search_shows_its_tables(folder, tiny, tmp_path):
     assert "sigma_f .05" in done.stdout and "eps_rel 0.035" in done.stdout
 
 
+def test_the_thesis_search_is_of_its_networks_of_that_factor(folder, tmp_path):
+    args = ["--crop", 16, "--limit", 1, "--samples", 2, "--sigma-grid", 0.1, "--lpips", "off", "-o", tmp_path / "o"]
+    done = invoke("tune", folder, "--thesis", 2, *args)
+    assert done.exit_code == 0, done.output
+    records = [json.loads(line) for line in (tmp_path / "o/records.jsonl").read_text().splitlines()]
+    assert {r["model"] for r in records} - {"bicubic-x2"} == {"unet-x2", "unet-x2-noise", "unet-x2-adv-l2"}
+
+
+@pytest.mark.parametrize("command", [("evaluate", "-p", "thesis-4.1"), ("tune", "--thesis", 2)])
+def test_a_network_of_the_thesis_other_factor_is_refused(folder, tmp_path, command):
+    with pytest.raises(RobustSRError, match="unet-x4 restores what was shrunk by 4.* shrunk by 2.*unet-x2"):
+        invoke(command[0], folder, *command[1:], "-m", "unet-x4", "-o", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
 def test_protocols_are_listed_and_unknown_ones_refused(folder, tmp_path):
     listed = invoke("evaluate", "--list")
     assert listed.exit_code == 0 and all(name in listed.stdout for name in PROTOCOLS)

@@ -68,7 +68,7 @@ def details(name: str) -> str:
     facts = {
         "architecture": f"{entry.architecture}, x{entry.scale}, {entry.size / 2**20:.1f} MB",
         "trained": entry.trained,
-        "smoothing": f"sigma {entry.sigma:g}, {entry.samples} {entry.draws} draws" if entry.use != "denoise" else "",
+        "smoothing": f"sigma {entry.sigma:g}, {entry.samples} {entry.draws} draws" if entry.use == "upscale" else "",
         "licence": entry.licence,
         "sha256": f"`{entry.sha256}`",
         "from": entry.url,
