@@ -13,9 +13,11 @@ from robustsr_training.objectives import (
     generator_gan,
     noisy,
     ragan,
+    sharpened,
     smoothed_outputs,
 )
 from robustsr_training.recipe import Inputs, Loss
+from scipy import ndimage
 from torch import nn
 
 from robustsr import losses
@@ -235,3 +237,10 @@ def test_the_discriminator_takes_several_sizes(size):
     logits = judge(torch.rand(2, 3, size, size))
     assert logits.shape == (2, 1) and logits[0] != logits[1]
     assert judge.features[:-1](torch.rand(2, 3, size, size)).shape == (2, 32, size // 32, size // 32)
+
+
+def test_sharpening_is_unsharp_masking(photo):
+    hr = torch.tensor(photo(60, 50)).permute(2, 0, 1)[None] / 255
+    blurred = ndimage.gaussian_filter(hr.numpy(), (0, 0, 2, 2), mode="nearest", truncate=3)
+    expected = (hr + 0.7 * (hr - torch.from_numpy(blurred))).clamp(0, 1)
+    torch.testing.assert_close(sharpened(hr, 0.7), expected, atol=1e-5, rtol=0)

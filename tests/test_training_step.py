@@ -12,6 +12,7 @@ from robustsr_training import loop
 from robustsr_training import step as training_step
 from robustsr_training.checkpoint import State
 from robustsr_training.loop import Session
+from robustsr_training.objectives import sharpened
 from robustsr_training.recipe import Recipe
 from robustsr_training.step import Step
 from robustsr_training.tables import shipped
@@ -177,6 +178,18 @@ def test_a_teacher_s_outputs_are_the_target(folder, tiny):
     other = Session.begin(tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK), "cpu")
     found = session.step(*session.batches[0])
     torch.testing.assert_close(found, other.step(lr, hr * 255))
+
+
+@pytest.mark.parametrize("teacher", [[], ["loss.teacher=bicubic"]])
+def test_what_is_learnt_is_sharpened_truth(folder, teacher):
+    hard = [*GAN, *NOISE, *ATTACK]
+    session = Session.begin(tiny_run.recipe(folder, *hard, *teacher, "loss.sharpen=0.4"), "cpu")
+    lr, hr = session.batches[0]
+    if teacher:
+        hr = load("bicubic", device="cpu")(lr / 255).clamp(0, 1) * 255
+    other = Session.begin(tiny_run.recipe(folder, *hard), "cpu")
+    found = session.step(*session.batches[0])
+    torch.testing.assert_close(found, other.step(lr, sharpened(hr / 255, 0.4) * 255))
 
 
 def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(folder):

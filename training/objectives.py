@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,20 @@ def smoothed_outputs(forward: Forward, lr: Tensor, noises: Sequence[Tensor]) -> 
         draws = part.view(-1, len(lr), *sr.shape[1:]).unbind(0)
         made.append(draws[0] if len(draws) == 1 else median(draws))
     return made
+
+
+def sharpened(hr: Tensor, amount: float, std: float = 2.0) -> Tensor:
+    """``hr (N, 3, H, W)`` in [0, 1] plus ``amount`` times its difference from its blur of ``std`` pixels, clipped.
+
+    Unsharp masking of the truth, as Real-ESRGAN trains (Wang et al. 2021, section 4): what is regressed to is softer
+    than the truth, the more so the worse the input.
+    """
+    reach = math.ceil(3 * std)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=hr.device) / std) ** 2)
+    taps = (taps / taps.sum()).expand(3, 1, 1, -1)
+    blurred = F.conv2d(F.pad(hr, (reach, reach, 0, 0), mode="replicate"), taps, groups=3)
+    blurred = F.conv2d(F.pad(blurred, (0, 0, reach, reach), mode="replicate"), taps.mT, groups=3)
+    return (hr + amount * (hr - blurred)).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
         "at least 0",
         lambda v: 0 <= v < math.inf,
         "seed checkpoint_mib generator.convs data.workers inputs.attack_step inputs.attack_warmup loss.l1 loss.mse "
-        "loss.perceptual loss.gan optimiser.warmup validation.limit validation.crop validation.samples",
+        "loss.perceptual loss.gan loss.sharpen optimiser.warmup validation.limit validation.crop validation.samples",
     ),
     ("more than 0", lambda v: 0 < v < math.inf, "discriminator.lr optimiser.lr"),
     ("in 1 to 8", lambda v: 1 <= v <= 8, "generator.scale"),
@@ -92,6 +92,7 @@ class Loss:
     layer: str = ""  # of VGG19; empty: the deepest in the weights file
     gan: float = 0.0  # relativistic average GAN
     teacher: str = ""  # a model, by name or path, whose outputs for LR stand in for HR (distillation)
+    sharpen: float = 0.0  # the amount of unsharp masking of HR, as Real-ESRGAN's
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,17 @@ from robustsr.winograd import FastConvolutions
 
 from .checkpoint import State
 from .networks import own_scale
-from .objectives import Forward, Terms, adversary, attacked, discriminator_gan, generator_gan, noisy, smoothed_outputs
+from .objectives import (
+    Forward,
+    Terms,
+    adversary,
+    attacked,
+    discriminator_gan,
+    generator_gan,
+    noisy,
+    sharpened,
+    smoothed_outputs,
+)
 from .recipe import Optimiser, Recipe
 
 
@@ -142,10 +152,10 @@ class Step:
         if objective == "stability" and self.behind:
             with torch.no_grad():
                 return self.behind(lr)
-        if self.teacher:
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                return self.teacher(lr).clamp(0, 1)
-        return hr
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            if self.teacher:
+                hr = self.teacher(lr).clamp(0, 1)
+            return sharpened(hr, self.recipe.loss.sharpen) if self.recipe.loss.sharpen else hr
 
     def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
         """The attack needs no gradient of the weights, and sees batch norm as it will be."""
