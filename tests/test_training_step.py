@@ -192,6 +192,18 @@ def test_what_is_learnt_is_sharpened_truth(folder, teacher):
     torch.testing.assert_close(found, other.step(lr, sharpened(hr / 255, 0.4) * 255))
 
 
+def test_a_teacher_may_be_for_the_plain_picture_alone(folder, tiny):
+    looks = ["precision=fp32", "inputs.sigmas=[0.1, 0.0]", "inputs.draws=[1, 1]", f"loss.teacher={tiny}"]
+    session = Session.begin(tiny_run.recipe(folder, *looks, "loss.taught=plain"), "cpu")
+    lr, hr = session.batches[0]
+    x = lr / 255
+    with torch.no_grad():
+        taught = load(tiny, device="cpu", precision="fp32")(x).clamp(0, 1)
+        noisy, plain = (session.state.net(x + noise[0]) for noise in noises(session.recipe, 0, lr))
+    expected = (F.l1_loss(noisy, hr / 255) + F.l1_loss(plain, taught)) / 2
+    torch.testing.assert_close(session.step(lr, hr)["l1"], expected)
+
+
 def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(folder):
     """Two processes as threads that meet at every mean: after two steps both hold the very same state."""
     recipe = tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK, "optimiser.ema=0.5")

@@ -92,6 +92,7 @@ class Loss:
     layer: str = ""  # of VGG19; empty: the deepest in the weights file
     gan: float = 0.0  # relativistic average GAN
     teacher: str = ""  # a model, by name or path, whose outputs for LR stand in for HR (distillation)
+    taught: str = "all"  # which of inputs.sigmas the teacher or sharpened HR is for: all | plain (0; HR for the others)
     sharpen: float = 0.0  # the amount of unsharp masking of HR, as Real-ESRGAN's
 
 
@@ -169,6 +170,7 @@ class Recipe:
             ("precision", self.precision, ("auto", "fp32", "bf16")),
             ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
             ("data.downscale", self.data.downscale, ("bicubic", "bilinear")),
+            ("loss.taught", self.loss.taught, ("all", "plain")),
             ("denoiser.objective", self.denoiser.objective, ("", "mse", "stability", "task")),
             ("optimiser.method", self.optimiser.method, ("adam", "muon")),
             ("optimiser.schedule", self.optimiser.schedule, ("cosine", "constant")),

@@ -105,7 +105,8 @@ class Step:
             target = self._target(lr, hr)
             x = self._attacked(lr, target, noises, attack_seed)
             outputs = smoothed_outputs(self._forward, x, noises)
-            terms = self._terms(outputs, target)
+            plain = recipe.loss.taught == "plain"
+            terms = self._terms(outputs, [hr if sigma and plain else target for sigma in recipe.inputs.sigmas], target)
         self._descend(sum(terms.values(), target.new_zeros(())), state.optimiser)
         if self.judge is not None and state.d_optimiser is not None:
             with self._autocast():
@@ -170,16 +171,16 @@ class Step:
         self._learn()
         return torch.cat([x, lr[count:]])
 
-    def _terms(self, outputs: list[Tensor], target: Tensor) -> dict[str, Tensor]:
-        """The generator's weighted losses, means over sigmas."""
+    def _terms(self, outputs: list[Tensor], targets: list[Tensor], real: Tensor) -> dict[str, Tensor]:
+        """The generator's weighted losses, means over sigmas, each towards its own target."""
         terms: dict[str, Tensor] = {}
-        for sr in outputs:
+        for sr, target in zip(outputs, targets, strict=True):
             for name, value in self.terms(sr, target).items():
                 terms[name] = terms.get(name, 0) + value / len(outputs)
         judge = self.state.discriminator
         if self.judge is not None and judge is not None:
             judge.requires_grad_(False)
-            terms["gan"] = self.recipe.loss.gan * generator_gan(self.judge, outputs, target)
+            terms["gan"] = self.recipe.loss.gan * generator_gan(self.judge, outputs, real)
             judge.requires_grad_(True)
         return terms
 
