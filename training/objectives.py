@@ -48,8 +48,8 @@ def smoothed_outputs(forward: Forward, lr: Tensor, noises: Sequence[Tensor]) -> 
 def sharpened(hr: Tensor, amount: float, std: float = 2.0) -> Tensor:
     """``hr (N, 3, H, W)`` in [0, 1] plus ``amount`` times its difference from its blur of ``std`` pixels, clipped.
 
-    Unsharp masking of the truth, as Real-ESRGAN trains (Wang et al. 2021, section 4): what is regressed to is softer
-    than the truth, the more so the worse the input.
+    Unsharp masking of the truth, as in Wang et al. 2021 (Real-ESRGAN+), at a smaller radius and without its threshold:
+    outputs are softer than what they are trained towards, the more so the worse the input.
     """
     reach = math.ceil(3 * std)
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=hr.device) / std) ** 2)

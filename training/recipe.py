@@ -190,10 +190,13 @@ class Recipe:
                 f"recipe: denoiser.objective={self.denoiser.objective} trains a network of scale 1, generator.scale is "
                 f"{self.generator.scale}: set it to 1"
             )
-        if self.denoiser.objective and self.loss.teacher:
-            raise RobustSRError(
-                "recipe: denoiser.objective and loss.teacher both say what the target is: leave one out"
-            )
+        for key in ("teacher", "sharpen"):
+            if self.denoiser.objective and getattr(self.loss, key):
+                raise RobustSRError(
+                    f"recipe: denoiser.objective and loss.{key} both say what the target is: leave one out"
+                )
+        if self.loss.taught == "plain" and not (self.loss.teacher or self.loss.sharpen):
+            raise RobustSRError("recipe: loss.taught=plain is about loss.teacher and loss.sharpen: give one of them")
         if not any(getattr(self.loss, k) for k in ("l1", "mse", "perceptual", "gan")):
             raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")
 
