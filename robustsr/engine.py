@@ -145,5 +145,11 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     ours = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory")
+    signs = (
+        "out of memory",
+        "allocate memory",
+        "not enough memory",
+        "status_alloc_failed",
+        "find an engine to execute",
+    )
     return ours and any(sign in text for sign in signs)

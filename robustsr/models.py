@@ -15,7 +15,7 @@ from .architectures import Call, Denoised, sizes_of_both
 from .catalogue import Entry, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .onnx_facts import Facts
-from .onnx_network import OnnxNetwork, load_onnx
+from .onnx_network import OnnxNetwork, load_onnx, runs_on
 from .resample import Bicubic, grown
 from .tiling import EFFECTIVE_CONTEXT, FEATHER
 from .types import RobustSRError
@@ -167,18 +167,20 @@ def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
     path, entry = find(name_or_path)
     name = entry.name if entry else path.stem
     if path.suffix.lower() == ".onnx":
-        return load_onnx(path, name, entry, where)
+        here = where if device != "auto" or runs_on(where) else torch.device("cpu")
+        return load_onnx(path, name, entry, here)
     full_float32()
     descriptor = checkpoints.read(path)
     module = descriptor.model.eval().requires_grad_(False).float()
-    module = module.to(where, memory_format=torch.channels_last)
+    module = module.to(memory_format=torch.channels_last)
     if descriptor.input_channels != 3 or descriptor.output_channels != 3:
         raise RobustSRError(
             f"{path} maps {descriptor.input_channels} to {descriptor.output_channels} channels: RGB models are needed"
         )
     requirements = descriptor.size_requirements
     call = descriptor._call_fn  # what the descriptor's own call does, which forbids gradients and clamps
-    context, exact = receptive_radius(module, call, requirements.multiple_of)
+    context, exact = receptive_radius(module, call, requirements.multiple_of)  # on the CPU, whose zeros are zeros
+    module = module.to(where)
     network = Network(
         module,
         call,

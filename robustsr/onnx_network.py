@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from .onnx_facts import Facts
 from .resample import grown
 from .tiling import EFFECTIVE_CONTEXT, FEATHER
 from .types import RobustSRError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,17 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     """RobustSRError: it cannot be read, is no super-resolution model, or its provider does not work here."""
     import onnxruntime
 
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in PROVIDERS:
         raise RobustSRError(f"ONNX models run on cpu or cuda, not on {device}")
-    wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
-    if wanted not in onnxruntime.get_available_providers():
+    wanted = PROVIDERS[device.type]
+    if not runs_on(device):
         raise RobustSRError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu, or use --device cpu")
-    options = {"device_id": device.index or 0, "use_tf32": 0} if device.type == "cuda" else {}
+    cuda = {
+        "device_id": device.index or 0,
+        "use_tf32": 0,
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }  # not per shape, by clock
+    options = cuda if device.type == "cuda" else {}
     onnxruntime.set_default_logger_severity(4)
     try:
         session = onnxruntime.InferenceSession(str(path), providers=[(wanted, options)])
@@ -120,7 +128,24 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     if facts is not None and entry is None:  # its smoothing defaults are those of the model it was made from
         entry = next((e for e in catalogue().values() if e.sha256 == facts.sha256), None)
     scale = sr.shape[2] // h
-    return OnnxNetwork(session, scale, name, sha256(path), device, wanted, fixed, batch, dtype, "fp32", entry, facts)
+    return OnnxNetwork(session, scale, name, _digest(path), device, wanted, fixed, batch, dtype, "fp32", entry, facts)
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether this onnxruntime has a provider for ``device``."""
+    import onnxruntime
+
+    return PROVIDERS.get(device.type) in onnxruntime.get_available_providers()
+
+
+def _digest(path: Path) -> str:
+    """The sha256 of the file; where it keeps weights in files of their own, of the digests of all."""
+    import onnx
+
+    initializers = onnx.load(path, load_external_data=False).graph.initializer
+    outside = {pair.value for tensor in initializers for pair in tensor.external_data if pair.key == "location"}
+    digests = [sha256(path), *(sha256(path.parent / name) for name in sorted(outside))]
+    return digests[0] if not outside else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _run(session: Any, x: Any, others: dict[str, Any]) -> Any:  # noqa: ANN401 - onnxruntime is not typed

@@ -146,12 +146,14 @@ def selection_network(n: int, wanted: Sequence[int]) -> list[tuple[int, int, boo
     return kept[::-1]
 
 
-def median(values: Sequence[Tensor], block: int = 1 << 16) -> Tensor:
+def median(values: Sequence[Tensor], block: int | None = None) -> Tensor:
     """Element-wise median of equally shaped tensors: the middle value, or the mean of the two middle ones.
 
     Equal to sorting, bit for bit, and several times faster; differentiable almost everywhere. Works through
-    ``block`` elements at a time, which stay in the processor's cache and need little memory besides.
+    ``block`` elements at a time, which need little memory besides: by default as many as stay in a processor's cache,
+    on a GPU as many as make its launches cheap.
     """
+    block = block or (1 << 16 if values[0].device.type == "cpu" else 1 << 22)
     count = len(values)
     middle = [count // 2] if count % 2 else [count // 2 - 1, count // 2]
     network = selection_network(count, middle)

@@ -218,3 +218,13 @@ def test_the_default_numbers_suffice_for_the_sample_and_for_100_megapixels():
 def test_no_torch_before_it_is_needed():
     code = "import sys, robustsr.cli_certify, robustsr.certify; print({'torch', 'scipy.stats'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_an_export_in_half_precision_is_no_certificate_in_float32(go, tiny, picture, tmp_path):
+    for precision in ("fp16", "fp32"):
+        model = tmp_path / f"{precision}.onnx"
+        assert go("export", tiny, "--precision", precision, "-o", model, model=False)[0] == 0
+        code, _, words = go("certify", picture, "-m", model, *FEW, "-o", tmp_path / precision, model=False)
+        assert code == 0, words
+        record = json.loads((tmp_path / precision / "bird_certificate.json").read_text())
+        assert record["precision"] == precision

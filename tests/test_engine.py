@@ -46,6 +46,8 @@ def test_running_out_of_memory_is_told_from_other_errors():
         torch.empty(1 << 55)
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and is_out_of_memory(MemoryError())
+    for words in ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "Unable to find an engine to execute this computation"):
+        assert is_out_of_memory(RuntimeError(words))
     assert not is_out_of_memory(RuntimeError("shapes differ")) and not is_out_of_memory(ValueError("out of memory"))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
@@ -220,3 +220,29 @@ def test_another_failure_of_torchvision_is_passed_on(tmp_path):
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert "RuntimeError: something else" in done.stderr
+
+
+def test_weights_beside_an_onnx_file_are_part_of_what_it_is(tmp_path):
+    made = []
+    for folder, factor in (("one", 1.0), ("two", 0.5), ("same", 1.0)):
+        (tmp_path / folder).mkdir()
+        onnx_nearest(tmp_path / "whole.onnx")
+        model = onnx.load(tmp_path / "whole.onnx")
+        scale = np.full((1, 3, 1, 1), factor, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(scale, "factor"))
+        model.graph.node.append(helper.make_node("Mul", ["output", "factor"], ["dimmed"]))
+        model.graph.output[0].name = "dimmed"
+        path = tmp_path / folder / "net.onnx"
+        onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
+        made.append((path, load(path, device="cpu")))
+    (one, two, same), x = [net for _, net in made], torch.full((1, 3, 20, 20), 0.5)
+    assert made[0][0].read_bytes() == made[1][0].read_bytes() and float(two(x).mean()) == pytest.approx(0.25)
+    assert one.digest == same.digest != two.digest and len(one.digest) == 64
+
+
+def test_an_onnx_model_takes_the_cpu_where_only_torch_has_the_gpu(tmp_path, monkeypatch):
+    onnx_nearest(tmp_path / "net.onnx")
+    monkeypatch.setattr(models, "resolve_device", lambda _name: torch.device("mps"))
+    assert load(tmp_path / "net.onnx", device="auto").device.type == "cpu"
+    with pytest.raises(RobustSRError, match="not on mps"):
+        load(tmp_path / "net.onnx", device="mps")

@@ -1,5 +1,8 @@
 """A step against the same step by hand, on one process and on two; what each recipe that ships trains."""
 
+import os
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -255,6 +258,13 @@ def test_batch_norm_learns_from_batches_or_keeps_what_it_began_with(folder, tmp_
         same = {name: torch.equal(value, kept[name]) for name, value in state.items() if value.is_floating_point()}
         assert all(same[name] == fixed for name in same if "running" in name)
         assert not any(same[name] for name in same if name.endswith("weight"))
+
+
+def test_without_a_compiler_training_runs_uncompiled(tmp_path):
+    code = "import torch; from robustsr_training.step import compiles; print(compiles(torch.device('cpu')))"
+    bare = {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 # --- what is answered before pictures are decoded ---

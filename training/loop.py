@@ -164,6 +164,7 @@ def _steps(
     steps, checkpoint = recipe.optimiser.steps, out / "checkpoint.pt"
     if log:
         how = "bfloat16" if session.step.bf16 else "float32"
+        how += ", not compiled: there is no compiler here" if session.step.eager else ""
         message = "\n".join([*session.pairs.skipped, f"{len(session.pairs)} pictures, in {how}"])
         yield Progress(state.step, steps, {}, 0, message=message)
         if state.step == steps and not (log.last == steps and _weights(recipe, out).exists()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 import torch
@@ -43,6 +44,16 @@ def learning_rate(config: Optimiser, peak: float, step: int) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * done))
 
 
+@cache
+def compiles(device: torch.device) -> bool:
+    """Whether torch can compile for ``device`` here: that takes a C++ compiler, on GPUs Triton and a C compiler."""
+    try:
+        torch.compile(torch.square)(torch.ones(2, device=device))
+    except Exception:  # a different kind for everything that can be missing
+        return False
+    return True
+
+
 def frozen(recipe: Recipe, device: torch.device) -> Network | None:
     """The network behind a denoiser in training; None: it is not asked for. RobustSRError: it has no gradients."""
     if recipe.denoiser.objective not in ("stability", "task"):
@@ -77,7 +88,8 @@ class Step:
         fastest = auto_precision(device, winograd=kernels.available())
         self.bf16 = (fastest if recipe.precision == "auto" else recipe.precision) == "bf16"
         fast = device.type == "cpu" and not self.bf16 and kernels.available()
-        compiled = recipe.compile and not fast  # which leaves no convolution to FastConvolutions
+        self.eager = recipe.compile and not fast and not compiles(device)  # though it was to be compiled
+        compiled = recipe.compile and not fast and not self.eager  # fast leaves no convolution to FastConvolutions
         self.net: Forward = torch.compile(state.net) if compiled else state.net
         judge = state.discriminator
         self.judge: nn.Module | None = torch.compile(judge) if compiled and judge is not None else judge  # type: ignore[assignment]
