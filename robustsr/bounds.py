@@ -62,7 +62,8 @@ class Histogram:
         self.drawn += len(sr)
 
     def _count(self, flat: Tensor) -> None:
-        self.total += flat.sum(0, dtype=torch.float64).cpu()
+        here = flat if flat.is_cuda else flat.cpu()  # Metal has no float64
+        self.total += here.sum(0, dtype=torch.float64).cpu()
         # Value by value, so that the counts of one value stay in the processor's cache for all draws.
         index = to_levels(flat).t().contiguous().long().to(self.counts.device)
         self.counts.scatter_add_(1, index, self.counts.new_ones(1, 1).expand_as(index))

@@ -15,7 +15,7 @@ from .architectures import Call, Denoised, sizes_of_both
 from .catalogue import Entry, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .onnx_facts import Facts
-from .onnx_network import OnnxNetwork, load_onnx, runs_on
+from .onnx_network import OnnxNetwork, load_onnx
 from .resample import Bicubic, grown
 from .tiling import EFFECTIVE_CONTEXT, FEATHER
 from .types import RobustSRError
@@ -167,8 +167,12 @@ def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
     path, entry = find(name_or_path)
     name = entry.name if entry else path.stem
     if path.suffix.lower() == ".onnx":
-        here = where if device != "auto" or runs_on(where) else torch.device("cpu")
-        return load_onnx(path, name, entry, here)
+        try:
+            return load_onnx(path, name, entry, where)
+        except RobustSRError:  # perhaps only torch has the GPU
+            if device != "auto" or where.type == "cpu":
+                raise
+            return load_onnx(path, name, entry, torch.device("cpu"))
     full_float32()
     descriptor = checkpoints.read(path)
     module = descriptor.model.eval().requires_grad_(False).float()

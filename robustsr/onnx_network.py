@@ -92,7 +92,7 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     if device.type not in PROVIDERS:
         raise RobustSRError(f"ONNX models run on cpu or cuda, not on {device}")
     wanted = PROVIDERS[device.type]
-    if not runs_on(device):
+    if wanted not in onnxruntime.get_available_providers():
         raise RobustSRError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu, or use --device cpu")
     cuda = {
         "device_id": device.index or 0,
@@ -106,7 +106,9 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     except Exception as error:  # onnxruntime raises its own kinds, unrelated to each other
         raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
     if session.get_providers()[0] != wanted:
-        raise RobustSRError(f"onnxruntime fell back to {session.get_providers()[0]}: {wanted} does not work here")
+        raise RobustSRError(
+            f"onnxruntime fell back to {session.get_providers()[0]}: {wanted} does not work here: use --device cpu"
+        )
     facts = Facts.read(session.get_modelmeta().custom_metadata_map)
     noise = _noise(0, 1, None) if facts and facts.reduce else {}
     shape = session.get_inputs()[0].shape
@@ -129,13 +131,6 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
         entry = next((e for e in catalogue().values() if e.sha256 == facts.sha256), None)
     scale = sr.shape[2] // h
     return OnnxNetwork(session, scale, name, _digest(path), device, wanted, fixed, batch, dtype, "fp32", entry, facts)
-
-
-def runs_on(device: torch.device) -> bool:
-    """Whether this onnxruntime has a provider for ``device``."""
-    import onnxruntime
-
-    return PROVIDERS.get(device.type) in onnxruntime.get_available_providers()
 
 
 def _digest(path: Path) -> str:

@@ -29,8 +29,9 @@ class Smoothed(Wrapper):
     ``sigma``: standard deviation of the noise in [0, 1] units; 0 is the inner upscaler itself.
     ``draws``: "independent", or "antithetic" pairs (+G, -G), whose error is smaller at equal cost; of an odd
     number the last has no partner. The noise is a function of ``seed`` and the absolute position (see noise.py),
-    is not clipped, and so needs ``origin`` when ``x`` is a tile. ``gray``: ``x`` has three equal channels; one
-    noise plane is shared by them and the reduction runs over luma, so the result has three equal channels too.
+    is not clipped, and so needs ``origin`` when ``x`` is a tile. ``gray``: ``x`` has three equal channels; the
+    reduction runs over luma, so the result has, too. Their noise differs, as networks know it: equal noise of all
+    channels, which they were not trained on, leaves a mesh.
     ``chunk``: draws per call of ``inner`` (memory and speed only).
     """
 
@@ -106,8 +107,8 @@ class Smoothed(Wrapper):
                 yield self.inner(noisy, origin=origin.repeat(len(part), 1))
 
     def _noise(self, draws: range, x: Tensor, origin: Tensor) -> Tensor:
-        """(d, N, 3 or 1, h, w) of x's dtype."""
-        shape = (1 if self.gray else 3, x.shape[-2], x.shape[-1])
+        """(d, N, 3, h, w) of x's dtype."""
+        shape = (3, x.shape[-2], x.shape[-1])
         if self.draws == "independent":
             return gaussian(self.seed, draws, *shape, origin).to(x.dtype)
         pairs = gaussian(self.seed, range(draws.start // 2, -(-draws.stop // 2)), *shape, origin)

@@ -242,7 +242,8 @@ def test_weights_beside_an_onnx_file_are_part_of_what_it_is(tmp_path):
 
 def test_an_onnx_model_takes_the_cpu_where_only_torch_has_the_gpu(tmp_path, monkeypatch):
     onnx_nearest(tmp_path / "net.onnx")
-    monkeypatch.setattr(models, "resolve_device", lambda _name: torch.device("mps"))
-    assert load(tmp_path / "net.onnx", device="auto").device.type == "cpu"
-    with pytest.raises(RobustSRError, match="not on mps"):
-        load(tmp_path / "net.onnx", device="mps")
+    for kind, why in (("mps", "not on mps"), ("cuda", "CUDAExecutionProvider")):
+        monkeypatch.setattr(models, "resolve_device", lambda _name, kind=kind: torch.device(kind))
+        assert load(tmp_path / "net.onnx", device="auto").device.type == "cpu"
+        with pytest.raises(RobustSRError, match=why):
+            load(tmp_path / "net.onnx", device=kind)
