@@ -229,7 +229,8 @@ def download(url: str, target: Path, digest: str, size: int, progress: Callable[
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         kept = "; what was fetched is kept, run it again to continue" if part.exists() else ""
-        raise RobustSRError(f"cannot fetch {url}: {reason}{kept}") from error
+        other = f"; fetched in another way, it belongs at {target}" if isinstance(error, urllib.error.URLError) else ""
+        raise RobustSRError(f"cannot fetch {url}: {reason}{kept}{other}") from error
     raise RobustSRError(f"{url}: SHA-256 is {found}, expected {digest}; the download was deleted")
 
 

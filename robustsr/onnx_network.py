@@ -94,11 +94,8 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     wanted = PROVIDERS[device.type]
     if wanted not in onnxruntime.get_available_providers():
         raise RobustSRError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu, or use --device cpu")
-    cuda = {
-        "device_id": device.index or 0,
-        "use_tf32": 0,
-        "cudnn_conv_algo_search": "HEURISTIC",
-    }  # not per shape, by clock
+    # HEURISTIC: otherwise every new shape is timed, and what is fastest may differ from run to run.
+    cuda = {"device_id": device.index or 0, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
     options = cuda if device.type == "cuda" else {}
     onnxruntime.set_default_logger_severity(4)
     try:
@@ -130,7 +127,10 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     if facts is not None and entry is None:  # its smoothing defaults are those of the model it was made from
         entry = next((e for e in catalogue().values() if e.sha256 == facts.sha256), None)
     scale = sr.shape[2] // h
-    return OnnxNetwork(session, scale, name, _digest(path), device, wanted, fixed, batch, dtype, "fp32", entry, facts)
+    precision = "fp16" if dtype == np.float16 or (facts and facts.precision == "fp16") else "fp32"
+    return OnnxNetwork(
+        session, scale, name, _digest(path), device, wanted, fixed, batch, dtype, precision, entry, facts
+    )
 
 
 def _digest(path: Path) -> str:

@@ -41,10 +41,10 @@ def upscale_picture(
             with memory():
                 return _upscale(picture, network, smoothing, target, plan, on_window), plan
         except _NotFiniteError:
-            if network.precision == "fp32":
+            exact = network.with_precision("fp32")
+            if exact.precision == network.precision:
                 raise RobustSRError(f"{network.name} gives values that are not numbers for this picture") from None
-            network = network.with_precision("fp32")
-            plan = replace(plan, precision="fp32")
+            network, plan = exact, replace(plan, precision="fp32")
         except Exception as error:  # onnxruntime's are no RuntimeErrors
             if not is_out_of_memory(error):
                 raise

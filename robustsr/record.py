@@ -98,15 +98,9 @@ def _facts(
             "bounds": [claim.shipped, claim.shipped + claim.n],
         },
         "clamp": [0, 1],
-        "precision": _precision(network),
+        "precision": network.with_precision("fp32").precision,  # fp16: of some ONNX files, which have no other
         "window": {"height": window[0], "width": window[1], "context": network.context},
     }
-
-
-def _precision(network: Loaded) -> str:
-    """float32, but for ONNX files that take float16 or were exported to compute in it."""
-    half = getattr(network, "dtype", None) == np.float16
-    return "fp16" if half or getattr(getattr(network, "facts", None), "precision", "") == "fp16" else "fp32"
 
 
 def _before(network: Loaded) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_a_wrong_checksum_leaves_nothing(home, server):
 def test_a_missing_file_and_a_missing_server_say_so(home, server):
     with pytest.raises(RobustSRError, match="the server answered 404"):
         catalogue.pull(entry(f"{server}/gone"))
-    with pytest.raises(RobustSRError, match="cannot fetch .*refused"):
+    with pytest.raises(RobustSRError, match=f"cannot fetch .*refused.*belongs at {home / 'models'}"):
         catalogue.pull(entry("http://127.0.0.1:9/x"))
 
 

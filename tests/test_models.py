@@ -247,3 +247,17 @@ def test_an_onnx_model_takes_the_cpu_where_only_torch_has_the_gpu(tmp_path, monk
         assert load(tmp_path / "net.onnx", device="auto").device.type == "cpu"
         with pytest.raises(RobustSRError, match=why):
             load(tmp_path / "net.onnx", device=kind)
+
+
+def test_an_onnx_model_in_half_precision_that_overflows_is_told_so(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx_nearest(path, elem=TensorProto.FLOAT16)
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.float16([np.nan]), "factor"))
+    model.graph.node.append(helper.make_node("Mul", ["output", "factor"], ["lost"]))
+    model.graph.output[0].name = "lost"
+    onnx.save(model, path)
+    net = load(path, device="cpu")
+    assert net.precision == "fp16"
+    with pytest.raises(RobustSRError, match="not numbers"):
+        upscale(Image.new("RGB", (20, 20)), net)
