@@ -97,9 +97,15 @@ def check_precision(name: str) -> str:
 
 
 def full_float32() -> None:
-    """Makes float32 mean float32 for this process: no TF32 in convolutions and matrix products."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Makes float32 mean float32 for this process: no TF32 or bfloat16 in convolutions and matrix products.
+
+    Whatever was set before, by torch's older switches or by its newer ones, which the older do not undo.
+    """
+    backends: Any = torch.backends  # of which torch's types leave out half
+    backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = False  # else reading them may raise
+    gpu = backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul
+    for part in (*gpu, backends.mkldnn.conv, backends.mkldnn.matmul):
+        part.fp32_precision = "ieee"
 
 
 @contextlib.contextmanager

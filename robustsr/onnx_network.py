@@ -98,8 +98,10 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     cuda = {"device_id": device.index or 0, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
     options = cuda if device.type == "cuda" else {}
     onnxruntime.set_default_logger_severity(4)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()  # a worker's share of its machine
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=[(wanted, options)])
+        session = onnxruntime.InferenceSession(str(path), settings, providers=[(wanted, options)])
     except Exception as error:  # onnxruntime raises its own kinds, unrelated to each other
         raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
     if session.get_providers()[0] != wanted:
@@ -133,14 +135,18 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     )
 
 
-def _digest(path: Path) -> str:
-    """The sha256 of the file; where it keeps weights in files of their own, of the digests of all."""
+def outside(path: Path) -> list[str]:
+    """The files besides ``path`` in which an ONNX model keeps weights, by their names from its folder."""
     import onnx
 
     initializers = onnx.load(path, load_external_data=False).graph.initializer
-    outside = {pair.value for tensor in initializers for pair in tensor.external_data if pair.key == "location"}
-    digests = [sha256(path), *(sha256(path.parent / name) for name in sorted(outside))]
-    return digests[0] if not outside else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sorted({pair.value for tensor in initializers for pair in tensor.external_data if pair.key == "location"})
+
+
+def _digest(path: Path) -> str:
+    """The sha256 of the file; where it keeps weights in files of their own, of the digests of all."""
+    digests = [sha256(path), *(sha256(path.parent / name) for name in outside(path))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _run(session: Any, x: Any, others: dict[str, Any]) -> Any:  # noqa: ANN401 - onnxruntime is not typed

@@ -22,6 +22,7 @@ from .catalogue import find
 from .jobs import Job, Result
 from .manifest import Events, digest
 from .models import BICUBIC, load, seeded
+from .onnx_network import outside
 from .plan import Smoothing, Target, make_plan
 from .remote import Place, Url, sweep
 from .resume import announce, opened, sort_out
@@ -38,25 +39,26 @@ _IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # a cluster that does not answe
 
 @dataclass(frozen=True)
 class Weights:
-    """A model to be sent: the name of its file, and what is in it. None: a name that needs no file."""
+    """A model to be sent: its name, and its files, of which that has the name; none for one that needs no file."""
 
     name: str
-    content: bytes | None
+    files: dict[str, bytes]
 
     @classmethod
     def of(cls, name_or_path: str) -> Weights:
         if name_or_path in BICUBIC:
-            return cls(name_or_path, None)
+            return cls(name_or_path, {})
         path, _ = find(name_or_path)
-        return cls(path.name, path.read_bytes())
+        names = [path.name, *(outside(path) if path.suffix.lower() == ".onnx" else ())]
+        return cls(path.name, {name: (path.parent / name).read_bytes() for name in names})
 
     def unpacked(self, folder: str) -> str | Path:
         """What `models.load` takes."""
-        if self.content is None:
-            return self.name
-        path = Path(folder) / self.name
-        path.write_bytes(self.content)
-        return path
+        for name, content in self.files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return Path(folder) / self.name if self.files else self.name
 
 
 @dataclass(frozen=True)

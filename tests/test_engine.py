@@ -51,13 +51,25 @@ def test_running_out_of_memory_is_told_from_other_errors():
     assert not is_out_of_memory(RuntimeError("shapes differ")) and not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_float32_is_not_tf32_once_a_model_is_loaded(tiny):
+@pytest.mark.parametrize(
+    "before",
+    [
+        "b.cudnn.allow_tf32 = b.cuda.matmul.allow_tf32 = True",
+        "b.fp32_precision = 'tf32'",
+        "b.cudnn.fp32_precision = 'tf32'",
+        "b.mkldnn.conv.fp32_precision = 'bf16'",
+        "torch.set_float32_matmul_precision('medium')",
+    ],
+)
+def test_float32_is_neither_tf32_nor_bfloat16_once_a_model_is_loaded(tiny, before):
     code = f"""
 import torch
 from robustsr.models import load
-torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+b = torch.backends
+{before}
 load({str(tiny)!r}, device="cpu")
-print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+print(b.cudnn.allow_tf32, b.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision())
+print(*(part.fp32_precision for part in (b.cudnn.conv, b.cuda.matmul, b.mkldnn.conv, b.mkldnn.matmul)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "False"], done.stderr
+    assert done.stdout.split() == ["False", "False", "highest"] + 4 * ["ieee"], done.stderr

@@ -16,6 +16,7 @@ from robustsr import models, upscale
 from robustsr.engine import PRECISIONS, auto_precision
 from robustsr.metrics import psnr
 from robustsr.models import load, receptive_radius
+from robustsr.spread import Weights
 from robustsr.types import RobustSRError
 
 
@@ -238,6 +239,19 @@ def test_weights_beside_an_onnx_file_are_part_of_what_it_is(tmp_path):
     (one, two, same), x = [net for _, net in made], torch.full((1, 3, 20, 20), 0.5)
     assert made[0][0].read_bytes() == made[1][0].read_bytes() and float(two(x).mean()) == pytest.approx(0.25)
     assert one.digest == same.digest != two.digest and len(one.digest) == 64
+    sent = load(Weights.of(str(made[1][0])).unpacked(str(tmp_path / "elsewhere")), device="cpu")  # to a worker
+    assert sent.digest == two.digest and torch.equal(sent(x), two(x))
+
+
+def test_an_onnx_model_runs_on_as_many_threads_as_torch(tmp_path):
+    onnx_nearest(tmp_path / "net.onnx")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        net = load(tmp_path / "net.onnx", device="cpu")
+    finally:
+        torch.set_num_threads(before)
+    assert net.session.get_session_options().intra_op_num_threads == 1
 
 
 def test_an_onnx_model_takes_the_cpu_where_only_torch_has_the_gpu(tmp_path, monkeypatch):

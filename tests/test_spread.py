@@ -119,7 +119,7 @@ def test_a_run_that_is_left_sweeps_up_what_its_workers_had_half_written(cluster,
 def test_what_a_worker_cannot_do_ends_the_run(cluster, folder, tiny, monkeypatch):
     task, recipe = task_of(tiny)
     jobs, _ = plan_jobs([str(folder)], str(folder.with_name("out")))
-    broken = replace(recipe, model=spread.Weights("mine.safetensors", b"nothing"))
+    broken = replace(recipe, model=spread.Weights("mine.safetensors", {"mine.safetensors": b"nothing"}))
     with pytest.raises(RobustSRError, match="mine.safetensors cannot be read as a checkpoint"):
         list(spread.run(jobs, task, broken))
     with pytest.raises(RobustSRError, match="--workers 3 is too many: the Ray cluster has 2 processors"):

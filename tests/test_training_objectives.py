@@ -1,5 +1,7 @@
 """What a step minimises: noise, smoothed outputs, attacks, terms and the relativistic GAN, against plain loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -68,6 +70,15 @@ def test_uniform_noise_has_a_size_per_patch_that_its_draws_share():
     assert sizes.mean() == pytest.approx(0.1, rel=0.1) and (sizes < 0.05).float().mean() == pytest.approx(
         0.25, abs=0.08
     )
+
+
+def test_gray_noise_is_that_of_all_channels_in_its_share_of_patches_and_as_large(lr):
+    sigma = Inputs(sigmas=(0.1,), draws=(2,))
+    (noise,) = noisy(torch.zeros(400, 3, 16, 16), replace(sigma, gray=0.25), seeded())
+    gray = (noise == noise[:, :, :1]).flatten(2).all(-1)  # (draws, N)
+    assert torch.equal(gray[0], gray[1]) and gray.float().mean() == pytest.approx(0.25, abs=0.07)
+    assert not torch.equal(noise[0], noise[1])
+    assert noise[gray].std() == pytest.approx(0.1, rel=0.02) == noise[~gray].std()
 
 
 def test_smoothed_outputs_equal_a_loop_over_sigmas_and_draws(net, lr):

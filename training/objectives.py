@@ -28,7 +28,11 @@ def noisy(lr: Tensor, inputs: Inputs, generator: torch.Generator) -> list[Tensor
             made.append(torch.zeros(1, *lr.shape))  # the plain picture needs no second draw
             continue
         size = sigma * torch.rand(1, len(lr), 1, 1, 1, generator=generator) if inputs.uniform else sigma
-        made.append(size * torch.randn((draws, *lr.shape), generator=generator))
+        noise = torch.randn((draws, *lr.shape), generator=generator)
+        if inputs.gray:
+            gray = torch.rand(len(lr), 1, 1, 1, generator=generator) < inputs.gray
+            noise = torch.where(gray, noise[:, :, :1], noise)
+        made.append(size * noise)
     return made
 
 

@@ -30,7 +30,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
     ),
     ("more than 0", lambda v: 0 < v < math.inf, "discriminator.lr optimiser.lr"),
     ("in 1 to 8", lambda v: 1 <= v <= 8, "generator.scale"),
-    ("in [0, 1]", lambda v: 0 <= v <= 1, "data.degraded data.light inputs.sigmas inputs.attack_share"),
+    ("in [0, 1]", lambda v: 0 <= v <= 1, "data.degraded data.light inputs.sigmas inputs.attack_share inputs.gray"),
     ("in [0, 1)", lambda v: 0 <= v < 1, "optimiser.betas optimiser.ema"),
 )
 
@@ -80,6 +80,7 @@ class Inputs:
     attack_step: float = 0.25  # step size as a share of the budget, where the spec names none (pgd)
     attack_warmup: int = 0  # steps over which the attack's budget grows from 0
     uniform: bool = False  # draw each sigma uniformly from 0 to the given one, per patch
+    gray: float = 0.0  # the share of patches with the same noise in all channels, as gray scans and film grain have it
 
 
 @dataclass(frozen=True)
