@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
@@ -122,9 +124,24 @@ def bring_torch() -> None:
     """Imports torch, before anything else does: seconds, which a terminal shows."""
     # oneDNN keeps its code for 1,024 layer shapes; a folder of pictures of all sizes would fill that, 0.2 MB each.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    if limit := quota():  # torch would start a thread for each core of the machine, and most of them would wait
+        os.environ.setdefault("OMP_NUM_THREADS", str(limit))
     with status() as tell:
         tell("loading torch")
         import torch  # noqa: F401
+
+
+def quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """How many processors a container may keep busy (Docker's --cpus, Kubernetes' limits); None: all that it sees."""
+    try:
+        if (file := root / "cpu.max").exists():
+            time, period = map(int, file.read_text().split())  # of no limit: max
+        else:
+            time, period = (int((root / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return None
+    limit = math.ceil(time / period)
+    return limit if 0 < limit < (os.cpu_count() or 1) else None
 
 
 def first_process() -> bool:

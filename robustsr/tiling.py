@@ -98,9 +98,12 @@ class Tiled(Wrapper):
             for j, column in enumerate(columns):
                 tile = x[..., row.start : row.stop, column.start : column.stop].to(self.device or x.device)
                 place = origin + origin.new_tensor([row.start, column.start])
-                sr = self.inner(tile, origin=place.to(tile.device)).to(x.device)
+                sr = self.inner(tile, origin=place.to(tile.device))
                 sr = sr[..., (row.low - row.start) * s : (row.high - row.start) * s, :]
                 sr = sr[..., (column.low - column.start) * s : (column.high - column.start) * s]
                 area = out[..., row.low * s : row.high * s, column.low * s : column.high * s]
-                area += sr * (down[:, None] * _weights(columns, j, s, self.feather, x))
+                if self.feather:
+                    area += sr.to(x.device) * (down[:, None] * _weights(columns, j, s, self.feather, x))
+                else:
+                    area.copy_(sr)
         return out

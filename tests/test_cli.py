@@ -50,7 +50,7 @@ def go(*args):
 
 
 def test_upscale_as_typed(pictures, tiny):
-    code, out, err = go("upscale", "in/", "-m", tiny, "--smooth", "median", "--sigma", "0.03", "-v")
+    code, out, err = go("upscale", "in/", "-m", tiny, "--smooth", "median", "--sigma", "0.03", "--device", "cpu", "-v")
     assert code == 0 and out == ""
     assert sorted(os.listdir("in_upscaled")) == [".robustsr.jsonl", "a.png", "b.jpg", "c.webp"]
     first, *_, last = err.splitlines()
@@ -59,7 +59,7 @@ def test_upscale_as_typed(pictures, tiny):
         "tiny x4 on cpu (fp32), median of 20, sigma 0.03"
     )
     assert "3 upscaled in" in err and "imports" in last and "network" in last
-    code, _, err = go("upscale", "in", "-m", tiny, "--smooth", "median", "--sigma", "0.03")
+    code, _, err = go("upscale", "in", "-m", tiny, "--smooth", "median", "--sigma", "0.03", "--device", "cpu")
     assert code == 0 and "nothing to do: 3 of 3 are there already" in err and "3 were there already" in err
 
 

@@ -1,12 +1,13 @@
 from pathlib import Path
 from typing import Annotated
 
+import pytest
 import typer
 from robustsr_ui.shelf import usable
 from typer.testing import CliRunner
 
 from robustsr.catalogue import catalogue, listed, shipped
-from robustsr.cli_common import command_line
+from robustsr.cli_common import command_line, quota
 
 
 def test_the_command_line_is_told_as_it_was_typed():
@@ -25,6 +26,25 @@ def test_the_command_line_is_told_as_it_was_typed():
     words = ["a b.png", "c.png", "-s", ".02", "--sigma", "15/255", "--whole"]
     said = CliRunner().invoke(app, words).stdout.strip()
     assert said == "robustsr look 'a b.png' c.png --sigma .02 --sigma 15/255 --whole"
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "6400000 100000\n"}, None),  # more than there are
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_share_of_the_processors_is_known(tmp_path, monkeypatch, files, limit):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert quota(tmp_path) == limit
 
 
 def test_what_ships_is_named(home):

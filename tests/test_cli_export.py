@@ -45,7 +45,9 @@ def test_it_writes_the_file_and_prints_what_its_check_found(exported, run):
 
 def test_upscale_runs_it_as_it_runs_the_smoothed_model(exported, run, go, tiny, bird):
     assert go("upscale", bird, *SMOOTH, "--fp32", "--seed", "3", "-o", "want.png")[0] == 0
-    code, _, words = run("upscale", bird, "-m", "tiny.onnx", "--tile", "40", "--seed", "3", "-o", "got.png")
+    code, _, words = run(
+        "upscale", bird, "-m", "tiny.onnx", "--tile", "40", "--seed", "3", "-o", "got.png", "--device", "cpu"
+    )
     assert code == 0 and "tiny x4 on cpu (fp32), median of 3, sigma 0.05" in words
     assert np.abs(pixels("got.png") - pixels("want.png")).max() <= 1
     code, out, _ = run("upscale", bird, "-m", "tiny.onnx", "--tile", "40", "--seed", "4", "-o", "got.png", "--json")

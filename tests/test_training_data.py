@@ -213,7 +213,7 @@ def test_batches_depend_on_seed_and_step_only_and_fit_each_other(folder):
     first, second = list(all_.stream(0, 2))
     assert torch.equal(next(all_.stream(1, 2))[0], second[0]) and torch.equal(all_[1][1], second[1])
     assert not torch.equal(first[0], second[0]) and not torch.equal(batches(folder, seed=6)[0][0], first[0])
-    lr, hr = first
+    lr, hr, _ = first
     assert lr.shape == (3, 3, 12, 12) and hr.shape == (3, 3, 48, 48) and lr.dtype == hr.dtype == torch.uint8
     small = torch.nn.functional.interpolate(hr.float(), scale_factor=0.25, mode="bicubic", antialias=True)
     inner = (small - lr)[..., 3:-3, 3:-3].abs()
@@ -249,8 +249,8 @@ def test_large_pictures_are_drawn_more_often_and_all_eight_ways(tmp_path, home):
 
 def test_so_many_patches_are_degraded(folder):
     clean, mixed, worse = (batches(folder, batch=60, degraded=share)[0] for share in (0.0, 0.5, 1.0))
-    small = [torch.nn.functional.avg_pool2d(hr.float(), 4) for _, hr in (clean, mixed, worse)]
-    far = [(s - lr.float()).abs().mean((1, 2, 3)) > 6 for s, (lr, _) in zip(small, (clean, mixed, worse), strict=True)]
+    small = [torch.nn.functional.avg_pool2d(hr.float(), 4) for _, hr, _ in (clean, mixed, worse)]
+    far = [(s - lr.float()).abs().mean((1, 2, 3)) > 6 for s, (lr, *_) in zip(small, (clean, mixed, worse), strict=True)]
     assert mixed[0].shape == clean[0].shape and mixed[0].dtype == torch.uint8
     assert far[0].sum() == 0 and 10 <= far[1].sum() <= 45 < far[2].sum()
     again = batches(folder, batch=60, degraded=0.5)[0]
@@ -261,14 +261,15 @@ def test_so_many_patches_are_degraded(folder):
 def test_so_many_of_them_are_degraded_lightly(folder, monkeypatch, share, least, most):
     configs, degrade = [], data.degrade
     monkeypatch.setattr(data, "degrade", lambda *a: (configs.append(a[3]), degrade(*a))[1])
-    _ = batches(folder, batch=60, degraded=1.0, light=share)[0]
+    *_, heavy = batches(folder, batch=60, degraded=1.0, light=share)[0]
     assert len(configs) == 60 and least <= sum(one is LIGHT for one in configs) <= most
+    assert heavy.tolist() == [one is not LIGHT for one in configs]
 
 
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
 def test_resized_inputs_are_as_large_as_hr(folder, kernel):
     all_ = batches(folder, resized=True, downscale=kernel)
-    lr, hr = all_[0]
+    lr, hr, _ = all_[0]
     assert lr.shape == hr.shape == (3, 3, 12, 12) and all_.pairs[0][0].size == 0
     resample = data.KERNELS[kernel]
     for small, large in zip(lr, hr, strict=True):  # Pillow's resampling is the same for turned and flipped patches

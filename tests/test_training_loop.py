@@ -395,9 +395,9 @@ def test_a_denoiser_learns_and_what_lies_behind_it_stays(folder, tiny, objective
     behind, net = session.step.behind, session.state.net
     assert (behind is None) == (objective == "mse")
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (net, *([behind.module] if behind else []))]
-    lr, hr = session.batches[0]
+    lr, hr, heavy = session.batches[0]
     assert hr.shape[-1] == lr.shape[-1] * (4 if objective == "task" else 1)
-    losses = session.step(lr, hr)
+    losses = session.step(lr, hr, heavy)
     assert losses.keys() == {"l1"} and losses["l1"] > 0
     moved = [name for name, value in net.state_dict().items() if not torch.equal(value, before[0][name])]
     assert moved == list(before[0])

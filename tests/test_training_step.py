@@ -60,8 +60,8 @@ def test_an_attack_does_not_start_at_the_noise(folder, monkeypatch):
     attacked = training_step.attacked
     monkeypatch.setattr(training_step, "attacked", watched)
     session = Session.begin(tiny_run.recipe(folder, *NOISE, *ATTACK, "optimiser.steps=12"), "cpu")
-    for lr, hr in session.batches.stream(0, 12):
-        session.step(lr, hr)
+    for batch in session.batches.stream(0, 12):
+        session.step(*batch)
         session.state.step += 1
     for noise, seed in seen:
         start = random_in_ball(noise, "linf", 1, seed)
@@ -131,8 +131,8 @@ def test_two_steps_with_noise_attack_and_gan_are_those_by_hand(folder, features,
     exact = features == 8
     session, want = Session.begin(recipe, "cpu"), State.fresh(recipe, torch.device("cpu"))
     for step in range(2):
-        lr, hr = session.batches[step]
-        found, hand = session.step(lr, hr), by_hand(recipe, want, lr, hr)
+        lr, hr, heavy = session.batches[step]
+        found, hand = session.step(lr, hr, heavy), by_hand(recipe, want, lr, hr)
         session.state.step += 1
         assert found.keys() == hand.keys()
         for name, value in hand.items():
@@ -160,7 +160,7 @@ def test_the_target_of_each_denoiser(folder, tiny, objective):
     """mse: D against x | stability: f(D) against f(x) | task: f(D) against HR."""
     more = ["generator.scale=1", f"denoiser.objective={objective}", f'denoiser.model="{tiny}"', "precision=fp32"]
     session = Session.begin(tiny_run.recipe(folder, *more, "inputs.sigmas=[0.1]"), "cpu")
-    lr, hr = session.batches[0]
+    lr, hr, heavy = session.batches[0]
     (noise,) = noises(session.recipe, 0, lr)
     x, behind = lr / 255, session.step.behind
     with torch.no_grad():
@@ -170,41 +170,41 @@ def test_the_target_of_each_denoiser(folder, tiny, objective):
             "stability": lambda: (behind(clean), behind(x)),
             "task": lambda: (behind(clean), hr / 255),
         }[objective]()
-    torch.testing.assert_close(session.step(lr, hr)["l1"], F.l1_loss(sr, target))
+    torch.testing.assert_close(session.step(lr, hr, heavy)["l1"], F.l1_loss(sr, target))
 
 
 def test_a_teacher_s_outputs_are_the_target(folder, tiny):
     session = Session.begin(tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK, f"loss.teacher={tiny}"), "cpu")
-    lr, _ = session.batches[0]
+    lr, _, heavy = session.batches[0]
     with torch.no_grad():
         hr = load(tiny, device="cpu", precision="fp32")(lr / 255).clamp(0, 1)
     other = Session.begin(tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK), "cpu")
     found = session.step(*session.batches[0])
-    torch.testing.assert_close(found, other.step(lr, hr * 255))
+    torch.testing.assert_close(found, other.step(lr, hr * 255, heavy))
 
 
 @pytest.mark.parametrize("teacher", [[], ["loss.teacher=bicubic"]])
 def test_what_is_learnt_is_sharpened_truth(folder, teacher):
     hard = [*GAN, *NOISE, *ATTACK]
     session = Session.begin(tiny_run.recipe(folder, *hard, *teacher, "loss.sharpen=0.4"), "cpu")
-    lr, hr = session.batches[0]
+    lr, hr, heavy = session.batches[0]
     if teacher:
         hr = load("bicubic", device="cpu")(lr / 255).clamp(0, 1) * 255
     other = Session.begin(tiny_run.recipe(folder, *hard), "cpu")
     found = session.step(*session.batches[0])
-    torch.testing.assert_close(found, other.step(lr, sharpened(hr / 255, 0.4) * 255))
+    torch.testing.assert_close(found, other.step(lr, sharpened(hr / 255, 0.4) * 255, heavy))
 
 
-def test_a_teacher_may_be_for_the_plain_picture_alone(folder, tiny):
-    looks = ["precision=fp32", "inputs.sigmas=[0.1, 0.0]", "inputs.draws=[1, 1]", f"loss.teacher={tiny}"]
-    session = Session.begin(tiny_run.recipe(folder, *looks, "loss.taught=plain"), "cpu")
-    lr, hr = session.batches[0]
-    x = lr / 255
+def test_a_teacher_may_leave_what_is_degraded_heavily_to_the_truth(folder, tiny):
+    damage = ["data.degraded=0.9", "data.light=0.5", "data.batch=12"]
+    session = Session.begin(tiny_run.recipe(folder, *damage, f"loss.teacher={tiny}", "loss.taught=light"), "cpu")
+    lr, hr, heavy = session.batches[0]
+    assert 0 < heavy.sum() < len(heavy)
     with torch.no_grad():
-        taught = load(tiny, device="cpu", precision="fp32")(x).clamp(0, 1)
-        noisy, plain = (session.state.net(x + noise[0]) for noise in noises(session.recipe, 0, lr))
-    expected = (F.l1_loss(noisy, hr / 255) + F.l1_loss(plain, taught)) / 2
-    torch.testing.assert_close(session.step(lr, hr)["l1"], expected)
+        target = load(tiny, device="cpu", precision="fp32")(lr / 255).clamp(0, 1) * 255
+    target[heavy] = hr[heavy].float()
+    other = Session.begin(tiny_run.recipe(folder, *damage), "cpu")
+    torch.testing.assert_close(session.step(lr, hr, heavy), other.step(lr, target, heavy))
 
 
 def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(folder):
@@ -282,8 +282,8 @@ def test_without_a_compiler_training_runs_uncompiled(tmp_path):
         ["loss.teacher=nope"],
         ["loss.teacher=denoiser", "generator.scale=1", "denoiser.objective=mse"],
         ["loss.sharpen=0.4", "generator.scale=1", "denoiser.objective=mse"],
-        ["loss.taught=plain"],
-        ["loss.taught=some", "loss.sharpen=0.4"],
+        ["loss.taught=light"],
+        ["loss.taught=some", "loss.teacher=psnr"],
         ["generator.fixed_norm=true", "generator.init=psnr"],
         ["loss.gan=1", "discriminator.init=nope"],
         ["loss.gan=1", "data.batch=1"],

@@ -32,6 +32,7 @@ MAX_PIXELS = 400_000_000
 VERSION = 2  # of the cache
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 Pixels = NDArray[np.uint8]  # (h, w, 3)
+Batch = tuple[Tensor, Tensor, Tensor]  # LR, HR, and which patches are degraded heavily
 
 
 def pictures(folder: str | Path) -> list[Path]:
@@ -181,11 +182,12 @@ def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resiz
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[tuple[Tensor, Tensor]]):
+class Batches(Dataset[Batch]):
     """Number t is the batch of step t, a function of (seed, t) alone, so a resumed run sees what it would have seen.
 
-    uint8 LR ``(N, 3, p, p)`` and HR ``(N, 3, s*p, s*p)``; pictures are drawn in proportion to their area, and each
-    patch is one of the eight flips and rotations. ``resized``: LR is HR shrunk ``scale`` times and enlarged again.
+    uint8 LR ``(N, 3, p, p)`` and HR ``(N, 3, s*p, s*p)``, and bool ``(N,)``: degraded by more than `LIGHT`. Pictures
+    are drawn in proportion to their area, and each patch is one of the eight flips and rotations. ``resized``: LR is HR
+    shrunk ``scale`` times and enlarged again.
     """
 
     pairs: Pairs
@@ -200,21 +202,21 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         chances: NDArray[np.float64] = areas / areas.sum()
         return chances
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         chosen = rng.choice(len(self._chances), size=self.data.batch, p=self._chances)
-        lrs, hrs = zip(*(self._patch(int(i), rng) for i in chosen), strict=True)
-        return _stack(lrs), _stack(hrs)
+        lrs, hrs, heavy = zip(*(self._patch(int(i), rng) for i in chosen), strict=True)
+        return _stack(lrs), _stack(hrs), torch.tensor(heavy)
 
-    def _patch(self, index: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-        lr, hr = self.pairs[index]
+    def _patch(self, index: int, rng: np.random.Generator) -> tuple[Pixels, Pixels, bool]:
+        (lr, hr), heavy = self.pairs[index], False
         p, s = self.data.patch, 1 if self.resized else self.scale
         y, x = (int(rng.integers(n // s - p + 1)) for n in hr.shape[:2])
         hr = hr[y * s : (y + p) * s, x * s : (x + p) * s]
         if self.data.degraded and rng.random() < self.data.degraded:
             unit = torch.from_numpy(hr.copy()).permute(2, 0, 1) / 255
-            config = LIGHT if rng.random() < self.data.light else Degradation()
-            worse = degrade(unit, s, int(rng.integers(1 << 62)), config)
+            heavy = rng.random() >= self.data.light
+            worse = degrade(unit, s, int(rng.integers(1 << 62)), Degradation() if heavy else LIGHT)
             lr = (worse.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         elif self.resized:
             picture = Image.fromarray(hr)
@@ -224,9 +226,9 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
             lr = lr[y : y + p, x : x + p]
         turn, flip = int(rng.integers(4)), bool(rng.integers(2))
         lr, hr = np.rot90(lr, turn), np.rot90(hr, turn)
-        return (lr[:, ::-1], hr[:, ::-1]) if flip else (lr, hr)
+        return (lr[:, ::-1], hr[:, ::-1], heavy) if flip else (lr, hr, heavy)
 
-    def stream(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps ``start`` to ``stop``, prepared ahead by ``data.workers`` processes."""
         steps, workers = range(start, stop), self.data.workers
         return iter(DataLoader(self, None, sampler=steps, num_workers=workers, worker_init_fn=_leave_signals))

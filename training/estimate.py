@@ -43,8 +43,8 @@ def estimate(
     session = Session.begin(recipe, device, say=say)
     where = session.step.device
     with buffers_kept():
-        for number, (lr, hr) in enumerate(session.batches.stream(0, steps + 1)):
-            losses = session.step(lr, hr)
+        for number, batch in enumerate(session.batches.stream(0, steps + 1)):
+            losses = session.step(*batch)
             session.state.step += 1
             float(sum(losses.values()))  # waits for the device
             if number == 0:

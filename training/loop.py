@@ -171,8 +171,8 @@ def _steps(
             yield log.add(Progress(steps, steps, {}, 0, _validated(session, out, log)))
     clock, kept = Clock(), list[dict[str, Tensor]]()
     seen, early = time.perf_counter(), state.step + FIRST
-    for lr, hr in session.batches.stream(state.step, steps):
-        kept.append(session.step(lr, hr))
+    for lr, hr, heavy in session.batches.stream(state.step, steps):
+        kept.append(session.step(lr, hr, heavy))
         state.step += 1
         clock.tick()
         done, stopped = state.step == steps, session.any(stop())

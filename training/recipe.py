@@ -93,7 +93,7 @@ class Loss:
     layer: str = ""  # of VGG19; empty: the deepest in the weights file
     gan: float = 0.0  # relativistic average GAN
     teacher: str = ""  # a model, by name or path, whose outputs for LR stand in for HR (distillation)
-    taught: str = "all"  # which of inputs.sigmas the teacher or sharpened HR is for: all | plain (0; HR for the others)
+    taught: str = "all"  # the patches that the teacher is for: all | light (those degraded heavily keep HR)
     sharpen: float = 0.0  # the amount of unsharp masking of HR, as Real-ESRGAN's
 
 
@@ -171,7 +171,7 @@ class Recipe:
             ("precision", self.precision, ("auto", "fp32", "bf16")),
             ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
             ("data.downscale", self.data.downscale, ("bicubic", "bilinear")),
-            ("loss.taught", self.loss.taught, ("all", "plain")),
+            ("loss.taught", self.loss.taught, ("all", "light")),
             ("denoiser.objective", self.denoiser.objective, ("", "mse", "stability", "task")),
             ("optimiser.method", self.optimiser.method, ("adam", "muon")),
             ("optimiser.schedule", self.optimiser.schedule, ("cosine", "constant")),
@@ -196,8 +196,8 @@ class Recipe:
                 raise RobustSRError(
                     f"recipe: denoiser.objective and loss.{key} both say what the target is: leave one out"
                 )
-        if self.loss.taught == "plain" and not (self.loss.teacher or self.loss.sharpen):
-            raise RobustSRError("recipe: loss.taught=plain is about loss.teacher and loss.sharpen: give one of them")
+        if self.loss.taught == "light" and not self.loss.teacher:
+            raise RobustSRError("recipe: loss.taught=light is about loss.teacher: name one")
         if not any(getattr(self.loss, k) for k in ("l1", "mse", "perceptual", "gan")):
             raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")
 

@@ -99,12 +99,12 @@ class Step:
             raise RobustSRError("generator.fixed_norm: the network has no batch norm")
         self._learn()
 
-    def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        """Takes uint8 ``lr (N, 3, p, p)`` and ``hr (N, 3, s*p, s*p)``; the losses, weighted, detached."""
+    def __call__(self, lr: Tensor, hr: Tensor, heavy: Tensor) -> dict[str, Tensor]:
+        """Takes a batch (`data.Batches`); the losses, weighted, detached."""
         with self.mode:
-            return self._step(lr, hr)
+            return self._step(lr, hr, heavy)
 
-    def _step(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+    def _step(self, lr: Tensor, hr: Tensor, heavy: Tensor) -> dict[str, Tensor]:
         recipe, state = self.recipe, self.state
         for optimiser, peak in ((state.optimiser, recipe.optimiser.lr), (state.d_optimiser, recipe.discriminator.lr)):
             for group in optimiser.param_groups if optimiser else []:
@@ -114,11 +114,10 @@ class Step:
         noises = [self._share(noise, 1) for noise in noises]
         lr, hr = self._unit(lr), self._unit(hr)
         with self._autocast():
-            target = self._target(lr, hr)
+            target = self._target(lr, hr, self._share(heavy, 0))
             x = self._attacked(lr, target, noises, attack_seed)
             outputs = smoothed_outputs(self._forward, x, noises)
-            plain = recipe.loss.taught == "plain"
-            terms = self._terms(outputs, [hr if sigma and plain else target for sigma in recipe.inputs.sigmas], target)
+            terms = self._terms(outputs, target)
         self._descend(sum(terms.values(), target.new_zeros(())), state.optimiser)
         if self.judge is not None and state.d_optimiser is not None:
             with self._autocast():
@@ -158,7 +157,7 @@ class Step:
         y: Tensor = self.net(x)
         return self.behind(y.float()) if self.behind else y
 
-    def _target(self, lr: Tensor, hr: Tensor) -> Tensor:
+    def _target(self, lr: Tensor, hr: Tensor, heavy: Tensor) -> Tensor:
         objective = self.recipe.denoiser.objective
         if objective == "mse":
             return lr
@@ -167,7 +166,8 @@ class Step:
                 return self.behind(lr)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if self.teacher:
-                hr = self.teacher(lr).clamp(0, 1)
+                taught = self.teacher(lr).clamp(0, 1)
+                hr = taught.where(~heavy.view(-1, 1, 1, 1), hr) if self.recipe.loss.taught == "light" else taught
             return sharpened(hr, self.recipe.loss.sharpen) if self.recipe.loss.sharpen else hr
 
     def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
@@ -183,16 +183,16 @@ class Step:
         self._learn()
         return torch.cat([x, lr[count:]])
 
-    def _terms(self, outputs: list[Tensor], targets: list[Tensor], real: Tensor) -> dict[str, Tensor]:
-        """The generator's weighted losses, means over sigmas, each towards its own target."""
+    def _terms(self, outputs: list[Tensor], target: Tensor) -> dict[str, Tensor]:
+        """The generator's weighted losses, means over sigmas."""
         terms: dict[str, Tensor] = {}
-        for sr, target in zip(outputs, targets, strict=True):
+        for sr in outputs:
             for name, value in self.terms(sr, target).items():
                 terms[name] = terms.get(name, 0) + value / len(outputs)
         judge = self.state.discriminator
         if self.judge is not None and judge is not None:
             judge.requires_grad_(False)
-            terms["gan"] = self.recipe.loss.gan * generator_gan(self.judge, outputs, real)
+            terms["gan"] = self.recipe.loss.gan * generator_gan(self.judge, outputs, target)
             judge.requires_grad_(True)
         return terms
 

@@ -36,7 +36,7 @@ def scenes(size, device):
 def done(device):
     """Returns when the device has done what it was told."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 class Naive:
@@ -68,6 +68,7 @@ class Naive:
 def serve(pipe, name, size, device):
     """What the naive process does: a method of `Naive` with its arguments, again and again."""
     naive = Naive(name, size, device)
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # as torch starts, and robustsr does not leave it
     pipe.send(None)
     while word := pipe.recv():
         getattr(naive, word[0])(*word[1:])

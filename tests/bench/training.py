@@ -37,10 +37,10 @@ def times(recipe, count, fast):
     """Seconds of so many steps, each when it is asked for, after one that fills the caches."""
     with convolutions(fast):
         session = Session.begin(recipe, "cpu")
-    for number, (lr, hr) in enumerate(session.batches.stream(0, count + 1)):
+    for number, batch in enumerate(session.batches.stream(0, count + 1)):
         with convolutions(fast):
             start = time.perf_counter()
-            session.step(lr, hr)
+            session.step(*batch)
             seconds = time.perf_counter() - start
         session.state.step += 1
         if number:
