@@ -195,16 +195,18 @@ def test_what_is_learnt_is_sharpened_truth(folder, teacher):
     torch.testing.assert_close(found, other.step(lr, sharpened(hr / 255, 0.4) * 255, heavy))
 
 
-def test_a_teacher_may_leave_what_is_degraded_heavily_to_the_truth(folder, tiny):
+@pytest.mark.parametrize("heavily", ["hr", "bicubic"])
+def test_what_is_degraded_heavily_may_have_a_teacher_of_its_own(folder, tiny, heavily):
     damage = ["data.degraded=0.9", "data.light=0.5", "data.batch=12"]
-    session = Session.begin(tiny_run.recipe(folder, *damage, f"loss.teacher={tiny}", "loss.taught=light"), "cpu")
+    more = [f"loss.teacher={tiny}", f"loss.heavy={heavily}"]
+    session = Session.begin(tiny_run.recipe(folder, *damage, *more), "cpu")
     lr, hr, heavy = session.batches[0]
     assert 0 < heavy.sum() < len(heavy)
     with torch.no_grad():
-        target = load(tiny, device="cpu", precision="fp32")(lr / 255).clamp(0, 1) * 255
-    target[heavy] = hr[heavy].float()
-    other = Session.begin(tiny_run.recipe(folder, *damage), "cpu")
-    torch.testing.assert_close(session.step(lr, hr, heavy), other.step(lr, target, heavy))
+        target, other = (load(name, device="cpu", precision="fp32")(lr / 255) for name in (tiny, "bicubic"))
+    target[heavy] = hr[heavy] / 255 if heavily == "hr" else other[heavy]
+    want = Session.begin(tiny_run.recipe(folder, *damage), "cpu").step(lr, target.clamp(0, 1) * 255, heavy)
+    torch.testing.assert_close(session.step(lr, hr, heavy), want)
 
 
 def test_attacks_and_noise_are_averaged_over_all_processes_and_so_is_batch_norm(folder):
@@ -282,8 +284,9 @@ def test_without_a_compiler_training_runs_uncompiled(tmp_path):
         ["loss.teacher=nope"],
         ["loss.teacher=denoiser", "generator.scale=1", "denoiser.objective=mse"],
         ["loss.sharpen=0.4", "generator.scale=1", "denoiser.objective=mse"],
-        ["loss.taught=light"],
-        ["loss.taught=some", "loss.teacher=psnr"],
+        ["loss.heavy=denoiser", "data.degraded=0.5"],
+        ["loss.heavy=hr"],
+        ["loss.heavy=hr", "data.degraded=0.5", "data.light=1"],
         ["generator.fixed_norm=true", "generator.init=psnr"],
         ["loss.gan=1", "discriminator.init=nope"],
         ["loss.gan=1", "data.batch=1"],

@@ -35,6 +35,9 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
 )
 
 
+TRUTH = "hr"  # in the place of a teacher
+
+
 @dataclass(frozen=True)
 class Generator:
     """The network that is trained: SRVGGNetCompact (Real-ESRGAN), RRDB (ESRGAN) or the thesis' U-Net."""
@@ -93,7 +96,7 @@ class Loss:
     layer: str = ""  # of VGG19; empty: the deepest in the weights file
     gan: float = 0.0  # relativistic average GAN
     teacher: str = ""  # a model, by name or path, whose outputs for LR stand in for HR (distillation)
-    taught: str = "all"  # the patches that the teacher is for: all | light (those degraded heavily keep HR)
+    heavy: str = ""  # another teacher for patches that are degraded heavily, or "hr"; empty: that of the others
     sharpen: float = 0.0  # the amount of unsharp masking of HR, as Real-ESRGAN's
 
 
@@ -171,7 +174,6 @@ class Recipe:
             ("precision", self.precision, ("auto", "fp32", "bf16")),
             ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
             ("data.downscale", self.data.downscale, ("bicubic", "bilinear")),
-            ("loss.taught", self.loss.taught, ("all", "light")),
             ("denoiser.objective", self.denoiser.objective, ("", "mse", "stability", "task")),
             ("optimiser.method", self.optimiser.method, ("adam", "muon")),
             ("optimiser.schedule", self.optimiser.schedule, ("cosine", "constant")),
@@ -191,13 +193,13 @@ class Recipe:
                 f"recipe: denoiser.objective={self.denoiser.objective} trains a network of scale 1, generator.scale is "
                 f"{self.generator.scale}: set it to 1"
             )
-        for key in ("teacher", "sharpen"):
+        for key in ("teacher", "heavy", "sharpen"):
             if self.denoiser.objective and getattr(self.loss, key):
                 raise RobustSRError(
                     f"recipe: denoiser.objective and loss.{key} both say what the target is: leave one out"
                 )
-        if self.loss.taught == "light" and not self.loss.teacher:
-            raise RobustSRError("recipe: loss.taught=light is about loss.teacher: name one")
+        if self.loss.heavy and (not self.data.degraded or self.data.light == 1):
+            raise RobustSRError("recipe: loss.heavy is about heavily degraded patches: data leaves none")
         if not any(getattr(self.loss, k) for k in ("l1", "mse", "perceptual", "gan")):
             raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")
 

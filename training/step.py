@@ -31,7 +31,7 @@ from .objectives import (
     sharpened,
     smoothed_outputs,
 )
-from .recipe import Optimiser, Recipe
+from .recipe import TRUTH, Optimiser, Recipe
 
 
 def learning_rate(config: Optimiser, peak: float, step: int) -> float:
@@ -64,13 +64,14 @@ def frozen(recipe: Recipe, device: torch.device) -> Network | None:
     return behind
 
 
-def teacher(recipe: Recipe, device: torch.device) -> Loaded | None:
-    """The model whose outputs are the target; None: HR is. RobustSRError: it is of another scale."""
-    if not recipe.loss.teacher:
+def teacher(recipe: Recipe, key: str, device: torch.device) -> Loaded | None:
+    """The model under ``loss.key`` whose outputs are the target; None: HR is. RobustSRError: it is of another scale."""
+    name = getattr(recipe.loss, key)
+    if name in ("", TRUTH):
         return None
-    model, scale = load(recipe.loss.teacher, device=str(device), precision="fp32"), own_scale(recipe.generator)
+    model, scale = load(name, device=str(device), precision="fp32"), own_scale(recipe.generator)
     if model.scale != scale:
-        raise RobustSRError(f"loss.teacher {model.name!r} is x{model.scale}, the recipe's network x{scale}")
+        raise RobustSRError(f"loss.{key} {model.name!r} is x{model.scale}, the recipe's network x{scale}")
     return model
 
 
@@ -83,7 +84,8 @@ class Step:
 
     def __init__(self, recipe: Recipe, state: State, device: torch.device, crew: Accelerator) -> None:
         self.recipe, self.state, self.device, self.crew = recipe, state, device, crew
-        self.terms, self.behind, self.teacher = Terms(recipe.loss), frozen(recipe, device), teacher(recipe, device)
+        self.terms, self.behind = Terms(recipe.loss), frozen(recipe, device)
+        self.teacher, self.heavy = (teacher(recipe, key, device) for key in ("teacher", "heavy"))
         self.adversary = adversary(recipe.inputs)
         fastest = auto_precision(device, winograd=kernels.available())
         self.bf16 = (fastest if recipe.precision == "auto" else recipe.precision) == "bf16"
@@ -165,10 +167,11 @@ class Step:
             with torch.no_grad():
                 return self.behind(lr)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            if self.teacher:
-                taught = self.teacher(lr).clamp(0, 1)
-                hr = taught.where(~heavy.view(-1, 1, 1, 1), hr) if self.recipe.loss.taught == "light" else taught
-            return sharpened(hr, self.recipe.loss.sharpen) if self.recipe.loss.sharpen else hr
+            target = self.teacher(lr).clamp(0, 1) if self.teacher else hr
+            if self.recipe.loss.heavy:
+                other = self.heavy(lr).clamp(0, 1) if self.heavy else hr
+                target = other.where(heavy.view(-1, 1, 1, 1), target)
+            return sharpened(target, self.recipe.loss.sharpen) if self.recipe.loss.sharpen else target
 
     def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
         """The attack needs no gradient of the weights, and sees batch norm as it will be."""
