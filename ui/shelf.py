@@ -67,7 +67,6 @@ def details(name: str) -> str:
     lines = [f"### {name}", entry.description, ""]
     facts = {
         "architecture": f"{entry.architecture}, x{entry.scale}, {entry.size / 2**20:.1f} MB",
-        "trained": entry.trained,
         "smoothing": f"sigma {entry.sigma:g}, {entry.samples} {entry.draws} draws" if entry.use == "upscale" else "",
         "licence": entry.licence,
         "sha256": f"`{entry.sha256}`",
@@ -77,6 +76,8 @@ def details(name: str) -> str:
     if entry.quality:
         lines += ["", "| measured | |", "|---|---|"]
         lines += [f"| {key.replace('_', ' ')} | {value:g} |" for key, value in entry.quality.items()]
+    if entry.trained:
+        lines += ["", f"**Trained**: {entry.trained}"]
     return "\n".join(lines)
 
 

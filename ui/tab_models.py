@@ -24,7 +24,8 @@ def models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Calla
                 interactive=False,
                 wrap=True,
                 label="Models",
-                column_widths=["26%", "9%", "24%", "41%"],
+                elem_id="model-table",
+                column_widths=["25%", "12%", "20%", "43%"],
                 max_height=520,
             )
         with gr.Column(scale=5, min_width=320):
