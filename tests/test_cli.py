@@ -245,6 +245,20 @@ def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
     assert code == 1 and "DAMAGED" in out
 
 
+def test_a_strangers_file_under_a_known_name_is_what_it_is_everywhere(pictures, tiny, monkeypatch):
+    shutil.copy(tiny, "realesr-general-wdn-x4v3.safetensors")
+    Path("realesr-general-x4v3.pth").write_bytes(b"other weights")
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", ".")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.split() for line in go("models", "list")[1].splitlines()]
+    assert ["realesr-general-x4v3", "installed", "realesr-general-x4v3.pth"] in lines
+    assert ["realesr-general-wdn-x4v3", "installed"] in [line[:2] for line in lines]  # in one piece
+    code, out, _ = go("models", "verify")
+    assert code == 0 and re.search(r"^realesr-general-x4v3 +not the catalogue's +", out, re.MULTILINE)
+    code, _, err = go("models", "pull", "realesr-general-x4v3")
+    assert code == 1 and "is another file of that name" in err
+
+
 def test_networks_behind_losses_are_known_and_models_may_have_their_names(pictures, tiny):
     said = go("models", "info", "alexnet")[1]
     assert "244,408,911 bytes" in said and "`robustsr models pull alexnet` gets it" in said
