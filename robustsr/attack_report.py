@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import numpy as np
@@ -51,7 +52,8 @@ def tables(result: Result) -> list[Table]:
         notes.append(f"c = {result.strongest.c:.3g}. CW hardly moves values at 0 or 1.")
     keys = [*MEASURES, *(["target"] if scene.target is not None else [])]
     rows = [
-        Row.of(named(result, o.input, o.label), [o.measures[k] for k in keys], section=o.label) for o in result.outcomes
+        Row.of(named(result, o.input, o.label), [_shown(o.measures[k]) for k in keys], section=o.label)
+        for o in result.outcomes
     ]
     measured = [Column(name, "output", None, DIGITS[key]) for key, name in MEASURES.items()]
     if scene.target is not None:
@@ -61,6 +63,11 @@ def tables(result: Result) -> list[Table]:
         Table(f"Change of the input: {about}", columns, change, [notes[0], *notes[2:]]),
         Table("Outputs", measured, rows, [notes[1], *result.ruler.notes(scene.scale)]),
     ]
+
+
+def _shown(value: float | None) -> float | str | None:
+    """A measure as a table has it: no PSNR where there is no difference."""
+    return "-" if value == math.inf else value
 
 
 def universal_table(result: Universal) -> Table:

@@ -85,6 +85,12 @@ def partial(path: Path) -> bool:
     return not path.stem.endswith("-features")
 
 
+def whole(name: str) -> Path | None:
+    """The file that holds all of a backbone's features, or None."""
+    path = find(name)
+    return None if path is None or partial(path) else path
+
+
 def how_to_get(name: str) -> str:
     """A sentence that says what is missing, how much it is and how to get it."""
     backbone = BACKBONES[name]
@@ -114,17 +120,16 @@ def pull(name: str, progress: Callable[[int, int], None] = lambda done, total: N
     from safetensors.torch import save_file
 
     backbone = BACKBONES[name]
-    here = find(name)
-    if here is not None and not partial(here):
+    if (here := whole(name)) is not None:
         return here
     folder = home() / "backbones"
-    whole = folder / backbone.file
-    if not whole.exists():
-        download(backbone.url + backbone.file, whole, backbone.sha256, backbone.size, progress)
-    weights = torch.load(whole, map_location="cpu", weights_only=True)
+    official = folder / backbone.file
+    if not official.exists():
+        download(backbone.url + backbone.file, official, backbone.sha256, backbone.size, progress)
+    weights = torch.load(official, map_location="cpu", weights_only=True)
     features = {k: v.contiguous() for k, v in weights.items() if k.startswith("features.")}
     target = folder / f"{backbone.stem}-features.safetensors"
     with atomic(target, make_folder=True) as part:
         save_file(features, part)
-    whole.unlink()
+    official.unlink()
     return target

@@ -81,9 +81,12 @@ def examine(source: Path, target: Place, task: Task) -> tuple[Info, tuple[int, i
     if largest > limit:
         upscalers = (entry for entry in catalogue().values() if entry.use == "upscale")
         less = [entry for entry in upscalers if _most_pixels(task.target, w, h, entry.scale) <= limit]
+        factors = [native**n for n in range(1, task.target.passes(w, h, native) + 1)]
+        fits = max((factor for factor in factors if w * h * factor**2 <= limit), default=0)
         raise RobustSRError(
-            f"{source}: {w}x{h} enlarged {native ** task.target.passes(w, h, native)} times has {largest:,} pixels, "
-            f"over the limit of {limit:,}: {f'take a model of x{less[0].scale} ({less[0].name}), or ' if less else ''}"
+            f"{source}: {w}x{h} enlarged {factors[-1]} times has {largest:,} pixels, over the limit of {limit:,}: "
+            f"{f'--scale {fits} is possible, or ' if fits else ''}"
+            f"{f'take a model of x{less[0].scale} ({less[0].name}), or ' if less else ''}"
             f"--max-pixels {largest} if memory allows (about {largest * 24 / 2**30:.1f} GB)"
         )
     path = Path(target.name) if isinstance(target, Url) else target
@@ -260,7 +263,8 @@ class Forecast:
     size: tuple[int, int] | None = None
     cost: float = 0.0
     done: bool = False
-    replaces: bool = False  # an earlier result, made with other settings or from another version of the input
+    replaces: bool = False  # an earlier result, made with other settings or from another version of the input,
+    damaged: bool = False  # or one that is no longer whole
     error: str = ""
 
 
@@ -275,12 +279,13 @@ def estimate(jobs: Sequence[Job], task: Task, *, overwrite: bool = False) -> lis
             continue
         try:
             replaces = not overwrite and taken(job.target)
+            damaged = replaces and manifests[job.root].changed(job.target)
             if isinstance(job.source, Url):
-                rows.append(Forecast(job, cost=float(state(job.source).size), replaces=replaces))
+                rows.append(Forecast(job, cost=float(state(job.source).size), replaces=replaces, damaged=damaged))
                 continue
             info, size = examine(job.source, job.target, task)
             price = cost(task.network, task.smoothing, info.width, info.height, task.target, info.alpha)
-            rows.append(Forecast(job, info, size, price, replaces=replaces))
+            rows.append(Forecast(job, info, size, price, replaces=replaces, damaged=damaged))
         except RobustSRError as error:
             rows.append(Forecast(job, error=str(error)))
     return rows

@@ -196,13 +196,18 @@ def add(path: Path, name: str | None = None) -> Path:
 def pull(entry: Entry, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
     """Downloads a catalogued model into the cache: to a ``.part`` file, resumed if there is one, then checked.
 
-    ``progress(bytes so far, bytes in all)`` is called as it goes. A wrong checksum deletes the download.
+    ``progress(bytes so far, bytes in all)`` is called as it goes. A wrong checksum deletes the download. Does nothing
+    if the file is here; RobustSRError: another one of that name is, and would be found before it.
     """
-    if not entry.url:
-        return package_weights() / entry.file
     target = home() / "models" / entry.file
-    if not (target.exists() and sha256(target) == entry.sha256):
-        download(entry.url, target, entry.sha256, entry.size, progress)
+    here = installed().get(entry.name, target)
+    if here.exists() and sha256(here) == entry.sha256:
+        return here
+    if not is_ours(here):
+        raise RobustSRError(f"{here} is another file of that name, and comes first: rename it to pull {entry.name}")
+    if not entry.url:
+        raise RobustSRError(f"{package_weights() / entry.file} is damaged or gone: install robustsr anew")
+    download(entry.url, target, entry.sha256, entry.size, progress)
     return target
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import inspect
+import re
 import shlex
 import sys
 from contextlib import suppress
@@ -45,20 +47,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=Spreadable, context_settings={"auto_envvar_prefix": "ROBUSTSR"})(upscale)
+
+
+def _help(command: Any) -> str:  # noqa: ANN401
+    """Its docstring, a line for each paragraph: typer keeps line breaks, and terminals are as wide as they are."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
+
+
+settings = {"auto_envvar_prefix": "ROBUSTSR"}
+app.command(cls=Spreadable, help=_help(upscale), context_settings=settings)(upscale)
 for command in (compare, attack, corrupt, evaluate, tune, certify, train, export, ui):
-    app.command()(command)
+    app.command(help=_help(command))(command)
 app.add_typer(models_app, name="models")
 
 
 def main() -> None:
-    """The ``robustsr`` command: a mistake or a full disk is a line and exit code 1, Ctrl-C 130, a bug a traceback."""
+    """The ``robustsr`` command: a mistake or a full disk is a line and its exit code, Ctrl-C 130, a bug a traceback."""
     try:
         app(standalone_mode=True)
     except RobustSRError as error:
         if first_process():
             console.say(f"error: {error}", "bold red")
-        sys.exit(1)
+        sys.exit(error.code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -26,19 +27,24 @@ if TYPE_CHECKING:
 
 Option = partial(typer.Option, show_envvar=False)  # every option of `upscale` has a variable: said once
 DENOISE = "A denoiser (name or path of a model of scale 1) that runs before the model, on each noisy copy."
+OTHERS = {"HOME", "WEIGHTS", "CC", "UI_AUTH"}  # variables ROBUSTSR_... that are no options
 MOST_PIXELS = 400_000_000  # of a picture that is read, where no option says it
 
 
 class Spreadable(typer.core.TyperCommand):
     """A command whose --ray may stand alone: the word after it is its address only if it looks like one.
 
-    What is wrong with a variable is said with its name.
+    What is wrong with a variable is said with its name, and one that may be misspelt is, too.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
         for at, (word, following) in enumerate(pairwise([*args, ""])):
             if word == "--ray" and not re.fullmatch(r"auto|local|ray://.+|[\w.-]+:\d+|\[.+\]:\d+", following):
                 args[at] = "--ray=local"
+        known = {str(p.name).upper() for p in self.params} | OTHERS
+        for word in sorted(name[9:] for name in os.environ if name.startswith("ROBUSTSR_")):
+            if word not in known and (near := get_close_matches(word, known, 1)):
+                console.say(f"note: ROBUSTSR_{word} is unknown: did you mean ROBUSTSR_{near[0]}?", "yellow")
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:

@@ -72,7 +72,7 @@ def compare(
     if sheet.is_dir() or not sheet.suffix:
         sheet = sheet / f"{stem_of(picture, hr)}.png"
     if sheet.suffix.lower() != ".png":
-        raise RobustSRError(f"the grid is a .png, got {sheet}: JPEG would change what is compared")
+        raise typer.BadParameter(f"the grid is a .png, got {sheet}: JPEG would change what is compared")
     page = sheet.with_suffix(".html")
     if (there := [str(p) for p in (sheet, page) if p.exists()]) and not overwrite:
         raise RobustSRError(f"{' and '.join(there)} would be replaced: add --overwrite, or choose another -o")

@@ -206,8 +206,7 @@ def tune(
         for m in choice.models:
             calibration, table = layouts.calibrated(studies, results, m, chosen)
             sections.insert(len(kept), table)
-            enough = min(len(calibration), sum(len(s.pictures.files) for s in studies.values()), len(specs)) >= 4
-            if enough and save:
+            if calibration and save:
                 network = load(m, device="cpu", precision="fp32", denoise=denoise)
                 kept.append(catalogue.save_calibration(network.digest, calibration))
             elif save:
@@ -301,11 +300,15 @@ def _choice(
 
 
 def _measure(studies: dict[str, Study], out: Path) -> dict[str, Results]:
-    from .evaluate import run
+    from .evaluate import forecast, run
     from .manifest import locked
     from .results import Results
 
     results = {}
+    known = (out / "records.jsonl").exists()
+    for name, study in studies.items():
+        count, seconds = len(study.pictures.files), console.duration(forecast(study))
+        console.say(f"{name}: {count} picture{'s' * (count != 1)}, {'at most' if known else 'about'} {seconds}")
     with interruptible("the same command goes on from here"), locked(out), console.work_bar() as update:
         for name, study in studies.items():
             found = []

@@ -19,18 +19,15 @@ def models_list() -> None:
     """Models that can be used now, and those that can be pulled."""
     here, known = catalogue.installed(), catalogue.catalogue()
     table = console.table("model", ">scale", "", "")
+    table.columns[0].no_wrap = True
     for name, where in catalogue.listed().items():
         entry = known.get(name)
+        if entry and name in here and here[name].stat().st_size != entry.size:
+            entry = None  # somebody's own file of that name
         table.add_row(name, f"x{entry.scale}" if entry else "", where, entry.description if entry else str(here[name]))
     for backbone in backbones.BACKBONES.values():
         path = backbones.find(backbone.name)
-        where = (
-            "can be pulled"
-            if path is None
-            else f"first layers ({path.name})"
-            if backbones.partial(path)
-            else "installed"
-        )
+        where = "can be pulled" if path is None else "first layers" if backbones.partial(path) else "installed"
         table.add_row(backbone.name, "", where, f"for {backbone.used_by}")
     console.out.print(table)
 
@@ -97,13 +94,18 @@ def models_add(
 def models_verify() -> None:
     """Compare the checksum of every installed model with the catalogue."""
     table = console.table("model", "", "file")
+    table.columns[0].no_wrap = True
     damaged = 0
     for name, path in catalogue.installed().items():
         entry = catalogue.catalogue().get(name)
         ok = entry is not None and catalogue.sha256(path) == entry.sha256
         own = entry is None or not catalogue.is_ours(path)
         damaged += not ok and not own
-        table.add_row(name, "ok" if ok else "not in the catalogue" if own else "DAMAGED: delete it", str(path))
+        kind = "not the catalogue's" if entry else "not in the catalogue"
+        table.add_row(name, "ok" if ok else kind if own else "DAMAGED: delete it", str(path))
+    for name in backbones.BACKBONES:
+        if (found := backbones.find(name)) is not None:
+            table.add_row(name, "no checksum", str(found))
     console.out.print(table)
     if damaged:
         raise typer.Exit(1)
@@ -120,7 +122,7 @@ def models_pull(
             known = ", ".join([*(n for n, e in catalogue.catalogue().items() if e.url), *backbones.BACKBONES])
             raise RobustSRError(f"no model {name!r} in the catalogue; can be pulled: {known}")
         size = entry.size if entry else backbones.BACKBONES[name].size
-        if name not in catalogue.installed():
+        if (catalogue.installed().get(name) if entry else backbones.whole(name)) is None:
             console.say(f"{name}: {size / 2**20:.0f} MB")
         with console.bytes_bar(name) as update:
             path = catalogue.pull(entry, update) if entry else backbones.pull(name, update)

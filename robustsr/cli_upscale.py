@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tomllib
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -107,6 +108,7 @@ def upscale(
         str | None,
         Option(
             "--sigma",
+            callback=lambda text: _checked(sigma_of, text),
             help="Standard deviation of that noise, 0 to 1; auto: by each picture's own. Default: the model's.",
             rich_help_panel=SMOOTHING,
         ),
@@ -115,6 +117,7 @@ def upscale(
         str | None,
         Option(
             "--samples",
+            callback=lambda text: _checked(_copies, text),
             help="Number of noisy copies; auto: as many as each picture needs, 4 to 64. Default: the model's.",
             rich_help_panel=SMOOTHING,
         ),
@@ -123,6 +126,7 @@ def upscale(
         str | None,
         Option(
             "--tolerance",
+            callback=lambda text: _checked(_tolerance, text),
             help="RMS error that --samples auto aims for, as estimated, 0 to 1. Default: 1/255, one level.",
             rich_help_panel=SMOOTHING,
         ),
@@ -220,7 +224,7 @@ def upscale(
     if smooth != "off":
         deviation, copies = sigma_of(sigma), _copies(samples)
         if tolerance is not None and (copies == "auto" or "tolerance" in given):
-            limit = number_of(tolerance, "--tolerance")
+            limit = _tolerance(tolerance)
     if fp32 and precision not in ("auto", "fp32"):
         raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
     if ray is None and "workers" in given:
@@ -234,12 +238,15 @@ def upscale(
 
     from . import catalogue, jobs
     from .formats import OUTPUT_FORMATS, QUALITY
+    from .remote import check_folder
 
     name = model or catalogue.default_model()
     entry = catalogue.catalogue().get(name)
     factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
     label = f"x{factor:g}" if factor else "upscaled"
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
+    for root in {job.root for job in todo}:
+        check_folder(root)
     if "quality" in given and not any(OUTPUT_FORMATS[job.target.suffix.lower()[1:]] in QUALITY for job in todo):
         warnings.append(f"--quality is for {', '.join(QUALITY)}, which no result is (-f chooses)")
     if entry and entry.use == "restore":
@@ -337,6 +344,17 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
             raise typer.BadParameter(f"{path}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         context.default_map = {**(context.default_map or {}), **values}
     return path
+
+
+def _checked(parse: Callable[[str | None], object], text: str | None) -> str | None:
+    """The text as it is, which is an error where it cannot be parsed: of an option that does not matter, too."""
+    parse(text)
+    return text
+
+
+def _tolerance(text: str | None) -> float | None:
+    """What --tolerance says."""
+    return None if text is None else number_of(text, "--tolerance")
 
 
 def _copies(text: str | None) -> int | Literal["auto"] | None:

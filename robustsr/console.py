@@ -76,20 +76,20 @@ def _dim(text: str) -> TextColumn:
 
 
 class Bar:
-    """A progress bar over a batch: work done in cost units, pictures, the tile in work, pictures per second."""
+    """A progress bar over a batch: work done in cost units, pictures, the one in work, pictures per second."""
 
     def __init__(self, progress: Progress, costs: dict[Any, float]) -> None:
         self._progress, self._costs, self._start = progress, costs, time.perf_counter()
         self._through: set[Any] = set()  # of the network; their results may come a picture later
         self._pictures = 0
-        self._task = progress.add_task("", total=max(sum(costs.values()), 1e-9), pictures="", tile="")
+        self._task = progress.add_task("", total=max(sum(costs.values()), 1e-9), pictures="", now="")
 
     def window(self, key: Any, name: str, done: int, total: int) -> None:  # noqa: ANN401
         """``done`` of ``total`` windows, a tile and a draw each, of the picture ``name`` are through."""
         if done == total:
             self._through.add(key)
         part = 0.0 if done == total else self._costs[key] * done / total
-        self._show(part, f"{name}  tile {done}/{total}" if total > 1 else name)
+        self._show(part, f"{name}  {done / total:.0%}" if total > 1 else name)
 
     def picture(self, key: Any) -> None:  # noqa: ANN401
         """A picture is done, skipped or given up."""
@@ -105,11 +105,11 @@ class Bar:
         """Prints a line above the bar."""
         self._progress.console.print(text, style=style, markup=False, soft_wrap=True)
 
-    def _show(self, part: float, tile: str = "") -> None:
+    def _show(self, part: float, now: str = "") -> None:
         completed = sum(self._costs[key] for key in self._through) + part
         rate = self._pictures / (time.perf_counter() - self._start)
         pictures = f"{self._pictures}/{len(self._costs)} pictures"
-        self._progress.update(self._task, completed=completed, pictures=pictures, tile=f"{rate:.2f}/s  {tile}")
+        self._progress.update(self._task, completed=completed, pictures=pictures, now=f"{rate:.2f}/s  {now}")
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def bar(costs: dict[Any, float]) -> Iterator[Bar]:
         BarColumn(),
         TextColumn("{task.fields[pictures]}"),
         TimeRemainingColumn(),
-        _dim("{task.fields[tile]}"),
+        _dim("{task.fields[now]}"),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield Bar(progress, costs)
@@ -168,7 +168,8 @@ def forecast(
     known = all(row.size for row in good)
     megapixels = sum(row.size[0] * row.size[1] for row in good if row.size) / 1e6
     seconds = sum(row.cost for row in good) / speed if speed and known else 0.0
-    there, replaced = sum(row.done for row in rows), sum(row.replaces for row in rows)
+    there, damaged = sum(row.done for row in rows), sum(row.damaged for row in rows)
+    replaced = sum(row.replaces for row in rows) - damaged
     if not good:
         failing = sum(bool(row.error) for row in rows)
         counts = [f"{there} of {len(rows)} {'is' if there == 1 else 'are'} there already"] * bool(there or not failing)
@@ -193,6 +194,8 @@ def forecast(
     if replaced:
         what = f"{replaced} earlier result{'s' * (replaced != 1)}"
         yield f"note: {what}, made with other settings or of another input, will be replaced"
+    if damaged:
+        yield f"note: {damaged} earlier result{'s' * (damaged != 1)}, damaged or cut off since, will be made again"
     if smoothing and smoothing.sigma > 0 and smoothing.samples > 1 and seconds > 30:
         four, once = (f"about {duration(seconds * n / smoothing.samples)}" for n in (4, 1))
         yield "cheaper: " + f"--samples 4 {four}, " * (smoothing.samples > 4) + f"without --smooth {once}"
@@ -267,7 +270,7 @@ class Tally:
         counts = {"done": self.done, "skipped": self.skipped, "failed": self.failed}
         if self._json:
             emit({"summary": counts, "seconds": round(self.elapsed, 2)})
-        if self.failed and len(self._results) > 20:  # their lines have scrolled away
+        if self.failed and sum(len(result.notes) for result in self._results) > 20:  # among which they are lost
             failures = table("failed", "why")
             for result in (r for r in self._results if r.status == "failed"):
                 failures.add_row(str(result.job.source), result.error.replace(f"cannot read {result.job.source}: ", ""))

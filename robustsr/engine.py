@@ -40,7 +40,8 @@ def devices(*, winograd: bool = False) -> list[Device]:
     if torch.backends.mps.is_available():
         found.append(_device("mps", "Apple GPU (Metal)", None))
     cpu = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
-    return [*found, _device("cpu", f"{cpu}, {torch.get_num_threads()} threads", None, winograd)]
+    threads = torch.get_num_threads()
+    return [*found, _device("cpu", f"{cpu}, {threads} thread{'s' * (threads != 1)}", None, winograd)]
 
 
 def _device(name: str, description: str, memory: int | None, winograd: bool = False) -> Device:

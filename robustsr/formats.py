@@ -38,6 +38,7 @@ DEEP = ("PNG", "TIFF")  # these hold 16 bits, and gray with alpha
 LONGEST_SIDE = {"PNG": 1_000_000, "JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # libpng, libjpeg, WebP, libavif
 QUALITY = {"JPEG": 95, "WEBP": 90, "AVIF": 85}
 
+_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")  # TIFF, more or less
 _ENDINGS = {name: ending for ending, name in reversed(FORMATS.items())}
 _SIGNATURES = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -91,8 +92,12 @@ def source(file: BinaryIO) -> Source:
 
     RobustSRError: a format or a kind of pixels that is not read.
     """
-    head = file.read(16)
+    head = file.read(64)
+    if re.match(rb"....ftyp(?!avi[fs]).{0,50}he[iv][a-z]", head, re.DOTALL):
+        raise RobustSRError("it is a HEIC picture: convert it first, to PNG or JPEG")
     name = next((name for name, magic in _SIGNATURES.items() if re.match(magic, head, re.DOTALL)), None)
+    if name in (None, "TIFF") and str(file.name).lower().endswith(_RAW):
+        raise RobustSRError("it is a camera raw file: convert it first, to TIFF or JPEG")
     if name is None:
         known = ", ".join(_SIGNATURES)
         raise RobustSRError(f"it is not a picture in a known format ({known})" if head else "the file is empty")

@@ -16,7 +16,7 @@ from typing import Literal
 from .images import FORMATS, OUTPUT_FORMATS
 from .manifest import NAME, Manifest
 from .remote import Place, Url, below, place
-from .types import RobustSRError
+from .types import RobustSRError, UsageError
 
 LONGEST_NAME = 255  # bytes, on every common file system
 
@@ -63,17 +63,16 @@ def plan_jobs(
     for one output that no ending tells apart.
     """
     if format is not None and format.lower().lstrip(".") not in OUTPUT_FORMATS:
-        raise RobustSRError(f"cannot write {format!r}; formats: {', '.join(OUTPUT_FORMATS)}")
+        raise UsageError(f"cannot write {format!r}; formats: {', '.join(OUTPUT_FORMATS)}")
     if suffix and (bad := set(suffix) & set("/\\:\0")):
-        raise RobustSRError(f"--suffix {suffix!r} cannot be a part of a name: leave out {' '.join(sorted(bad))}")
+        raise UsageError(f"--suffix {suffix!r} cannot be a part of a name: leave out {' '.join(sorted(bad))}")
     warnings: list[str] = []
     single = _single_file(inputs, out, format)
     if single is not None:
         return [single], warnings
     paths = [p for text in inputs for p in _expand(text)]
     given = _output(out) if out is not None else None
-    like_a_file = given is not None and (given.exists() or given.suffix.lower()[1:] in OUTPUT_FORMATS)
-    if given is not None and like_a_file and not given.is_dir():
+    if given is not None and given.suffix.lower()[1:] in OUTPUT_FORMATS and not given.is_dir():
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     folders = [p for p in paths if p.is_dir()]
     jobs: list[Job] = []
@@ -120,9 +119,9 @@ def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> 
     if not ending:
         return None
     if ending not in OUTPUT_FORMATS:
-        raise RobustSRError(f"cannot write {out!r}: formats are {', '.join(OUTPUT_FORMATS)}; a folder has no ending")
+        raise UsageError(f"cannot write {out!r}: formats are {', '.join(OUTPUT_FORMATS)}; a folder has no ending")
     if format is not None and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[format.lower().lstrip(".")]:
-        raise RobustSRError(f"-o {out} and -f {format} contradict each other")
+        raise UsageError(f"-o {out} and -f {format} contradict each other")
     if _same(target, source):
         raise RobustSRError(f"{out} is the input itself: choose another output")
     return Job(source, target, target.parent)
@@ -135,7 +134,7 @@ def _place(text: str) -> Place:
 
 def _output(text: str) -> Place:
     if text in ("", "-"):
-        raise RobustSRError(f"-o {text!r} is no file or folder: results go to files; for one named -, write ./-")
+        raise UsageError(f"-o {text!r} is no file or folder: results go to files; for one named -, write ./-")
     return _place(text)
 
 

@@ -68,11 +68,10 @@ def protocol_notes(study: Study, results: Results) -> list[str]:
     specs = "; ".join(study.perturbations)
     threats = [parse(p) for p in study.perturbations if is_threat(p)]
     ways = "; ".join(dict.fromkeys(f"{threat.method}: {threat.way}" for threat in threats))
-    units = (
-        [f"sigma and eps are in [0, 1] units; the thesis' normalised ones times {UNIT}"]
-        if study.pictures.resized
-        else []
-    )
+    units = [
+        f"sigma and eps are in [0, 1] units; the thesis' normalised ones times {UNIT}",
+        "what upscales, bicubic too, gets the pictures shrunk once more, and its results are resized to fit",
+    ] * bool(study.pictures.resized)
     return ["; ".join(lines), f"perturbations: {specs}", *([f"attacks: {ways}"] if ways else []), *units]
 
 
@@ -322,7 +321,8 @@ def calibrated(
     """The calibration for ``--sigma auto`` of a model from all sets, and what it gains over the fixed sigma.
 
     In the table each picture's sigma comes from a calibration that has not seen it, at the nearest measured sigma;
-    with a single picture there is no such calibration.
+    with a single picture there is no such calibration. Of fewer than 4 pictures, perturbations or levels of noise the
+    calibration is empty.
     """
     high = METRICS[metric].better == "high"
     points: list[Point] = []
@@ -355,10 +355,12 @@ def calibrated(
     heads = ("not smoothed", f"sigma {fixed:g}", "sigma auto", "oracle per row")
     columns = [Column(name, f"{METRICS[metric].name}{ARROWS[better]}", None, digits) for name in heads]
     found = fit(points)
+    if min(len(found), len(pictures), len(rows)) < 4:
+        found = ()
     shown = ", ".join(f"{noise:.3f}: {sigma:.3f}" for noise, sigma in found)
     notes = [
         *protocol_notes(first, results[next(iter(studies))]),
-        f"calibration (noise estimate: sigma) {shown}",
+        f"calibration (noise estimate: sigma) {shown or 'none: it takes 4 pictures and 4 perturbations or more'}",
         "auto: fitted without the picture itself, on others under the same perturbations; the nearest measured sigma"
         if unseen
         else "auto: n/a, for there is no second picture to fit on",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -222,6 +223,17 @@ def fetched(place: Place) -> Iterator[Path]:
         with _told(f"cannot read {place}"):
             place.fs.get_file(place.inside, str(path))
         yield path
+
+
+def check_folder(folder: Place) -> None:
+    """RobustSRError: no file can be put into ``folder``, which need not be there yet. Of URLs that is not known."""
+    if isinstance(folder, Url):
+        return
+    there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
+    if not there.is_dir():
+        raise RobustSRError(f"{there} is a file, and results need a folder: give another -o")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RobustSRError(f"nothing may be written into {there.absolute()}: give another -o")
 
 
 @contextmanager

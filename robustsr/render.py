@@ -64,10 +64,11 @@ def to_rich(table: Table, *, notes: bool = True) -> RichTable:
 
 
 def fit(table: Table, width: int) -> list[Table]:
-    """The table, cut between its groups of columns into as few as fit a terminal of ``width`` columns."""
+    """The table, cut between its groups of columns, and columns without one, into as few as fit a terminal of ``width``
+    columns."""
     parts: list[list[int]] = [[]]
     boxes, column = _boxes(table), 0
-    for _, count in table.groups:
+    for count in [n for name, size in table.groups for n in ([size] if name else [1] * size)]:
         group = list(range(column, column := column + count))
         if parts[-1] and _LABEL + sum(boxes[j] for j in parts[-1] + group) > width:
             parts.append([])

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 class RobustSRError(Exception):
     """A mistake the user can mend: the message says what was got, what was expected, and what to do."""
 
+    code = 1  # with which the command ends
+
+
+class UsageError(RobustSRError):
+    """A command line that makes no sense, whatever there is on this machine."""
+
+    code = 2
+
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
     """The job was asked to stop; raised between two tiles by the caller's own hook."""

@@ -173,7 +173,7 @@ def go(home, tiny, tmp_path, monkeypatch):
         words = [*map(str, arguments), *(["-m", str(tiny)] if model else [])]
         result = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)
         if isinstance(result.exception, RobustSRError):
-            return 1, result.stdout, str(result.exception)
+            return result.exception.code, result.stdout, str(result.exception)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout, re.sub(r"[\s│]+", " ", result.stderr)

@@ -59,8 +59,8 @@ def printed_rows(out):
     """The figures of each row of the printed tables, by its label and the section it is in."""
     found, section = {}, ""
     for line in out.splitlines():
-        if cells := re.match(r"^ *(.*?)  +((?:[-\d.]+|inf|n/a)(?: +(?:[-\d.]+|inf|n/a))+) *$", line):
-            found[section, cells[1].strip()] = [float(v) if v != "n/a" else None for v in cells[2].split()]
+        if cells := re.match(r"^ *(.*?)  +((?:[-\d.]+|n/a)(?: +(?:[-\d.]+|n/a))+) *$", line):
+            found[section, cells[1].strip()] = [float(v) if v not in ("n/a", "-") else None for v in cells[2].split()]
         elif line and not line.startswith(" "):
             section = line.strip()
     return found

@@ -56,7 +56,12 @@ def test_a_wrong_checksum_leaves_nothing(home, served, monkeypatch):
 
 def test_the_command_says_the_size_before_it_fetches(home, served):
     done = CliRunner().invoke(app, ["pull", "squeezenet"])
-    assert done.exit_code == 0 and (home / "backbones" / "squeezenet1_1-features.safetensors").exists()
+    path = home / "backbones" / "squeezenet1_1-features.safetensors"
+    assert done.exit_code == 0 and path.exists() and done.stderr.startswith("squeezenet: 0 MB\n")
+    again = CliRunner().invoke(app, ["pull", "squeezenet"])
+    assert again.exit_code == 0 and again.stderr == "" and again.stdout == f"squeezenet: {path}\n"
+    verified = CliRunner().invoke(app, ["verify"], env={"COLUMNS": "300"}).stdout.splitlines()
+    assert verified[-1].split() == ["squeezenet", "no", "checksum", str(path)]
     listed = CliRunner().invoke(app, ["list"], env={"COLUMNS": "200"}).output
     row = next(line for line in listed.splitlines() if line.startswith("squeezenet"))
     assert "installed" in row and "LPIPS-squeeze" in row
@@ -73,10 +78,10 @@ def test_complete_files_win_over_partial_ones_and_damage_is_named(home, tmp_path
     monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(tmp_path))
     part, whole = tmp_path / "vgg19-features-conv3_4.safetensors", home / "backbones" / "vgg19-features.safetensors"
     save_file({"features.0.bias": torch.zeros(1)}, part)
-    assert backbones.find("vgg19") == part and backbones.partial(part)
+    assert backbones.find("vgg19") == part and backbones.partial(part) and backbones.whole("vgg19") is None
     whole.parent.mkdir(parents=True)
     whole.write_bytes(b"rotten")
-    assert backbones.find("vgg19") == whole
+    assert backbones.find("vgg19") == backbones.whole("vgg19") == whole
     with pytest.raises(RobustSRError, match="vgg19-features.safetensors cannot be read"):
         backbones.load("vgg19")
 

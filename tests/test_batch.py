@@ -15,6 +15,7 @@ from PIL import Image
 
 from robustsr import images
 from robustsr.batch import Output, Task, estimate, run
+from robustsr.console import forecast
 from robustsr.jobs import Job, plan_jobs
 from robustsr.manifest import locked
 from robustsr.models import load
@@ -98,6 +99,21 @@ def test_stopping_keeps_whole_files_only_and_a_resumed_run_gives_the_same_bytes(
     assert Counter(r.status for r in go(folder, net)) == {"skipped": 1, "done": 2, "failed": 2}
     for name in ("a.png", "c.jpg", "e.webp"):
         assert (out / name).read_bytes() == (want / name).read_bytes()
+
+
+def test_an_earlier_result_that_is_no_longer_whole_is_called_that(folder, net):
+    go(folder, net)
+    out = folder.with_name("out")
+    (out / "c.jpg").write_bytes((out / "c.jpg").read_bytes()[:-200])
+    jobs, _ = plan_jobs([str(folder)], str(out))
+
+    def said(smoothing, **options):
+        rows = estimate(jobs, task(net, smoothing), **options)
+        return [line for line in forecast(rows, net, smoothing, None) if line.startswith("note: ")]
+
+    assert said(SMOOTHING) == ["note: 1 earlier result, damaged or cut off since, will be made again"]
+    others = "note: 2 earlier results, made with other settings or of another input, will be replaced"
+    assert said(None) == [others, *said(SMOOTHING)] and said(None, overwrite=True) == []
 
 
 def test_a_file_that_robustsr_did_not_make_is_never_replaced(folder, net, photo):
@@ -216,6 +232,8 @@ def test_a_picture_over_the_limit_fails_before_it_is_decoded(folder, net):
     for limit, target in ((7700, Target(scale=3)), (2000, Target())):  # with x2 as many after two passes; too many
         results = go(folder, net, output=Output(max_pixels=limit), target=target, overwrite=True)
         assert f"over the limit of {limit:,}: --max-pixels 8064 if" in results[2].error
+    results = go(folder, net, output=Output(max_pixels=200_000), target=Target(scale=100), overwrite=True)
+    assert "enlarged 256 times has 33,030,144 pixels, over the limit of 200,000: --scale 16 is pos" in results[2].error
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")

@@ -82,6 +82,19 @@ def test_pull_twice_asks_the_server_once(home, server):
     assert Handler.ranges == []
 
 
+def test_what_lies_in_a_further_folder_is_not_pulled_and_a_strangers_file_there_is_named(
+    home, server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(tmp_path))
+    (tmp_path / "m.pth").write_bytes(BODY)
+    Handler.ranges.clear()
+    assert catalogue.pull(entry(f"{server}/whole")) == tmp_path / "m.pth" and Handler.ranges == []
+    (tmp_path / "m.pth").write_bytes(b"other weights")
+    with pytest.raises(RobustSRError, match="m.pth is another file of that name, and comes first: rename it to pull m"):
+        catalogue.pull(entry(f"{server}/whole"))
+    assert Handler.ranges == [] and not (home / "models").exists()
+
+
 @pytest.mark.parametrize("path", ["whole", "plain"])
 def test_an_interrupted_download_continues_or_starts_over(home, server, path):
     with pytest.raises(RobustSRError, match=rf"{len(BODY) // 2} .*; what was fetched is kept, run it again"):

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from fakes import needs_compiler
 from PIL import Image
+from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -43,7 +45,7 @@ def go(*args):
     """(exit code, stdout, stderr); a RobustSRError is what `main` makes of it."""
     result = CliRunner().invoke(cli.app, [str(a) for a in args])
     if isinstance(result.exception, RobustSRError):
-        return 1, result.stdout, f"error: {result.exception}"
+        return result.exception.code, result.stdout, f"error: {result.exception}"
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
@@ -96,6 +98,9 @@ def test_what_may_not_be_read_is_said_and_stops_nothing(pictures, tiny):
     assert all(f"cannot look into in/{name}: Permission denied" in err for name in ("no", "list"))
     code, err = run("in/no", "-o", "out")
     assert code == 1 and err == "error: cannot look into in/no: Permission denied"
+    Path("shut").mkdir(mode=0o555)
+    code, err = run("in/a.png", "-o", "shut/new")
+    assert code == 1 and err == f"error: nothing may be written into {Path('shut').absolute()}: give another -o"
     os.utime("in/b.jpg")  # to be looked at again
     Path("in/b.jpg").chmod(0)
     code, err = run("in", "-o", "out")
@@ -133,14 +138,25 @@ def test_json_has_a_line_per_file_and_a_summary(pictures, tiny):
     assert "failed: cannot read in/bad.png" in err
 
 
-def test_a_long_run_ends_with_a_table_of_what_failed(pictures, tiny, photo):
-    for i in range(20):
-        Image.fromarray(photo(8, 8, seed=i)).save(f"in/{i}.png")
+def test_failures_are_said_once_more_at_the_end_where_they_are_lost_among_notes(pictures, tiny, photo):
+    for i in range(21):
+        Image.fromarray(photo(8, 8, seed=i)).convert("RGBA").save(f"in/{i}.png")
     Path("in/z.png").write_bytes(b"nothing")
     code, _, err = go("upscale", "in", "-m", tiny, "--device", "cpu")
     lines = err.splitlines()
-    assert code == 1 and any(line.startswith("in/z.png  it is not a picture") for line in lines)
-    assert lines[-1].startswith("23 upscaled in") and "1 failed -> in_upscaled" in lines[-1]
+    assert code == 1 and err.count("it is not a picture") == 1
+    assert lines[-1].startswith("24 upscaled in") and "1 failed -> in_upscaled" in lines[-1]
+    code, _, err = go("upscale", "in", "-o", "flat", "-f", "jpg", "-m", tiny, "--device", "cpu")
+    assert code == 1 and any(line.startswith("in/z.png  it is not a picture") for line in err.splitlines())
+
+
+def test_the_bar_says_how_much_of_a_picture_is_done():
+    with Progress(disable=True) as progress:
+        bar = console.Bar(progress, {"a": 1.0, "b": 1.0})
+        bar.window("a", "a.png", 3, 20)
+        assert progress.tasks[0].fields["now"].endswith("a.png  15%") and progress.tasks[0].completed == 0.15
+        bar.window("b", "b.png", 1, 1)
+        assert progress.tasks[0].fields["now"].endswith("b.png")
 
 
 def test_dry_run_writes_nothing(pictures, tiny):
@@ -196,7 +212,9 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
         (["upscale", "in", "--scale", "nan"], 2, "--scale must be positive"),
         (["models", "add", "in/a.png"], 1, "give the path of a .safetensors"),
         (["upscale", "nope"], 1, "no file or folder 'nope'"),
-        (["upscale", "in", "-f", "psd"], 1, "cannot write 'psd'"),
+        (["upscale", "in", "-f", "psd"], 2, "cannot write 'psd'"),
+        (["upscale", "in/a.png", "-o", "b.psd"], 2, "cannot write 'b.psd'"),
+        (["upscale", "in", "-o", "in/a.png/b"], 1, "in/a.png is a file, and results need a folder"),
         (["upscale", "in", "--device", "cuda:9"], 1, "no device 'cuda:9'"),
         (["upscale", "in", "-m", "nope"], 1, "no model 'nope'"),
         (["models", "pull", "nope"], 1, "can be pulled: esrgan"),
@@ -217,6 +235,27 @@ def test_what_is_wrong_with_a_variable_is_said_with_its_name(pictures, tiny, mon
     monkeypatch.setenv("ROBUSTSR_SMOOTH", "medium")
     code, _, err = go("upscale", "in", "-m", tiny)
     assert code == 2 and "ROBUSTSR_SMOOTH" in err
+    monkeypatch.delenv("ROBUSTSR_SMOOTH")
+    for name in ("SIGMA", "SAMPLES", "TOLERANCE"):  # though nothing is smoothed
+        with monkeypatch.context() as patch:
+            patch.setenv(f"ROBUSTSR_{name}", "abc")
+            code, _, err = go("upscale", "in", "-m", tiny)
+            assert code == 2 and f"ROBUSTSR_{name}" in err
+
+
+def test_a_variable_that_may_be_misspelt_is_said(pictures, tiny, monkeypatch):
+    for name in ("SIGAM", "WEIGHT", "REQUIRE_SHARED", "DATA"):
+        monkeypatch.setenv(f"ROBUSTSR_{name}", "0.1")
+    code, _, err = go("upscale", "in", "-m", tiny, "--dry-run")
+    assert code == 0 and [line for line in err.splitlines() if line.startswith("note: ")] == [
+        "note: ROBUSTSR_SIGAM is unknown: did you mean ROBUSTSR_SIGMA?",
+        "note: ROBUSTSR_WEIGHT is unknown: did you mean ROBUSTSR_WEIGHTS?",
+    ]
+
+
+def test_paragraphs_of_the_help_run_to_the_edge(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "The budgets are small: far below an Linf attack" in go("certify", "--help")[1]
 
 
 def test_a_network_that_enlarges_nothing_says_so(pictures):
@@ -245,6 +284,20 @@ def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
     assert code == 1 and "DAMAGED" in out
 
 
+def test_a_strangers_file_under_a_known_name_is_what_it_is_everywhere(pictures, tiny, monkeypatch):
+    shutil.copy(tiny, "realesr-general-wdn-x4v3.safetensors")
+    Path("realesr-general-x4v3.pth").write_bytes(b"other weights")
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", ".")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.split() for line in go("models", "list")[1].splitlines()]
+    assert ["realesr-general-x4v3", "installed", "realesr-general-x4v3.pth"] in lines
+    assert ["realesr-general-wdn-x4v3", "installed"] in [line[:2] for line in lines]  # in one piece
+    code, out, _ = go("models", "verify")
+    assert code == 0 and re.search(r"^realesr-general-x4v3 +not the catalogue's +", out, re.MULTILINE)
+    code, _, err = go("models", "pull", "realesr-general-x4v3")
+    assert code == 1 and "is another file of that name" in err
+
+
 def test_networks_behind_losses_are_known_and_models_may_have_their_names(pictures, tiny):
     said = go("models", "info", "alexnet")[1]
     assert "244,408,911 bytes" in said and "`robustsr models pull alexnet` gets it" in said
@@ -266,7 +319,9 @@ def test_devices_names_the_processor_and_the_compiler(pictures, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(engine, "unused_gpu", lambda: None)
     code, out, err = go("devices")
-    assert code == 0 and "cpu" in out and f"threads, kernels compiled by {kernels.compiler()}" in out and not err
+    assert code == 0 and "cpu" in out and f", kernels compiled by {kernels.compiler()}" in out and not err
+    threads = torch.get_num_threads()
+    assert (", 1 thread," if threads == 1 else f", {threads} threads,") in out
     monkeypatch.setattr(kernels, "available", lambda: False)
     code, out, err = go("devices")
     assert code == 0 and "compiled" not in out and "no C compiler (gcc, or ROBUSTSR_CC) works here" in err

@@ -79,6 +79,7 @@ def test_any_perturbation_and_defence_and_a_second_run_is_the_same(folder, tiny,
     first, second = invoke(*args), invoke(*args)
     assert first.exit_code == 0 and "median of 2, sigma 0.05" in first.stdout
     assert first.stdout == second.stdout
+    assert "truth: 2 pictures, about " in first.stderr and "truth: 2 pictures, at most " in second.stderr
     assert "LPIPS is n/a" in first.output and "robustsr models pull squeezenet" in first.output
 
 
@@ -114,6 +115,7 @@ def test_one_picture_leaves_nothing_to_calibrate_with(folder, tiny, tmp_path, ho
     args = ["--limit", 1, "--perturb", "clean", "--sigma-grid", 0.1, "--samples", 2, "--metric", "psnr"]
     done = invoke("tune", folder, "-m", tiny, *args, "-o", tmp_path / "o")
     assert done.exit_code == 0 and "n/a" in done.stdout and "no second picture" in done.stdout
+    assert "calibration (noise estimate: sigma) none: it takes 4 pictures" in done.stdout
     assert "is not calibrated: that takes 4 pictures" in done.output and not (home / "calibrations").exists()
     assert invoke("tune", folder, "-m", "bicubic", "-o", tmp_path / "o").exit_code == 2
 
@@ -157,6 +159,7 @@ def test_the_thesis_search_shows_its_tables(folder, tiny, tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert "sigma_f .05" in done.stdout and "eps_rel 0.035" in done.stdout
+    assert "what upscales, bicubic too, gets the pictures shrunk once more" in done.stdout
 
 
 def test_the_thesis_search_is_of_its_networks_of_that_factor(folder, tmp_path):

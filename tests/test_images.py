@@ -309,7 +309,9 @@ def test_real_photographs(shared, tmp_path):
         (b"BMW is a car maker", "damaged or cut off"),
         (png(0, 5, 8, 0, b""), "its size is 0 x 5"),
         (b"II*\0\x08\0\0\0", "damaged or cut off"),
-        (b"\0\0\0\x18ftypmif1heic and more", "damaged or cut off"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif and more", "damaged or cut off"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic and more", "it is a HEIC picture: convert it first"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic and more", "it is a HEIC picture: convert it first"),
     ],
 )
 def test_what_is_no_picture_is_refused_by_name(tmp_path, data, reason):
@@ -318,6 +320,17 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path, data, reason):
     for reader in (images.inspect, images.read):
         with pytest.raises(RobustSRError, match=rf"holiday\.png: .*{reason}"):
             reader(path, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("name", ["x.dng", "x.NEF", "x.cr2", "x.cr3"])
+def test_camera_raw_is_refused_as_such_and_not_read_for_its_preview(tmp_path, name):
+    save(pixels(3), tmp_path / name, "TIFF")  # which is what most of them begin like
+    if name == "x.cr3":
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom")
+    with pytest.raises(RobustSRError, match=f"{name}: it is a camera raw file: convert it first"):
+        read(tmp_path / name)
+    save(pixels(3), tmp_path / name, "JPEG")
+    assert read(tmp_path / name).format == "jpg"
 
 
 def test_missing_files_and_folders(tmp_path):

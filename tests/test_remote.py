@@ -17,7 +17,7 @@ from robustsr.jobs import plan_jobs
 from robustsr.manifest import Manifest, digest
 from robustsr.models import load
 from robustsr.plan import Smoothing, Target, make_plan
-from robustsr.remote import Url, below, delivered, fetched, looked_up, place, state, sweep
+from robustsr.remote import Url, below, check_folder, delivered, fetched, looked_up, place, state, sweep
 from robustsr.types import Cancelled, RobustSRError
 
 
@@ -116,6 +116,15 @@ def test_files_travel_whole_or_not_at_all(base, put, monkeypatch):
     assert there(base) == ["new/a.png"] and content(str(url)) == b"before"
     put(str(url), content=b"after")
     assert there(base) == ["new/a.png"] and content(str(url)) == b"after"
+
+
+def test_a_folder_for_results_is_one_or_can_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "new" / "deep", Path("."), Path("new"), Url("memory://a/b")):
+        check_folder(folder)
+    for folder in (tmp_path / "file", tmp_path / "file" / "new"):
+        with pytest.raises(RobustSRError, match=f"^{tmp_path / 'file'} is a file, and results need a folder"):
+            check_folder(folder)
 
 
 @pytest.mark.parametrize("kind", [Path, Url])

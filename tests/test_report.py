@@ -134,6 +134,10 @@ def test_narrow_terminals_get_several_tables():
     assert [part.notes for part in parts] == [(), ["100 pictures"]]
     assert [marks(part) for part in parts] == [marks(wide(), j) for j in (0, 6)]
     assert fit(wide(), 120) == [wide()]
+    columns = [Column(f"eps_rel {i}") for i in range(7)]  # no group holds them together
+    loose = fit(Table("loose", columns, [Row.of("a row", range(7))]), 60)
+    assert [column for part in loose for column in part.columns] == columns and len(loose) == 2
+    assert all(max(map(len, printed(part, 60).splitlines())) <= 60 for part in loose)
 
 
 def test_terminals_get_no_markup_and_no_escapes():
