@@ -3,8 +3,8 @@
 python -m tests.bench.speed [MODEL] [--device cuda]
 
 Naive is what one writes with spandrel and torch alone: its modules as they load (float32, NCHW, eager), one pass after
-the other, torch.median over the stack. It runs in a process of its own, as it would: beside the engine it has the
-engine's settings of the allocator, too (second line).
+the other, torch.median over the stack. It runs in a process of its own, as it would, and once more beside the engine,
+whose settings of the allocator then help it, too.
 """
 
 import argparse
@@ -134,6 +134,19 @@ def main():
         pipe.send(word)
         pipe.recv()
 
+    beside = Naive(args.model, args.size, device)
+
+    def naive_here(*word):
+        getattr(beside, word[0])(*word[1:])
+        done(device)
+
+    def against(what, word, act, goal="", count=count):
+        """The line of what naive and the engine both do, against naive in its own process and in this one."""
+        measured = [pairs(lambda way=way: way(*word), act, count) for way in (naive, naive_here)]
+        show(f"{what}: naive / engine", measured[0], goal)
+        show(f"{what}: naive in this process / engine", measured[1], goal)
+        return measured[0]
+
     def smoothed(smoothing):
         with torch.inference_mode(), buffers_kept():
             compose(network, smoothing, make_plan(network, smoothing), x.shape[-2:])(x)
@@ -145,23 +158,19 @@ def main():
                 network(x)
             done(device)
 
-    here = next(d.description for d in devices() if d.name.startswith(device))
-    print(f"{datetime.date.today()}, {here}, {platform.machine()}, torch {torch.__version__}")
+    about = next(d.description for d in devices() if d.name.startswith(device))
+    print(f"{datetime.date.today()}, {about}, {platform.machine()}, torch {torch.__version__}")
     print(f"{network.name}, {args.size}x{args.size} LR x{network.scale}: {network.precision}, {network.engine}")
     print(f"medians of {count} pairs\n{'':64s} {'first':>9s} {'second':>9s} {'ratio':>7s}  goal")
-    one = pairs(lambda: naive("median", 1), lambda: bare(1), 2 * count + 1)
-    show("one pass: naive / engine", one)
-    beside = Naive(args.model, args.size, device)
-    show("one pass: naive in the engine's process / engine", pairs(lambda: beside.median(1), lambda: bare(1), count))
+    one = against("one pass", ("median", 1), lambda: bare(1), count=2 * count + 1)
     if auto_precision(x.device) == "bf16" != network.precision:
         half = network.with_precision("bf16")
         show("one pass: engine in bfloat16 / engine", pairs(lambda: bare(1, half), lambda: bare(1), count))
     n21 = Smoothing("median", SIGMA, 21, "independent")
-    show("median of 21: naive / engine", pairs(lambda: naive("median", 21), lambda: smoothed(n21), count), "3.2")
+    against("median of 21", ("median", 21), lambda: smoothed(n21), "3.2")
     show("median of 21: engine / its 21 passes alone", pairs(lambda: smoothed(n21), lambda: bare(21), count), "1.05")
     own = Smoothing("median", SIGMA, network.entry.samples if network.entry else 20)
-    what = f"median: naive of 21 / engine, the model's own {own.samples} antithetic draws"
-    show(what, pairs(lambda: naive("median", 21), lambda: smoothed(own), count), "15 for 4 draws")
+    against(f"21 against {own.samples} antithetic", ("median", 21), lambda: smoothed(own), "15 for 4 draws")
 
     with torch.no_grad():
         hr = (exact(eight) + 0.05).clamp(0, 1)
@@ -172,7 +181,7 @@ def main():
         attacks.pgd(eight, objective, EPS, STEPS)
         done(device)
 
-    show("PGD-10, 8 pictures of 64x64, float32: naive / engine", pairs(lambda: naive("pgd"), attacked, count), "1.4")
+    against("PGD-10, 8 pictures of 64x64, float32", ("pgd",), attacked, "1.4")
 
     claim, small = Claim(0.06, SIGMA, n=1000, shipped=101), eight[:1]
 
