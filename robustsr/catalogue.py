@@ -94,7 +94,7 @@ def installed() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in search_path():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.suffix.lower() in ENDINGS and "-features" not in path.stem:  # those are loss backbones
+            if path.suffix.lower() in ENDINGS and "-features" not in path.stem and path.is_file():  # no loss backbones
                 found.setdefault(by_file.get(path.name, path.stem), path)
     return found
 

@@ -41,9 +41,10 @@ class Spreadable(typer.core.TyperCommand):
         for at, (word, following) in enumerate(pairwise([*args, ""])):
             if word == "--ray" and not re.fullmatch(r"auto|local|ray://.+|[\w.-]+:\d+|\[.+\]:\d+", following):
                 args[at] = "--ray=local"
-        known = {str(p.name).upper() for p in self.params} | OTHERS
-        for word in sorted(name[9:] for name in os.environ if name.startswith("ROBUSTSR_")):
-            if word not in known and (near := get_close_matches(word, known, 1)):
+        known = {str(p.name).upper() for p in self.params if p.param_type_name == "option"} | OTHERS
+        given = [] if ctx.resilient_parsing else [n[9:] for n in sorted(os.environ) if n.startswith("ROBUSTSR_")]
+        for word in given:
+            if word not in known and (near := get_close_matches(word, known, 1, 0.8)):
                 console.say(f"note: ROBUSTSR_{word} is unknown: did you mean ROBUSTSR_{near[0]}?", "yellow")
         try:
             return super().parse_args(ctx, args)
@@ -147,7 +148,8 @@ def quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     except (OSError, ValueError):
         return None
     limit = math.ceil(time / period)
-    return limit if 0 < limit < (os.cpu_count() or 1) else None
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return limit if 0 < limit < seen else None
 
 
 def first_process() -> bool:

@@ -300,15 +300,11 @@ def _choice(
 
 
 def _measure(studies: dict[str, Study], out: Path) -> dict[str, Results]:
-    from .evaluate import forecast, run
+    from .evaluate import run
     from .manifest import locked
     from .results import Results
 
     results = {}
-    known = (out / "records.jsonl").exists()
-    for name, study in studies.items():
-        count, seconds = len(study.pictures.files), console.duration(forecast(study))
-        console.say(f"{name}: {count} picture{'s' * (count != 1)}, {'at most' if known else 'about'} {seconds}")
     with interruptible("the same command goes on from here"), locked(out), console.work_bar() as update:
         for name, study in studies.items():
             found = []

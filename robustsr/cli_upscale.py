@@ -239,13 +239,14 @@ def upscale(
     from . import catalogue, jobs
     from .formats import OUTPUT_FORMATS, QUALITY
     from .remote import check_folder
+    from .resume import taken
 
     name = model or catalogue.default_model()
     entry = catalogue.catalogue().get(name)
     factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
     label = f"x{factor:g}" if factor else "upscaled"
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
-    for root in {job.root for job in todo}:
+    for root in {job.root for job in todo if not (dry_run or taken(job.target))}:
         check_folder(root)
     if "quality" in given and not any(OUTPUT_FORMATS[job.target.suffix.lower()[1:]] in QUALITY for job in todo):
         warnings.append(f"--quality is for {', '.join(QUALITY)}, which no result is (-f chooses)")

@@ -21,7 +21,7 @@ from .files import atomic
 from .models import Loaded, load
 from .pairs import Pair
 from .perturbations import Norm, norms, random_noise
-from .plan import Smoothing, compose, make_plan, pixels_per_second
+from .plan import Smoothing, compose, make_plan
 from .resample import OnResized
 from .smoothing import Smoothed
 from .study import VERSION, Record, Study, append, parse, records
@@ -73,23 +73,6 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
                         known[record["key"]] = record
                         append(folder, record)
                     yield Progress({**record, "model": name}, done, total)
-
-
-def forecast(study: Study) -> float:
-    """About how many seconds `run` takes here where nothing is known yet, by its first picture."""
-    pair, each = study.pictures.load(0), []
-    distance = losses.lpips(study.lpips) if study.lpips else None
-    for _ in range(2):  # the first time is longer
-        start = time.perf_counter()
-        _metrics(pair.hr, pair.hr, study.border, distance)
-        each.append(time.perf_counter() - start)
-    total = 0.0
-    for name in study.models:
-        network = load(name, device=study.device, precision=study.precision, denoise=_denoiser(study, name))
-        seconds = pair.lr[0, 0].numel() / pixels_per_second(network)
-        for spec in study.perturbations:
-            total += seconds * _cost(study, name, spec) + each[-1] * len(_defences(study, name))
-    return total * len(study.pictures.files)
 
 
 def _defences(study: Study, name: str) -> list[Smoothing | None]:

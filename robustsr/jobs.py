@@ -72,7 +72,8 @@ def plan_jobs(
         return [single], warnings
     paths = [p for text in inputs for p in _expand(text)]
     given = _output(out) if out is not None else None
-    if given is not None and given.suffix.lower()[1:] in OUTPUT_FORMATS and not given.is_dir():
+    like_a_file = given is not None and (given.exists() or given.suffix.lower()[1:] in OUTPUT_FORMATS)
+    if given is not None and like_a_file and not given.is_dir():
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     folders = [p for p in paths if p.is_dir()]
     jobs: list[Job] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,19 @@ def outside(path: Path) -> list[str]:
     """The files besides ``path`` in which an ONNX model keeps weights, by their names from its folder."""
     import onnx
 
-    initializers = onnx.load(path, load_external_data=False).graph.initializer
-    return sorted({pair.value for tensor in initializers for pair in tensor.external_data if pair.key == "location"})
+    found = set[str]()
+
+    def look(message: Any) -> None:  # noqa: ANN401 - protobuf's messages: tensors are in nodes and subgraphs, too
+        if isinstance(message, onnx.TensorProto):
+            found.update(pair.value for pair in message.external_data if pair.key == "location")
+            return
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                for part in value if isinstance(value, Iterable) else [value]:
+                    look(part)
+
+    look(onnx.load(path, load_external_data=False))
+    return sorted(found)
 
 
 def _digest(path: Path) -> str:

@@ -230,7 +230,7 @@ def check_folder(folder: Place) -> None:
     if isinstance(folder, Url):
         return
     there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
-    if not there.is_dir():
+    if os.path.exists(there) and not there.is_dir():
         raise RobustSRError(f"{there} is a file, and results need a folder: give another -o")
     if not os.access(there, os.W_OK | os.X_OK):
         raise RobustSRError(f"nothing may be written into {there.absolute()}: give another -o")

@@ -56,6 +56,8 @@ class Weights:
         """What `models.load` takes."""
         for name, content in self.files.items():
             path = Path(folder) / name
+            if not path.resolve().is_relative_to(Path(folder).resolve()):
+                raise RobustSRError(f"{self.name} keeps weights outside of its folder, in {name}: put them beside it")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         return Path(folder) / self.name if self.files else self.name

@@ -101,6 +101,12 @@ def test_what_may_not_be_read_is_said_and_stops_nothing(pictures, tiny):
     Path("shut").mkdir(mode=0o555)
     code, err = run("in/a.png", "-o", "shut/new")
     assert code == 1 and err == f"error: nothing may be written into {Path('shut').absolute()}: give another -o"
+    Path("shut").chmod(0o755)
+    assert run("in/a.png", "-o", "shut/new")[0] == 0
+    for path in (Path("shut/new"), Path("shut")):
+        path.chmod(0o555)
+    for more in ([], ["--dry-run"]):  # nothing is to be written
+        assert run("in/a.png", "-o", "shut/new", *more)[0] == 0
     os.utime("in/b.jpg")  # to be looked at again
     Path("in/b.jpg").chmod(0)
     code, err = run("in", "-o", "out")
@@ -244,7 +250,7 @@ def test_what_is_wrong_with_a_variable_is_said_with_its_name(pictures, tiny, mon
 
 
 def test_a_variable_that_may_be_misspelt_is_said(pictures, tiny, monkeypatch):
-    for name in ("SIGAM", "WEIGHT", "REQUIRE_SHARED", "DATA"):
+    for name in ("SIGAM", "WEIGHT", "REQUIRE_SHARED", "DATA", "PORT", "VERSION", "INPUT"):
         monkeypatch.setenv(f"ROBUSTSR_{name}", "0.1")
     code, _, err = go("upscale", "in", "-m", tiny, "--dry-run")
     assert code == 0 and [line for line in err.splitlines() if line.startswith("note: ")] == [

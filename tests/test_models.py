@@ -16,6 +16,7 @@ from robustsr import models, upscale
 from robustsr.engine import PRECISIONS, auto_precision
 from robustsr.metrics import psnr
 from robustsr.models import load, receptive_radius
+from robustsr.onnx_network import outside
 from robustsr.spread import Weights
 from robustsr.types import RobustSRError
 
@@ -241,6 +242,18 @@ def test_weights_beside_an_onnx_file_are_part_of_what_it_is(tmp_path):
     assert one.digest == same.digest != two.digest and len(one.digest) == 64
     sent = load(Weights.of(str(made[1][0])).unpacked(str(tmp_path / "elsewhere")), device="cpu")  # to a worker
     assert sent.digest == two.digest and torch.equal(sent(x), two(x))
+    with pytest.raises(RobustSRError, match="outside of its folder"):
+        Weights("net.onnx", {"net.onnx": b"", "../net.data": b""}).unpacked(str(tmp_path / "elsewhere"))
+
+
+def test_constants_beside_an_onnx_file_are_found_in_its_nodes_and_subgraphs(tmp_path):
+    constant = numpy_helper.from_array(np.zeros(400, np.float32), "c")
+    graph = helper.make_graph([helper.make_node("Constant", [], ["c"], value=constant)], "inner", [], [])
+    branches = helper.make_node("If", ["yes"], [], then_branch=graph, else_branch=graph)
+    model = helper.make_model(helper.make_graph([branches], "outer", [], []))
+    settings = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0, "convert_attribute": True}
+    onnx.save(model, tmp_path / "net.onnx", **settings)
+    assert outside(tmp_path / "net.onnx") == ["net.data"]
 
 
 def test_an_onnx_model_runs_on_as_many_threads_as_torch(tmp_path):

@@ -160,6 +160,7 @@ def test_a_checkpoint_from_before_a_recipe_had_some_key_still_resumes(folder):
     path = folder / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     del state["recipe"]["inputs"]["attack_step"], state["recipe"]["denoiser"]
+    state["recipe"]["loss"]["taught"] = "all"  # a key that is gone
     state["pictures"] = 4  # not yet a digest
     torch.save(state, path)
     assert State.resumed(path, config, torch.device("cpu")).step == 3

@@ -25,6 +25,7 @@ from .recipe import Data, Recipe
 
 DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
 # What may lie elsewhere on another machine:
+RETIRED = {"loss.taught": "all"}  # keys of earlier recipes, and at what they say nothing
 MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.init")
 
 
@@ -188,7 +189,7 @@ def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     for section in DECIDES:
         flat |= {f"{section}.{key}": value for key, value in recipe[section].items()}
     flat["generator.denoise"] = bool(recipe["generator"]["denoise"])  # whichever it was, its weights are in the run's
-    return {key: value for key, value in flat.items() if key not in MOVES}
+    return {key: value for key, value in flat.items() if key not in MOVES and RETIRED.get(key) != value}
 
 
 def _start(judge: nn.Module, path: Path) -> None:

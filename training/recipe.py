@@ -200,6 +200,8 @@ class Recipe:
                 )
         if self.loss.heavy and (not self.data.degraded or self.data.light == 1):
             raise RobustSRError("recipe: loss.heavy is about heavily degraded patches: data leaves none")
+        if self.loss.heavy == TRUTH and not self.loss.teacher:
+            raise RobustSRError(f"recipe: loss.heavy={TRUTH} is what all patches have without loss.teacher")
         if not any(getattr(self.loss, k) for k in ("l1", "mse", "perceptual", "gan")):
             raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")
 

@@ -168,9 +168,9 @@ class Step:
                 return self.behind(lr)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             target = self.teacher(lr).clamp(0, 1) if self.teacher else hr
-            if self.recipe.loss.heavy:
-                other = self.heavy(lr).clamp(0, 1) if self.heavy else hr
-                target = other.where(heavy.view(-1, 1, 1, 1), target)
+            if self.recipe.loss.heavy and heavy.any():
+                target = target.clone()
+                target[heavy] = self.heavy(lr[heavy]).clamp(0, 1) if self.heavy else hr[heavy]
             return sharpened(target, self.recipe.loss.sharpen) if self.recipe.loss.sharpen else target
 
     def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
