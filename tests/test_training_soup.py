@@ -38,10 +38,21 @@ def test_the_command_says_what_it_did_and_the_file_what_it_is_of(tiny, tmp_path,
     main([str(tiny), str(other), "-o", str(out)])
     assert capsys.readouterr().err == f"mean of {tiny}, {other}: {out}\n"
     assert safe_open(out, "pt").metadata() == {
-        "mean of": f"{catalogue.sha256(tiny)[:16]}, {catalogue.sha256(other)[:16]}"
+        "mean of": f"0.5 of {catalogue.sha256(tiny)[:16]}, 0.5 of {catalogue.sha256(other)[:16]}"
     }
     with pytest.raises(SystemExit, match="error: .*is there already: name a new file"):
         main([str(tiny), str(other), "-o", str(out)])
+
+
+def test_some_count_more(tiny, tmp_path):
+    other, out = moved(tiny, tmp_path / "moved.safetensors"), tmp_path / "mean.safetensors"
+    main([str(tiny), str(other), "--counts", "3", "1", "-o", str(out)])
+    first, second, mean = (load_file(path) for path in (tiny, other, out))
+    for key, value in mean.items():
+        torch.testing.assert_close(value, (0.75 * first[key] + 0.25 * second[key]).half(), rtol=1e-3, atol=1e-6)
+    for counts in ([1.0], [1.0, 0.0], [1.0, 1.0, 1.0]):
+        with pytest.raises(RobustSRError, match="2 models need as many counts above 0"):
+            soup([str(tiny), str(other)], tmp_path / "no.safetensors", counts=counts)
 
 
 def test_the_mean_leans_towards_another(tmp_path, tiny, capsys):
