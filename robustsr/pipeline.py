@@ -88,7 +88,7 @@ def _upscale(
         total += count_windows(network, None, plan, (h, w), passes)
     counter = _Counter(on_window, total)
     planes = []
-    for job, (pixels, smooth) in enumerate(zip(jobs, (smoothing, None), strict=False)):
+    for pixels, smooth in zip(jobs, (smoothing, None), strict=False):
         low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))  # beyond [0, 1] for wide gamuts
         x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
         gray = bool((x[:, 1:] == x[:, :1]).all())  # also where a file stores it as RGB: no tint
@@ -100,11 +100,11 @@ def _upscale(
                 if not bool(torch.isfinite(x.sum())):
                     raise _NotFiniteError
                 x = x.clamp_(low, high)  # Tiled's own memory
-        if job == 1 or picture.gray:
+        if gray:
             x = x.mean(1, keepdim=True)
         plane = resize(x[0].permute(1, 2, 0).numpy(), width, height)
         planes.append(np.clip(plane, low, high, out=plane))
-    rgb = np.repeat(planes[0], 3, axis=2) if picture.gray else planes[0]
+    rgb = np.repeat(planes[0], 3, axis=2) if planes[0].shape[2] == 1 else planes[0]
     return replace(picture, rgb=rgb, alpha=planes[1][..., 0] if len(planes) > 1 else None, notes=notes)
 
 
