@@ -52,7 +52,7 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
         return
     if entry:
         idle = {"sigma", "samples", "draws"} if entry.use == "denoise" else set()  # it is not smoothed by itself
-        for key, value in vars(entry).items():
+        for key, value in sorted(vars(entry).items(), key=lambda row: row[0] == "trained"):  # the longest comes last
             if value not in ("", {}, []) and key not in idle:
                 shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
                 table.add_row(key, f"{value:,} bytes" if key == "size" else shown)
