@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -29,6 +29,7 @@ from .resume import announce, opened, sort_out
 from .types import RobustSRError
 from .version import __version__
 
+Untyped: TypeAlias = Any  # what comes from ray
 HERE = "local"  # the address that stands for a cluster of this machine alone, made for this run
 TRIES = 3  # a file that has killed so many workers is given up
 # Read when ray is imported. Ray prints what happens in a cluster to standard output, which belongs to --json.
@@ -172,7 +173,7 @@ def run(
             sweep(job.target for job in islice(unfinished.values(), at_work))
 
 
-def _rows(ray: Any, hands: Crew, work: tuple[Any, ...]) -> Iterator[tuple[int, Result, list[dict[str, Any]]]]:  # noqa: ANN401
+def _rows(ray: Untyped, hands: Crew, work: tuple[Any, ...]) -> Iterator[tuple[int, Result, list[dict[str, Any]]]]:
     """What the workers make of each job, as it comes."""
     count, tries = len(work[2]), ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()
     data = ray.data.from_items([{"number": n} for n in range(count)], override_num_blocks=count).map_batches(
@@ -210,12 +211,7 @@ class Worker:
     """The inside of an actor: loads the model once, then turns numbers of jobs into what became of them."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        threads: int,
-        jobs: list[Job],
-        plans: dict[Place, dict[str, Any]],
-        tries: Any,  # noqa: ANN401
+        self, recipe: Recipe, threads: int, jobs: list[Job], plans: dict[Place, dict[str, Any]], tries: Untyped
     ) -> None:
         torch.set_num_threads(threads)
         self._jobs, self._plans, self._tries = jobs, plans, tries
