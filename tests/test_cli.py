@@ -293,10 +293,12 @@ def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
 def test_a_strangers_file_under_a_known_name_is_what_it_is_everywhere(pictures, tiny, monkeypatch):
     shutil.copy(tiny, "realesr-general-wdn-x4v3.safetensors")
     Path("realesr-general-x4v3.pth").write_bytes(b"other weights")
+    Path("gone.pth").symlink_to("nowhere")
     monkeypatch.setenv("ROBUSTSR_WEIGHTS", ".")
     monkeypatch.setenv("COLUMNS", "80")
     lines = [line.split() for line in go("models", "list")[1].splitlines()]
     assert ["realesr-general-x4v3", "installed", "realesr-general-x4v3.pth"] in lines
+    assert not [line for line in lines if line[:1] == ["gone"]]
     assert ["realesr-general-wdn-x4v3", "installed"] in [line[:2] for line in lines]  # in one piece
     code, out, _ = go("models", "verify")
     assert code == 0 and re.search(r"^realesr-general-x4v3 +not the catalogue's +", out, re.MULTILINE)
