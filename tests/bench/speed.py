@@ -200,7 +200,7 @@ def main():
     with context.Pool(1) as pool:  # a process whose peak is no other line's
         grown = pool.apply(growth, (args.model, own, device))
     large = 3 * 4 * (network.scale * 1024) ** 2 / 2**20
-    more = f"{grown:.0f} MB more, of which the larger result is {large * 3 / 4:.0f}"
+    more = f"{grown:.0f} MB more; the result alone takes {large * 3 / 4:.0f} more"
     print(f"peak memory, 1024x1024 instead of 512x512: {more}")
     pipe.send(None)
 
