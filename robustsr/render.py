@@ -64,8 +64,7 @@ def to_rich(table: Table, *, notes: bool = True) -> RichTable:
 
 
 def fit(table: Table, width: int) -> list[Table]:
-    """The table, cut between its groups of columns, and columns without one, into as few as fit a terminal of ``width``
-    columns."""
+    """The table in parts that fit a terminal of ``width``, as few as can be: no named group of columns is cut."""
     parts: list[list[int]] = [[]]
     boxes, column = _boxes(table), 0
     for count in [n for name, size in table.groups for n in ([size] if name else [1] * size)]:

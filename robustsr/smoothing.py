@@ -31,7 +31,7 @@ class Smoothed(Wrapper):
     number the last has no partner. The noise is a function of ``seed`` and the absolute position (see noise.py),
     is not clipped, and so needs ``origin`` when ``x`` is a tile. ``gray``: ``x`` has three equal channels; the
     reduction runs over luma, so the result has, too. Their noise differs, as networks know it: equal noise of all
-    channels, which they were not trained on, leaves a mesh.
+    channels, which few were trained on, leaves a mesh.
     ``chunk``: draws per call of ``inner`` (memory and speed only).
     """
 
