@@ -165,6 +165,7 @@ def test_ctrl_c_and_json_through_the_installed_script(tmp_path, photo, tiny, mon
     for i in range(9):
         Image.fromarray(photo(100, 100, seed=i)).save(f"many/{i}.png")
     command = [SCRIPT, "upscale", "many", "-o", "out", "-m", tiny, "--fp32", "--smooth", "median", "--device", "cpu"]
+    command += ["--samples", "200"]  # that it is in the middle of them when it is interrupted
     spreading = [*command, "--json", "--ray", "--workers", "2"]
     process = subprocess.Popen(spreading, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -173,7 +174,7 @@ def test_ctrl_c_and_json_through_the_installed_script(tmp_path, photo, tiny, mon
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 130 and "Traceback" not in err, err
-    assert err.splitlines()[0].endswith("megapixels out: tiny x4 on Ray, median of 20, sigma 0.03")
+    assert err.splitlines()[0].endswith("megapixels out: tiny x4 on Ray, median of 200, sigma 0.03")
     assert err.splitlines()[1] == "2 workers of 1 processor" and "interrupted: the same command goes on" in err
     assert first["status"] == "done" and Path(first["output"]).exists() and first["input"].startswith("many/")
     *_, summary = map(json.loads, out.splitlines())
