@@ -7,9 +7,11 @@
 #ifdef __AVX512F__
 #define LANES 16
 #define ROWS 12
+#define PANELS 2 // whose sums stay in registers together, ROWS of each
 #else
 #define LANES 8
 #define ROWS 6
+#define PANELS 1
 #endif
 #define PANEL 16 // channel counts are multiples of it
 #define VECTORS (PANEL / LANES)
@@ -47,19 +49,24 @@ static inline void out_of(const vec *m, vec *o, int s) {
     o[3 * s] = b + 8 * e + m[5];
 }
 
-// m (TILES, PANEL) = v (TILES, cin) u (cin, PANEL)
-static inline void product(const float *v, const float *u, float *m, long cin) {
+// m (panels, .., TILES, PANEL) = v (TILES, cin) u (panels, .., cin, PANEL), panels 36 such matrices apart.
+static inline __attribute__((always_inline)) void product(const float *v, const float *u, float *m, long cin,
+                                                          const int panels) {
     for (int r = 0; r < TILES; r += ROWS) {
-        vec sum[ROWS][VECTORS] = {0};
+        vec sum[ROWS][PANELS * VECTORS] = {0};
         for (long k = 0; k < cin; k++) {
-            vec b[VECTORS];
-            for (int j = 0; j < VECTORS; j++) b[j] = load(u + k * PANEL + j * LANES);
+            vec b[PANELS * VECTORS];
+            for (int j = 0; j < panels * VECTORS; j++)
+                b[j] = load(u + (j / VECTORS * 36 * cin + k) * PANEL + j % VECTORS * LANES);
 #pragma GCC unroll 12
-            for (int i = 0; i < ROWS; i++)
-                for (int j = 0; j < VECTORS; j++) sum[i][j] += v[(r + i) * cin + k] * b[j];
+            for (int i = 0; i < ROWS; i++) {
+                vec a = (vec){0} + v[(r + i) * cin + k];
+                for (int j = 0; j < panels * VECTORS; j++) sum[i][j] += a * b[j];
+            }
         }
         for (int i = 0; i < ROWS; i++)
-            for (int j = 0; j < VECTORS; j++) store(m + (r + i) * PANEL + j * LANES, sum[i][j]);
+            for (int j = 0; j < panels * VECTORS; j++)
+                store(m + (j / VECTORS * 36 * TILES + r + i) * PANEL + j % VECTORS * LANES, sum[i][j]);
     }
 }
 
@@ -111,7 +118,7 @@ int conv3x3(const float *x, float *y, const float *u, const float *bias, const f
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
         float *v = aligned_alloc(64, 36 * stride * sizeof(float)); // (36, TILES, cin), of one block
-        float *m = aligned_alloc(64, 36 * TILES * PANEL * sizeof(float)); // (36, TILES, PANEL)
+        float *m = aligned_alloc(64, PANELS * 36 * TILES * PANEL * sizeof(float)); // (PANELS, 36, TILES, PANEL)
         failed |= !zeros || !v || !m;
 #pragma omp for schedule(static)
         for (long first = 0; first < tiles; first += TILES) {
@@ -119,14 +126,18 @@ int conv3x3(const float *x, float *y, const float *u, const float *bias, const f
             long count = tiles - first < TILES ? tiles - first : TILES;
             for (long t = 0; t < count; t++)
                 spread(x, where(first + t, down, across), h, w, cin, zeros, v + t * cin, stride);
-            for (long p = 0; p < cout; p += PANEL) {
-                for (int i = 0; i < 36; i++)
-                    product(v + i * stride, u + (p / PANEL * 36 + i) * cin * PANEL, m + i * TILES * PANEL, cin);
+            for (long p = 0, panels; p < cout; p += panels * PANEL) {
+                panels = p + PANELS * PANEL <= cout ? PANELS : 1;
+                for (int i = 0; i < 36; i++) {
+                    const float *from = u + (p / PANEL * 36 + i) * cin * PANEL;
+                    if (panels == PANELS) product(v + i * stride, from, m + i * TILES * PANEL, cin, PANELS);
+                    else product(v + i * stride, from, m + i * TILES * PANEL, cin, 1);
+                }
                 for (long t = 0; t < count; t++) {
                     place at = where(first + t, down, across);
-                    for (long c = 0; c < PANEL; c += LANES) {
+                    for (long c = 0; c < panels * PANEL; c += LANES) {
                         vec e[24], b = load(bias + p + c), s = slope ? load(slope + p + c) : (vec){0} + 1;
-                        const float *of = m + t * PANEL + c;
+                        const float *of = m + (c / PANEL * 36 * TILES + t) * PANEL + c % PANEL;
 #pragma GCC unroll 6
                         for (int j = 0; j < 6; j++) {
                             vec d[6];
