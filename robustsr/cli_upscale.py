@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import tomllib
 from collections.abc import Callable
@@ -349,7 +350,10 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
 
 def _checked(parse: Callable[[str | None], object], text: str | None) -> str | None:
     """The text as it is, which is an error where it cannot be parsed: of an option that does not matter, too."""
-    parse(text)
+    try:
+        parse(text)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(re.sub("^--[a-z]+ ", "", error.message)) from None  # click says of what
     return text
 
 

@@ -173,7 +173,7 @@ def test_ctrl_c_and_json_through_the_installed_script(tmp_path, photo, tiny, mon
     others = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=180)
-    assert process.returncode == 130 and "Traceback" not in err, err
+    assert process.returncode == 130 and "Traceback" not in err, out + err
     assert err.splitlines()[0].endswith("megapixels out: tiny x4 on Ray, median of 200, sigma 0.03")
     assert err.splitlines()[1] == "2 workers of 1 processor" and "interrupted: the same command goes on" in err
     assert first["status"] == "done" and Path(first["output"]).exists() and first["input"].startswith("many/")
