@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -28,7 +29,7 @@ from .webpage import to_html
 _LABEL = 16  # columns of a terminal that a row's label has at least
 
 
-def to_rich(table: Table, *, notes: bool = True) -> RichTable:
+def to_rich(table: Table, *, notes: bool = True) -> Group:
     """A table for the terminal, with or without its ``notes``. Numbers keep their width and labels fold.
 
     ``fit`` makes tables narrow enough.
@@ -40,15 +41,7 @@ def to_rich(table: Table, *, notes: bool = True) -> RichTable:
         for (name, count), start in zip(table.groups, table.starts, strict=True)
         for room in [sum(boxes[start : start + count]) - 2]
     )
-    shown = RichTable(
-        title=Text(plain(table.title), style="bold"),
-        title_justify="left",
-        caption=Text("\n".join(map(plain, table.footnotes)), style="dim") if notes else None,
-        caption_justify="left",
-        box=None,
-        padding=0,
-        pad_edge=False,
-    )
+    shown = RichTable(box=None, padding=0, pad_edge=False)
     shown.add_column(Text(("\n" if line.strip() else "") + plain(table.label)), overflow="fold")
     for column, box, end in zip(table.columns, boxes, accumulate(boxes), strict=True):
         group = Text(line[end - box : end] + "\n", style="dim") if line.strip() else Text()
@@ -60,7 +53,9 @@ def to_rich(table: Table, *, notes: bool = True) -> RichTable:
             label = Padding(Text(plain(row.label)), (0, 0, 0, 2 if section else 0))
             cells = [_stack(cell, box) for cell, box in zip(row.cells, boxes, strict=True)]
             shown.add_row(label, *cells, style="dim" if row.published else "" if row.ranked else "italic")
-    return shown
+    below = table.footnotes if notes else []
+    # A title of the table's own would be folded to its width.
+    return Group(Text(plain(table.title), style="bold"), shown, *(Text(plain(note), style="dim") for note in below))
 
 
 def fit(table: Table, width: int) -> list[Table]:
