@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import backbones
@@ -89,49 +88,21 @@ def perceptual(layer: str | None = None) -> Loss:
     file has (ESRGAN's conv5_4 where it is complete). In units of each layer's mean size on a fixed picture, for files
     differ in how they scale activations.
     """
-    names = layer or deepest_layer()
-    units, features = _vgg19(names)[1], _features_of_both(names)
-
-    def distance(sr: Tensor, hr: Tensor) -> Tensor:
-        parts = zip(*features(sr, hr), units, strict=True)
-        each = [(mine - true).abs().mean(dim=(1, 2, 3)) / unit for mine, true, unit in parts]
-        return torch.stack(each).mean(0)
-
-    return distance
-
-
-def directions(layer: str | None = None) -> Loss:
-    """Mean squared distance of the directions of VGG19 features after activation: LPIPS, not calibrated.
-
-    Zhang et al. 2018, equation 1 with all weights 1: features as unit vectors. What is blurred points elsewhere than
-    what is sharp, however faint, so its minimum is sharper than `perceptual`'s. ``layer``: as there, after its ReLU.
-    """
-    features = _features_of_both(layer or deepest_layer())
-
-    def distance(sr: Tensor, hr: Tensor) -> Tensor:
-        pairs = (
-            (F.normalize(mine.relu()), F.normalize(true.relu())) for mine, true in zip(*features(sr, hr), strict=True)
-        )
-        return torch.stack([(mine - true).square().sum(1).mean(dim=(1, 2)) for mine, true in pairs]).mean(0)
-
-    return distance
-
-
-def _features_of_both(names: str) -> Callable[[Tensor, Tensor], tuple[list[Tensor], list[Tensor]]]:
-    """VGG19's features of ``sr`` and of ``hr``, the latter without gradients."""
-    net, _ = _vgg19(names)
+    net, units = _vgg19(layer or deepest_layer())
     known: list[Tensor] = []  # the last hr and its features: an attack compares with the same one again and again
 
-    def both(sr: Tensor, hr: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def distance(sr: Tensor, hr: Tensor) -> Tensor:
         net.to(sr.device)
         slow = sr.device.type != "cpu" or torch.is_autocast_enabled("cpu")
         features = net if slow else accelerated(net) or net
         if not known or known[0] is not hr:
             with torch.no_grad():
                 known[:] = hr, *features(hr)
-        return features(sr), known[1:]
+        parts = zip(features(sr), known[1:], units, strict=True)
+        each = [(mine - true).abs().mean(dim=(1, 2, 3)) / unit for mine, true, unit in parts]
+        return torch.stack(each).mean(0)
 
-    return both
+    return distance
 
 
 def deepest_layer() -> str:

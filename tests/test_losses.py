@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from robustsr import losses
-from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
 
 
@@ -89,23 +88,6 @@ def test_perceptual_of_several_layers_is_their_mean(weights):
     sr, hr = pictures()
     each = torch.stack([losses.perceptual(layer)(sr, hr) for layer in ("conv1_2", "conv2_2", "conv3_4")])
     torch.testing.assert_close(losses.loss("perceptual:conv3_4+conv1_2+conv2_2")(sr, hr), each.mean(0))
-
-
-def test_directions_are_the_uncalibrated_lpips(weights):
-    """The lpips package's distance of the same features, all weights 1."""
-    import_torchvision()
-    import lpips
-
-    sr, hr = pictures()
-    net, _ = losses._vgg19("conv1_2+conv2_2")
-    unit = [[lpips.normalize_tensor(features.relu()) for features in net(x)] for x in (sr, hr)]
-    each = [(mine - true).square().sum(1).mean((1, 2)) for mine, true in zip(*unit, strict=True)]
-    found = losses.directions("conv2_2+conv1_2")
-    torch.testing.assert_close(found(sr, hr), torch.stack(each).mean(0))
-    assert bool((found(hr, hr) == 0).all())
-    near = sr.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(found(near, hr).sum(), near)
-    assert bool((found(sr - 0.01 * gradient / gradient.abs().amax(), hr) < found(sr, hr)).all())
 
 
 def test_perceptual_does_not_depend_on_the_scale_of_the_activations(weights, tmp_path, monkeypatch):

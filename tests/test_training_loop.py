@@ -192,23 +192,6 @@ def test_a_run_goes_on_where_its_folders_and_what_it_began_with_lie_elsewhere(fo
     assert same(*(deep(read(folder / run / "checkpoint.pt")) for run in ("whole", "parts")))
 
 
-def test_a_network_grows_deeper_without_a_change_of_what_it_does(folder, tiny, denoiser):
-    x = torch.rand(1, 3, 12, 9, generator=torch.Generator().manual_seed(1))
-    start = [f"generator.init={tiny}", "generator.deeper=3"]
-    for more in ([], [f"generator.denoise={denoiser}"]):
-        recipe = tiny_run.recipe(folder, *start, *more)
-        shallow = tiny_run.recipe(folder, start[0], *more)
-        grown, was = (build(one.generator, 0) for one in (recipe, shallow))
-        assert torch.equal(grown(x), was(x)) and len(list(grown.parameters())) == len(list(was.parameters())) + 9
-    list(train(tiny_run.recipe(folder, *start), folder / "deep", stop=after(2)))
-    list(train(tiny_run.recipe(folder, "generator.init=", start[1]), folder / "deep", resume=True))
-    deep = load(folder / "deep/psnr.safetensors", device="cpu", precision="fp32")
-    assert deep.context == load(tiny, device="cpu").context + 3
-    certsr, grown = (build(Generator(init="certsr", deeper=more), 0) for more in (0, 4))
-    assert torch.equal(certsr(x), grown(x))
-    assert len(grown.denoiser.body) == len(certsr.denoiser.body) + 8, "damage is the denoiser's"
-
-
 def test_a_denoiser_can_neither_come_nor_go_between_parts_of_a_run(folder, tiny, denoiser):
     both = [f"generator.init={tiny}", f"generator.denoise={denoiser}"]
     list(train(tiny_run.recipe(folder, *both), folder / "both", stop=after(2)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +38,6 @@ def build(config: Generator, seed: int) -> nn.Module:
     last convolution times .1; PyTorch's own lets the gradient vanish through 16 PReLU layers (1e-8 at the first).
     RRDB: see `_rrdb`.
     """
-    if config.deeper and not config.init:
-        raise RobustSRError("generator.deeper adds to generator.init, which is empty: name it, or say generator.convs")
     if config.fixed_norm and not config.init:
         raise RobustSRError("generator.fixed_norm keeps the statistics of generator.init, which is empty: name it")
     if config.denoise:
@@ -58,7 +55,7 @@ def build(config: Generator, seed: int) -> nn.Module:
                 f"generator.init {config.init!r} is of an architecture that is called in a way of its own, which "
                 "training does not know: name another"
             )
-        return _trained(_deeper(start.module, config.deeper) if config.deeper else start.module)
+        return _trained(start.module)
     if config.architecture == "compact":
         net: nn.Module = Compact(num_feat=config.features, num_conv=config.convs, upscale=config.scale)
     elif config.architecture == "unet":
@@ -100,29 +97,6 @@ def _start(name: str, scale: int, key: str) -> Network:
     if start.scale != scale:
         raise RobustSRError(f"generator.{key} {name!r} is x{start.scale}, the recipe's is x{scale}")
     return start
-
-
-def _deeper(net: nn.Module, more: int) -> nn.Module:
-    """``net`` with ``more`` convolutions, evenly among the others, that leave what it computes as it is.
-
-    They are identities with a PReLU of slope 1 (Net2Net: Chen et al., ICLR 2016). RobustSRError: it is no Compact,
-    and its denoiser, if it has one, neither.
-    """
-    compact = net.denoiser if isinstance(net, Denoised) else net
-    if not isinstance(compact, Compact):
-        raise RobustSRError(f"generator.deeper: generator.init is a {type(compact).__name__}, no Compact")
-    first, middle, last = compact.body[:2], compact.body[2:-1], compact.body[-1]
-    layers, old = [*first], len(middle) // 2
-    for i in range(old):
-        layers += middle[2 * i : 2 * i + 2]
-        for _ in range(more * (i + 1) // old - more * i // old):
-            conv, slope = copy.deepcopy(middle[2 * i]), copy.deepcopy(middle[2 * i + 1])
-            nn.init.dirac_(conv.weight)
-            nn.init.zeros_(conv.bias)
-            nn.init.ones_(slope.weight)
-            layers += conv, slope
-    compact.body = nn.ModuleList([*layers, last])
-    return net
 
 
 def _called_plainly(network: Network) -> bool:

@@ -131,16 +131,12 @@ class Terms:
     weights: Loss
 
     def __post_init__(self) -> None:
-        if self.weights.perceptual or self.weights.directions:
-            _ = self._perceptual, self._directions  # RobustSRError: VGG19's weights are missing
+        if self.weights.perceptual:
+            _ = self._perceptual  # RobustSRError: VGG19's weights are missing
 
     @cached_property
     def _perceptual(self) -> losses.Loss:
         return losses.perceptual(self.weights.layer or None)
-
-    @cached_property
-    def _directions(self) -> losses.Loss:
-        return losses.directions(self.weights.layer or None)
 
     def __call__(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         """Each term that has a weight, already weighted: scalars, means over the batch ``(N, 3, H, W)``."""
@@ -151,8 +147,6 @@ class Terms:
             terms["mse"] = self.weights.mse * F.mse_loss(sr, hr)
         if self.weights.perceptual:
             terms["perceptual"] = self.weights.perceptual * self._perceptual(sr, hr).float().mean()
-        if self.weights.directions:
-            terms["directions"] = self.weights.directions * self._directions(sr, hr).float().mean()
         return terms
 
 

@@ -25,9 +25,8 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
     (
         "at least 0",
         lambda v: 0 <= v < math.inf,
-        "seed checkpoint_mib generator.convs generator.deeper data.workers inputs.attack_step inputs.attack_warmup "
-        "loss.l1 loss.mse loss.perceptual loss.directions loss.gan loss.sharpen optimiser.warmup validation.limit "
-        "validation.crop validation.samples",
+        "seed checkpoint_mib generator.convs data.workers inputs.attack_step inputs.attack_warmup loss.l1 loss.mse "
+        "loss.perceptual loss.gan loss.sharpen optimiser.warmup validation.limit validation.crop validation.samples",
     ),
     ("more than 0", lambda v: 0 < v < math.inf, "discriminator.lr optimiser.lr"),
     ("in 1 to 8", lambda v: 1 <= v <= 8, "generator.scale"),
@@ -49,9 +48,6 @@ class Generator:
     blocks: int = 23  # rrdb
     scale: int = 4  # unet: the factor by which its input was shrunk and enlarged again; its own scale is 1
     init: str = ""  # a robustsr model name or any checkpoint to start from, which brings its own architecture
-    deeper: int = (
-        0  # convolutions that are put into a compact init (its denoiser, if it has one), at first without effect
-    )
     denoise: str = ""  # likewise a denoiser, that goes before it and is trained with it
     fixed_norm: bool = False  # batch norm keeps the statistics of ``init``: small batches estimate them badly
 
@@ -97,12 +93,10 @@ class Loss:
     l1: float = 1.0
     mse: float = 0.0
     perceptual: float = 0.0  # robustsr.losses.perceptual: VGG19 features before activation
-    directions: float = 0.0  # robustsr.losses.directions: those of the same layers after activation, as LPIPS sees them
     layer: str = ""  # of VGG19; empty: the deepest in the weights file
     gan: float = 0.0  # relativistic average GAN
     teacher: str = ""  # a model, by name or path, whose outputs for LR stand in for HR (distillation)
     heavy: str = ""  # another teacher for patches that are degraded heavily, or "hr"; empty: that of the others
-    undamaged: bool = False  # teachers see HR shrunk (bicubic), not what the network sees: they know what was lost
     sharpen: float = 0.0  # the amount of unsharp masking of HR, as Real-ESRGAN's
 
 
@@ -208,9 +202,7 @@ class Recipe:
             raise RobustSRError("recipe: loss.heavy is about heavily degraded patches: data leaves none")
         if self.loss.heavy == TRUTH and not self.loss.teacher:
             raise RobustSRError(f"recipe: loss.heavy={TRUTH} is what all patches have without loss.teacher")
-        if self.loss.undamaged and not self.loss.teacher:
-            raise RobustSRError("recipe: loss.undamaged is about what loss.teacher sees, which is empty: name one")
-        if not any(getattr(self.loss, k) for k in ("l1", "mse", "perceptual", "directions", "gan")):
+        if not any(getattr(self.loss, k) for k in ("l1", "mse", "perceptual", "gan")):
             raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")
 
     @classmethod

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from robustsr import kernels
 from robustsr.engine import auto_precision
 from robustsr.models import Loaded, Network, load
-from robustsr.resample import resize
 from robustsr.types import RobustSRError
 from robustsr.winograd import FastConvolutions
 
@@ -168,11 +167,10 @@ class Step:
             with torch.no_grad():
                 return self.behind(lr)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            seen = resize(hr, *lr.shape[-2:]).clamp(0, 1) if self.recipe.loss.undamaged else lr
-            target = self.teacher(seen).clamp(0, 1) if self.teacher else hr
+            target = self.teacher(lr).clamp(0, 1) if self.teacher else hr
             if self.recipe.loss.heavy and heavy.any():
                 target = target.clone()
-                target[heavy] = self.heavy(seen[heavy]).clamp(0, 1) if self.heavy else hr[heavy]
+                target[heavy] = self.heavy(lr[heavy]).clamp(0, 1) if self.heavy else hr[heavy]
             return sharpened(target, self.recipe.loss.sharpen) if self.recipe.loss.sharpen else target
 
     def _attacked(self, lr: Tensor, target: Tensor, noises: list[Tensor], seed: int) -> Tensor:
