@@ -353,7 +353,7 @@ def _checked(parse: Callable[[str | None], object], text: str | None) -> str | N
     try:
         parse(text)
     except typer.BadParameter as error:
-        raise typer.BadParameter(re.sub("^--[a-z]+ ", "", error.message)) from None  # click says of what
+        raise typer.BadParameter(re.sub("^--[a-z-]+ ", "", error.message)) from None  # click says of what
     return text
 
 

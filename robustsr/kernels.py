@@ -46,7 +46,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None = Non
     """
     n, cin, h, w = x.shape
     cout = len(bias)
-    if weight.shape != (cout // PANEL, 36, cin, PANEL) or cin % PANEL or (slope is not None and len(slope) != cout):
+    panels = weight.shape == (cout // PANEL, 36, cin, PANEL) and cin % PANEL == cout % PANEL == 0
+    if not panels or (slope is not None and len(slope) != cout):
         raise ValueError(f"weights {tuple(weight.shape)} are not for {cin} to {cout} channels")
     x, bias = x.contiguous(memory_format=torch.channels_last), bias.contiguous()
     slope = None if slope is None else slope.contiguous()

@@ -74,6 +74,8 @@ def _bits(seed: int, blocks: range, channels: int, h: int, w: int, origin: Tenso
     rows = origin[:, 0].view(-1, 1, 1, 1) + torch.arange(h, device=device).view(1, 1, h, 1)
     columns = origin[:, 1].view(-1, 1, 1, 1) + torch.arange(w, device=device).view(1, 1, 1, w)
     channel = torch.arange(channels, device=device).view(1, channels, 1, 1)
-    block = torch.arange(blocks.start, blocks.stop, device=device).view(-1, 1, 1, 1, 1)
-    words = philox((columns, rows, channel, block), (seed & _MASK, seed >> 32 & _MASK))
-    return torch.stack([upper(word) for word in words], 1).flatten(0, 1)
+    key = (seed & _MASK, seed >> 32 & _MASK)
+    words: list[Tensor] = []
+    for block in blocks:
+        words += philox((columns, rows, channel, torch.full_like(channel, block)), key)
+    return torch.stack([upper(word) for word in words])

@@ -246,7 +246,7 @@ def test_what_is_wrong_with_a_variable_is_said_with_its_name(pictures, tiny, mon
         with monkeypatch.context() as patch:
             patch.setenv(f"ROBUSTSR_{name}", "abc")
             code, _, err = go("upscale", "in", "-m", tiny)
-            assert code == 2 and f"ROBUSTSR_{name}" in err
+            assert code == 2 and f"ROBUSTSR_{name}" in err and f"'--{name.lower()}': must be" in err
 
 
 def test_a_variable_that_may_be_misspelt_is_said(pictures, tiny, monkeypatch):

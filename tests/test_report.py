@@ -140,6 +140,12 @@ def test_narrow_terminals_get_several_tables():
     assert all(max(map(len, printed(part, 60).splitlines())) <= 60 for part in loose)
 
 
+def test_a_title_longer_than_its_table_stays_on_one_line():
+    assert printed(Table("a title of some length", [Column("s")], [Row.of("a", [1])]), 80).startswith(
+        "a title of some length\n"
+    )
+
+
 def test_terminals_get_no_markup_and_no_escapes():
     text = printed(Table("[red]t", [Column("[b]")], [Row.of("\x1b[31m[red]a\nb", [1])]), 80)
     assert "[red]t" in text and "[red]a b" in text and "[b]" in text and "\x1b" not in text

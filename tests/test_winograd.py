@@ -260,6 +260,8 @@ def test_weights_of_another_shape_are_refused():
     conv = Conv3x3(nn.Conv2d(16, 32, 3, padding=1))
     with pytest.raises(ValueError, match="not for 32 to 32"):
         conv(torch.rand(1, 32, 8, 8))
+    with pytest.raises(ValueError, match="not for 16 to 24"):
+        kernels.convolve(torch.rand(1, 16, 8, 8), torch.rand(1, 36, 16, 16), torch.rand(24))
     with pytest.raises(TypeError, match="float32"):
         kernels.median([torch.rand(3).double()], [], [0])
 
