@@ -162,10 +162,18 @@ def first_process() -> bool:
 
 @contextmanager
 def interruptible(outcome: str) -> Iterator[None]:
-    """Ctrl-C says what came of it, and is exit code 130."""
+    """Ctrl-C says what came of it, and is exit code 130, whatever goes wrong in cleaning up after it.
+
+    Ray may find its processes gone; a broken pipe, typer would end with code 1 and no word.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__
+        if cause is None:
+            raise
         console.say(f"interrupted: {outcome}", "yellow")
         raise typer.Exit(130) from None
 

@@ -60,7 +60,7 @@ static inline __attribute__((always_inline)) void product(const float *v, const 
                 b[j] = load(u + (j / VECTORS * 36 * cin + k) * PANEL + j % VECTORS * LANES);
 #pragma GCC unroll 12
             for (int i = 0; i < ROWS; i++) {
-                vec a = v[(r + i) * cin + k] - (vec){0}; // plus 0 would be added: -0 is none
+                vec a = v[(r + i) * cin + k] - (vec){0}; // minus 0 costs nothing, plus 0 an addition: of -0 it makes 0
                 for (int j = 0; j < panels * VECTORS; j++) sum[i][j] += a * b[j];
             }
         }

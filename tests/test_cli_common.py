@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ from robustsr_ui.shelf import usable
 from typer.testing import CliRunner
 
 from robustsr.catalogue import catalogue, listed, shipped
-from robustsr.cli_common import command_line, quota
+from robustsr.cli_common import command_line, interruptible, quota
 
 
 def test_the_command_line_is_told_as_it_was_typed():
@@ -26,6 +27,25 @@ def test_the_command_line_is_told_as_it_was_typed():
     words = ["a b.png", "c.png", "-s", ".02", "--sigma", "15/255", "--whole"]
     said = CliRunner().invoke(app, words).stdout.strip()
     assert said == "robustsr look 'a b.png' c.png --sigma .02 --sigma 15/255 --whole"
+
+
+@pytest.mark.parametrize("late", [None, BrokenPipeError(errno.EPIPE, "its processes are gone"), RuntimeError("late")])
+def test_an_interrupt_stays_one_though_cleaning_up_fails(late):
+    app = typer.Typer()
+
+    @app.command()
+    def work():
+        with interruptible("go on"):
+            try:
+                raise KeyboardInterrupt
+            finally:
+                if late:
+                    raise late
+
+    said = CliRunner().invoke(app)
+    assert said.exit_code == 130 and "interrupted: go on" in said.stderr
+    with pytest.raises(BrokenPipeError), interruptible("go on"):
+        raise BrokenPipeError
 
 
 @pytest.mark.parametrize(
