@@ -10,7 +10,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
@@ -59,7 +59,10 @@ def to_rich(table: Table, *, notes: bool = True) -> Group:
 
 
 def fit(table: Table, width: int) -> list[Table]:
-    """The table in parts that fit a terminal of ``width``, as few as can be: no named group of columns is cut."""
+    """The table in parts that fit a terminal of ``width``, as few as can be: no named group of columns is cut.
+
+    A row is left out where a part of it is n/a throughout and another is not.
+    """
     parts: list[list[int]] = [[]]
     boxes, column = _boxes(table), 0
     for count in [n for name, size in table.groups for n in ([size] if name else [1] * size)]:
@@ -73,11 +76,20 @@ def fit(table: Table, width: int) -> list[Table]:
         replace(
             table,
             columns=[table.columns[j] for j in part],
-            rows=[replace(row, cells=[row.cells[j] for j in part]) for row in table.rows],
+            rows=[
+                replace(row, cells=cells)
+                for row in table.rows
+                for cells in [[row.cells[j] for j in part]]
+                if _says(cells) or not _says(row.cells)
+            ],
             notes=table.notes if part is parts[-1] else (),
         )
         for part in parts
     ]
+
+
+def _says(cells: Sequence[Cell]) -> bool:
+    return any(cell.value is not None or cell.published is not None for cell in cells)
 
 
 def to_markdown(table: Table) -> str:

@@ -138,6 +138,9 @@ def test_narrow_terminals_get_several_tables():
     loose = fit(Table("loose", columns, [Row.of("a row", range(7))]), 60)
     assert [column for part in loose for column in part.columns] == columns and len(loose) == 2
     assert all(max(map(len, printed(part, 60).splitlines())) <= 60 for part in loose)
+    rows = [Row.of("all", range(7)), Row.of("the last", [None] * 6 + [1]), Row.of("unknown", [None] * 7)]
+    labels = [[row.label for row in part.rows] for part in fit(Table("loose", columns, rows), 60)]
+    assert labels == [["all", "unknown"], ["all", "the last", "unknown"]]
 
 
 def test_a_title_longer_than_its_table_stays_on_one_line():
