@@ -88,6 +88,12 @@ def test_mistakes_in_a_recipe_are_named(tmp_path, photo, home, override, message
     assert not (folder / "run").exists()
 
 
+def test_numbers_may_be_set_without_the_zero_before_the_point_as_everywhere_else():
+    said = ["optimiser.ema=.99", "inputs.sigmas=[.03, 0.06]", "inputs.draws=[2, 2]", "data.hr=./.5"]
+    made = Recipe.load("psnr", said)
+    assert (made.optimiser.ema, made.inputs.sigmas, made.data.hr) == (0.99, (0.03, 0.06), "./.5")
+
+
 def test_every_number_of_a_recipe_has_a_range_and_every_range_a_key():
     named = [key for _, _, keys in RANGES for key in keys.split()]
     recipe = Recipe("", data=Data(hr="-"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -52,10 +54,11 @@ def override(table: dict[str, Any], said: str) -> None:
     key, separator, text = said.partition("=")
     if not separator:
         raise RobustSRError(f"--set wants key=value, got {said!r}")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text  # an unquoted string, as one types it in a shell
+    value: Any = text  # an unquoted string, as one types it in a shell
+    for spelled in (text, re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)):  # .5 is no number in TOML
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            value = tomllib.loads(f"v = {spelled}")["v"]
+            break
     *sections, last = key.strip().split(".")
     for section in sections:
         table = table.setdefault(section, {})
