@@ -822,6 +822,14 @@ def test_bleed_extends_visible_colours_only():
         assert (images.bleed(rgb, whole) == rgb).all()
 
 
+def test_bleed_leaves_no_edges_between_colours_that_are_far_apart():
+    rgb, alpha = np.zeros((64, 64, 3), np.float32), np.zeros((64, 64), np.float32)
+    for place, colour in (((8, 8), (1, 0, 0)), ((50, 40), (0, 0, 1))):
+        rgb[place], alpha[place] = colour, 1
+    out = images.bleed(rgb, alpha)
+    assert max(np.abs(np.diff(out, axis=axis)).max() for axis in (0, 1)) < 0.3  # blocks would be 1 apart
+
+
 @pytest.mark.skipif(os.name != "posix", reason="an open file cannot be replaced on Windows")
 def test_atomic_is_all_or_nothing(tmp_path):
     target = tmp_path / ("x" * 250 + ".png")
