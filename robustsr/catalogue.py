@@ -67,12 +67,12 @@ def package_samples() -> Path:
 
 def search_path() -> list[Path]:
     """The folders that are searched for weights, in this order; some may not exist."""
-    extra = os.environ.get("ROBUSTSR_WEIGHTS", "")
-    return [
-        package_weights(),
-        *(Path(p).expanduser() for p in extra.split(os.pathsep) if p),
-        home() / "models",
-    ]
+    return [package_weights(), *_further(), home() / "models"]
+
+
+def _further() -> list[Path]:
+    named = os.environ.get("ROBUSTSR_WEIGHTS", "").split(os.pathsep)
+    return [Path(p).expanduser() for p in named if p]
 
 
 @cache
@@ -130,13 +130,15 @@ def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:
         return path, next((e for e in catalogue().values() if e.sha256 == digest), None)
     entry, here = catalogue().get(text), installed()
     if text not in here:
+        lost = [str(folder) for folder in _further() if not folder.is_dir()]
+        note = f" (ROBUSTSR_WEIGHTS names {', '.join(lost)}, which is no folder)" if lost else ""
         if entry is not None:
-            raise RobustSRError(
-                f"{text} ({entry.size / 2**20:.0f} MB) is not on this machine: `robustsr models pull {text}` gets it"
-            )
+            size = f"{entry.size / 2**20:.0f} MB"
+            raise RobustSRError(f"{text} ({size}) is not on this machine: `robustsr models pull {text}` gets it{note}")
         raise RobustSRError(
             f"no model {text!r} (`robustsr models list` shows all), nor a .pth, .safetensors, .ckpt or .onnx file; "
             + meant(text, here, "installed")
+            + note
         )
     path = here[text]
     if entry is not None and sha256(path) != entry.sha256:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.server
+import os
 import re
 import threading
 from pathlib import Path
@@ -220,3 +221,12 @@ def test_a_damaged_model_of_ours_is_refused_and_a_strangers_file_of_that_name_is
 def test_what_cannot_be_found_is_explained(home, name, message):
     with pytest.raises(RobustSRError, match=message):
         catalogue.find(name)
+
+
+@pytest.mark.parametrize("name", ["esrgan", "no-such"])
+def test_a_further_folder_that_is_none_is_named_where_a_model_is_not_found(home, tmp_path, monkeypatch, name):
+    lost = tmp_path / "lost"
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", os.pathsep.join([str(tmp_path), str(lost)]))
+    with pytest.raises(RobustSRError) as error:
+        catalogue.find(name)
+    assert str(error.value).endswith(f" (ROBUSTSR_WEIGHTS names {lost}, which is no folder)")
