@@ -1,0 +1,56 @@
+"""The README: the programs understand every command line in it. What long ones print is measured by hand."""
+
+import contextlib
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from robustsr_training.recipe import Recipe
+
+from robustsr.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def calls(program, prefix=r"(?:[A-Z_]+=\S+ |.*&& |torchrun .*-m )?"):
+    """The arguments of every call of ``program`` in the README's blocks of commands and, in backquotes, in its text."""
+    text = (ROOT / "README.md").read_text("utf-8").replace("\\\n", "")
+    lines = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
+    lines += (i.replace("\n", " ") for i in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+    found = [re.match(rf"{prefix}{program}( .*)", line.partition(" #")[0]) for line in lines]
+    return sorted({" ".join(match[1].split()) for match in found if match})
+
+
+@pytest.mark.parametrize("line", calls("robustsr"))
+def test_its_commands_have_options_that_there_are(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("settings.toml").write_text('smooth = "median"')
+    command, args, context = typer.main.get_command(app), shlex.split(line), None
+    while getattr(command, "commands", None):
+        context = command.make_context(command.name, args[:1], parent=context, resilient_parsing=True)
+        _, command, args = command.resolve_command(context, args)
+    with contextlib.suppress(typer.Exit):  # of --list
+        given = command.make_context(command.name, args, parent=context).params
+        if given.get("recipe"):
+            Recipe.load(given["recipe"], given["set_"])
+
+
+@pytest.mark.parametrize("line", calls("--set", prefix=""))
+def test_what_it_sets_in_recipes_can_be_set(line):
+    Recipe.load("certsr", ["data.hr=pictures", *line.replace("--set ", "").split()])
+
+
+@pytest.mark.parametrize("line", [line for line in calls("python -m", prefix="") if " -" in line])
+def test_its_modules_take_the_arguments_it_gives(line, monkeypatch, capsys):
+    module, *args = shlex.split(line)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main()
+    assert end.value.code == 0
+    known = capsys.readouterr().out
+    assert [arg for arg in args if arg.startswith("-") and not re.search(rf"(?<!\S){arg}\b", known)] == []
