@@ -54,6 +54,7 @@ def tables(result: Result) -> list[Table]:
     rows = [
         Row.of(named(result, o.input, o.label), [_shown(o.measures[k]) for k in keys], section=o.label)
         for o in result.outcomes
+        if o.input != "clean" or scene.aimed
     ]
     measured = [Column(name, "output", None, DIGITS[key]) for key, name in MEASURES.items()]
     if scene.target is not None:
@@ -63,6 +64,25 @@ def tables(result: Result) -> list[Table]:
         Table(f"Change of the input: {about}", columns, change, [notes[0], *notes[2:]]),
         Table("Outputs", measured, rows, [notes[1], *result.ruler.notes(scene.scale)]),
     ]
+
+
+def verdict(result: Result) -> str:
+    """What came of it, in a line or two: the attacked model's PSNR, and all models' in order."""
+    key, what = ("target", "the target") if result.scene.target is not None else ("psnr", "the truth")
+    inputs = ["clean", "random", result.worst] if result.scene.aimed else ["random", result.worst]
+    got = {name: _psnr(result.outcome(result.victim, name).measures[key]) for name in inputs}
+    words = {"clean": "clean", "random": "random noise as large", result.worst: "attacked"}
+    to = f"PSNR to {what}" if result.scene.aimed else "PSNR to its clean output"
+    said = f"{result.victim}, {to}: " + ", ".join(f"{words[name]} {value} dB" for name, value in got.items()) + "."
+    if key == "target":
+        return said
+    attacked = {label: result.outcome(label, result.worst).measures[key] or 0.0 for label in result.labels}
+    order = sorted(attacked, key=lambda label: -attacked[label])
+    return f"{said}\nAttacked, best first: {'; '.join(f'{label} {_psnr(attacked[label])}' for label in order)}."
+
+
+def _psnr(value: float | None) -> str:
+    return "without end" if value == math.inf else f"{value or 0.0:.1f}"
 
 
 def _shown(value: float | None) -> float | str | None:

@@ -50,6 +50,11 @@ class Scene:
     notes: tuple[str, ...] = ()
 
     @property
+    def aimed(self) -> bool:
+        """Whether outputs are compared with one picture, not each with what its model made of the clean input."""
+        return self.hr is not None or self.target is not None
+
+    @property
     def size(self) -> tuple[int, int]:
         """(h, w) of the input."""
         return self.x.shape[-2], self.x.shape[-1]

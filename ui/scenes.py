@@ -209,9 +209,8 @@ def attacked(
     if on != "base":
         words += f" Of {len(variants)} ways the strongest: {attack_report.HOW[result.worst]}."
     files = [str(folder / name) for name in names]
-    return Attacked(
-        gallery, view.Loupe(panes, folder), change, outputs, curve, files, "  \n".join([words, *what.notes])
-    )
+    told = "  \n".join([words, *attack_report.verdict(result).splitlines(), *what.notes])
+    return Attacked(gallery, view.Loupe(panes, folder), change, outputs, curve, files, told)
 
 
 def _large(path: Path, folder: Path, side: int = 384) -> str:
