@@ -25,6 +25,10 @@ import platformdirs
 from .files import atomic
 from .types import RobustSRError, meant
 
+MEASURED = {  # what inputs of ``quality`` are called
+    **{name: name.upper() for name in ("fgsm", "pgd")},
+    **{"l2": "L2 attack", "set5_y": "Set5 (Y)", "set14_y": "Set14 (Y)", "noise_03": "noise .03", "noise_1": "noise .1"},
+}
 ENDINGS = (".safetensors", ".pth", ".ckpt", ".onnx")
 
 
@@ -48,6 +52,16 @@ class Entry:
     draws: str = "antithetic"
     quality: dict[str, float] = field(default_factory=dict)
     calibration: list[list[float]] = field(default_factory=list)  # noise estimates and best sigmas, see calibration.py
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """``quality`` in words: of each input, PSNR and what else was measured."""
+        found: dict[str, list[str]] = {}
+        for key, value in self.quality.items():
+            what, _, measure = key.rpartition("_")
+            text = f"{value:.2f} dB" if measure == "psnr" else f"{measure.upper()} {value:.3f}"
+            found.setdefault(MEASURED.get(what, what), []).append(text)
+        return {what: ", ".join(texts) for what, texts in found.items()}
 
 
 def home() -> Path:

@@ -52,10 +52,14 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
         return
     if entry:
         idle = {"sigma", "samples", "draws"} if entry.use == "denoise" else set()  # it is not smoothed by itself
-        for key, value in sorted(vars(entry).items(), key=lambda row: row[0] == "trained"):  # the longest comes last
-            if value not in ("", {}, []) and key not in idle:
-                shown = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-                table.add_row(key, f"{value:,} bytes" if key == "size" else shown)
+        known = vars(entry) | {
+            "size": f"{entry.size:,} bytes",
+            "quality": "\n".join(f"{what}: {values}" for what, values in entry.measured.items()),
+            "calibration": ", ".join(f"sigma {sigma:g} for noise of {noise:g}" for noise, sigma in entry.calibration),
+        }
+        for key, value in sorted(known.items(), key=lambda row: row[0] == "trained"):  # the longest comes last
+            if value != "" and key not in idle:
+                table.add_row(key, str(value))
     if entry is None or model in catalogue.installed():
         network = load(model, "cpu")
         path = catalogue.find(model)[0]

@@ -30,16 +30,12 @@ def line(name: str) -> str:
     entry = catalogue.catalogue().get(name)
     if entry is None:
         return "Your own."
-    return ". ".join([entry.description, *([_measured(entry.quality)] if entry.quality else [])])
-
-
-def _measured(quality: dict[str, float]) -> str:
-    pairs = [
-        f"{name} {quality[f'{name}_psnr']:.1f} dB / {quality[f'{name}_lpips']:.2f}"
-        for name in ("clean", "fgsm", "pgd")
-        if f"{name}_lpips" in quality
-    ]
-    return f"Measured, PSNR (higher is better) / LPIPS (lower is): {', '.join(pairs)}"
+    figures = "; ".join(f"{what} {values}" for what, values in entry.measured.items())
+    return (
+        f"{entry.description}. Measured (PSNR: higher is better; LPIPS: lower): {figures}."
+        if figures
+        else entry.description
+    )
 
 
 def defences() -> list[str]:
@@ -75,9 +71,9 @@ def details(name: str) -> str:
     lines += [f"- **{key}**: {value}" for key, value in facts.items() if value]
     if entry.quality:
         lines += ["", "| measured | |", "|---|---|"]
-        lines += [f"| {key.replace('_', ' ')} | {value:g} |" for key, value in entry.quality.items()]
+        lines += [f"| {what} | {values} |" for what, values in entry.measured.items()]
     if entry.trained:
-        lines += ["", f"**Trained**: {entry.trained}"]
+        lines += ["", f"<details><summary>How it was trained</summary>\n\n{entry.trained}\n\n</details>"]
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Calla
         with gr.Column(scale=5, min_width=320):
             chosen = gr.Dropdown([row[0] for row in shelf.rows()], value=catalogue.default_model(), label="Details of")
             details = gr.Markdown(shelf.details(catalogue.default_model()), elem_id="model-details")
-            pull = gr.Button("Download it", interactive=False)
+            pull = gr.Button("Download it", visible=False)
             own = gr.File(label="A checkpoint of your own", file_types=shelf.ENDINGS, height=150)
             said_ = gr.Markdown(elem_classes="quiet")
 
@@ -40,7 +40,7 @@ def models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Calla
         missing = bool(entry and entry.url and name not in catalogue.installed())
         with readable(desk):
             text = shelf.details(name) if entry or name in catalogue.installed() else ""
-        return text, gr.update(interactive=missing)
+        return text, gr.update(visible=missing)
 
     def fetch(name: str, progress: gr.Progress = PROGRESS) -> tuple[str, Any]:
         with readable(desk):

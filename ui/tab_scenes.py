@@ -217,4 +217,5 @@ def _buttons(label: str, name: str) -> tuple[gr.Button, gr.Button]:
 def _frame(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> gr.Dataframe:
     """A table's contents; before there are any it is hidden."""
     head, rows = table
-    return gr.Dataframe(value=[list(row) for row in rows], headers=list(head), visible=True)
+    widths = ["34%", *[f"{66 / (len(head) - 1):.1f}%"] * (len(head) - 1)]  # long names are broken, not figures left out
+    return gr.Dataframe(value=[list(row) for row in rows], headers=list(head), column_widths=widths, visible=True)
