@@ -6,6 +6,7 @@ import errno
 import inspect
 import re
 import shlex
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -62,7 +63,11 @@ app.add_typer(models_app, name="models")
 
 
 def main() -> None:
-    """The ``robustsr`` command: a mistake or a full disk is a line and its exit code, Ctrl-C 130, a bug a traceback."""
+    """The ``robustsr`` command: a mistake or a full disk is a line and its exit code, Ctrl-C 130, a bug a traceback.
+
+    SIGTERM is 143, and what is half written goes, as after Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app(standalone_mode=True)
     except RobustSRError as error:
@@ -81,6 +86,11 @@ def main() -> None:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # which typer made this of
             console.say("interrupted", "yellow")
         raise
+
+
+def _terminated(*_: object) -> None:
+    console.say("terminated", "yellow")
+    sys.exit(143)
 
 
 def _version(value: bool) -> None:

@@ -395,16 +395,21 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in Path(folder).glob("*.png")}
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_batch_resumes_to_the_same_bytes(pictures, photo, tiny, kill):
+@pytest.mark.parametrize(
+    ("kill", "code", "word"),
+    [
+        (signal.SIGKILL, -9, ""),
+        (signal.SIGTERM, 143, "terminated\n"),
+        (signal.SIGINT, 130, "interrupted: the same command goes on"),
+    ],
+)
+def test_a_killed_batch_resumes_to_the_same_bytes(pictures, photo, tiny, kill, code, word):
     many(photo)
     process = start(tiny)
     process.send_signal(kill)
     _, err = process.communicate(timeout=180)
-    assert process.returncode == (-9 if kill == signal.SIGKILL else 130)
-    if kill == signal.SIGINT:
-        assert "interrupted: the same command goes on" in err and "Traceback" not in err
-        assert not list(Path("out").glob(".*.part"))
+    assert process.returncode == code and word in err and "Traceback" not in err
+    assert kill == signal.SIGKILL or not list(Path("out").glob(".*.part"))
     before = contents("out")
     assert 2 <= len(before) < 7
     for path in Path("out").glob("*.png"):
