@@ -30,7 +30,11 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
     ),
     ("more than 0", lambda v: 0 < v < math.inf, "discriminator.lr optimiser.lr"),
     ("in 1 to 8", lambda v: 1 <= v <= 8, "generator.scale"),
-    ("in [0, 1]", lambda v: 0 <= v <= 1, "data.degraded data.light inputs.sigmas inputs.attack_share inputs.gray"),
+    (
+        "in [0, 1]",
+        lambda v: 0 <= v <= 1,
+        "data.degraded data.light data.jpeg inputs.sigmas inputs.attack_share inputs.gray",
+    ),
     ("in [0, 1)", lambda v: 0 <= v < 1, "optimiser.betas optimiser.ema"),
 )
 
@@ -61,6 +65,7 @@ class Data:
     downscale: str = "bicubic"  # bicubic | bilinear: Pillow's, antialiased
     degraded: float = 0.0  # the share of patches whose LR is made by Real-ESRGAN's second-order degradation instead
     light: float = 0.0  # the share of these that is degraded lightly only (robustsr.degradation.LIGHT)
+    jpeg: float = 0.0  # the share of the others whose LR went through JPEG, of quality 25 to 95
     batch: int = 16  # over all processes
     patch: int = 40  # pixels of the network's input
     workers: int = 0  # processes that prepare batches
