@@ -18,7 +18,7 @@ import typer.core
 from . import console
 from .cli_attack import attack
 from .cli_certify import certify
-from .cli_common import Option, Spreadable, bring_torch, first_process
+from .cli_common import Command, Option, Spreadable, bring_torch, first_process
 from .cli_compare import compare
 from .cli_corrupt import corrupt
 from .cli_evaluate import evaluate, tune
@@ -58,7 +58,7 @@ def _help(command: Any) -> str:  # noqa: ANN401
 settings = {"auto_envvar_prefix": "ROBUSTSR"}
 app.command(cls=Spreadable, help=_help(upscale), context_settings=settings)(upscale)
 for command in (compare, attack, corrupt, evaluate, tune, certify, train, export, ui):
-    app.command(help=_help(command))(command)
+    app.command(cls=Command, help=_help(command))(command)
 app.add_typer(models_app, name="models")
 
 

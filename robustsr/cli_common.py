@@ -31,7 +31,19 @@ OTHERS = {"HOME", "WEIGHTS", "CC", "UI_AUTH"}  # variables ROBUSTSR_... that are
 MOST_PIXELS = 400_000_000  # of a picture that is read, where no option says it
 
 
-class Spreadable(typer.core.TyperCommand):
+class Command(typer.core.TyperCommand):
+    """A command that answers a misspelt option with the nearest there is, not with all that are near."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if near := getattr(error, "possibilities", None):
+                error.possibilities = get_close_matches(error.option_name, near, 1)  # type: ignore[attr-defined]
+            raise
+
+
+class Spreadable(Command):
     """A command whose --ray may stand alone: the word after it is its address only if it looks like one.
 
     What is wrong with a variable is said with its name, and one that may be misspelt is, too.

@@ -208,7 +208,7 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
     ("args", "code", "message"),
     [
         (["upscale"], 2, "Missing argument"),
-        (["upscale", "in", "--smoth", "x"], 2, "No such option"),
+        (["upscale", "in", "--smoth", "x"], 2, "No such option: --smoth (Possible options: --smooth)"),
         (["upscale", "in", "--sigma", ".1"], 2, "only matters with --smooth"),
         (["upscale", "in", "--fp32", "--precision", "bf16"], 2, "contradicts"),
         (["upscale", "in", "--scale", "2", "--width", "5"], 2, "not several"),
