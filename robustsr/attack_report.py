@@ -67,22 +67,25 @@ def tables(result: Result) -> list[Table]:
 
 
 def verdict(result: Result) -> str:
-    """What came of it, in a line or two: the attacked model's PSNR, and all models' in order."""
-    key, what = ("target", "the target") if result.scene.target is not None else ("psnr", "the truth")
-    inputs = ["clean", "random", result.worst] if result.scene.aimed else ["random", result.worst]
-    got = {name: _psnr(result.outcome(result.victim, name).measures[key]) for name in inputs}
-    words = {"clean": "clean", "random": "random noise as large", result.worst: "attacked"}
-    to = f"PSNR to {what}" if result.scene.aimed else "PSNR to its clean output"
-    said = f"{result.victim}, {to}: " + ", ".join(f"{words[name]} {value} dB" for name, value in got.items()) + "."
+    """What came of it, in a line or two: the attacked model's PSNR, and that of all in order."""
+    scene, victim = result.scene, result.victim
+    key = "psnr" if scene.target is None else "target"
+    what = "the target" if key == "target" else "its clean output" if scene.hr is None else "the truth"
+    inputs = {"clean": "clean"} if scene.aimed else {}
+    inputs |= {"random": "with random noise as large", result.worst: "attacked"}
+    got = [f"{words} {_psnr(result, victim, name, key)}" for name, words in inputs.items()]
+    said = f"{victim}, PSNR to {what}: {', '.join(got)}."
     if key == "target":
         return said
-    attacked = {label: result.outcome(label, result.worst).measures[key] or 0.0 for label in result.labels}
-    order = sorted(attacked, key=lambda label: -attacked[label])
-    return f"{said}\nAttacked, best first: {'; '.join(f'{label} {_psnr(attacked[label])}' for label in order)}."
+    order = sorted(result.labels, key=lambda label: -(result.outcome(label, result.worst).measures[key] or 0.0))
+    ranking = "; ".join(f"{label} {_psnr(result, label, result.worst, key)}" for label in order)
+    how = "best first" if scene.hr is not None else "that moved least from its clean output first"
+    return f"{said}\nThe same picture given to all, {how}: {ranking}."
 
 
-def _psnr(value: float | None) -> str:
-    return "without end" if value == math.inf else f"{value or 0.0:.1f}"
+def _psnr(result: Result, label: str, name: str, key: str) -> str:
+    value = result.outcome(label, name).measures[key]
+    return "no change" if value == math.inf else f"{value:.1f} dB"
 
 
 def _shown(value: float | None) -> float | str | None:

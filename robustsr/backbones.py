@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .catalogue import download, home, search_path
+from .catalogue import download, home, lost, search_path
 from .files import atomic
 from .types import RobustSRError
 
@@ -95,7 +95,8 @@ def how_to_get(name: str) -> str:
     """A sentence that says what is missing, how much it is and how to get it."""
     backbone = BACKBONES[name]
     size = f"{backbone.size / 2**20:.0f} MB"
-    return f"the {name} weights are not on this machine: `robustsr models pull {name}` gets them ({size}, once)"
+    gets = f"`robustsr models pull {name}` gets them ({size}, once)"
+    return f"the {name} weights are not on this machine: {gets}{lost()}"
 
 
 def load(name: str) -> dict[str, Tensor]:

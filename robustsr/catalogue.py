@@ -89,6 +89,12 @@ def _further() -> list[Path]:
     return [Path(p).expanduser() for p in named if p]
 
 
+def lost() -> str:
+    """What to add where something is not found: the folders of ``ROBUSTSR_WEIGHTS`` that are none; mostly nothing."""
+    names = [str(folder) for folder in _further() if not folder.is_dir()]
+    return f" (no folder, though ROBUSTSR_WEIGHTS names it: {', '.join(names)})" if names else ""
+
+
 @cache
 def catalogue() -> dict[str, Entry]:
     """The shipped catalogue by model name."""
@@ -144,15 +150,13 @@ def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:
         return path, next((e for e in catalogue().values() if e.sha256 == digest), None)
     entry, here = catalogue().get(text), installed()
     if text not in here:
-        lost = [str(folder) for folder in _further() if not folder.is_dir()]
-        note = f" (ROBUSTSR_WEIGHTS names {', '.join(lost)}, which is no folder)" if lost else ""
         if entry is not None:
-            size = f"{entry.size / 2**20:.0f} MB"
-            raise RobustSRError(f"{text} ({size}) is not on this machine: `robustsr models pull {text}` gets it{note}")
+            gets = f"`robustsr models pull {text}` gets it"
+            raise RobustSRError(f"{text} ({entry.size / 2**20:.0f} MB) is not on this machine: {gets}{lost()}")
         raise RobustSRError(
             f"no model {text!r} (`robustsr models list` shows all), nor a .pth, .safetensors, .ckpt or .onnx file; "
             + meant(text, here, "installed")
-            + note
+            + lost()
         )
     path = here[text]
     if entry is not None and sha256(path) != entry.sha256:

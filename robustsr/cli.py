@@ -18,7 +18,7 @@ import typer.core
 from . import console
 from .cli_attack import attack
 from .cli_certify import certify
-from .cli_common import Command, Option, Spreadable, bring_torch, first_process
+from .cli_common import Command, Option, Spreadable, Terminated, bring_torch, code_of, first_process
 from .cli_compare import compare
 from .cli_corrupt import corrupt
 from .cli_evaluate import evaluate, tune
@@ -63,11 +63,11 @@ app.add_typer(models_app, name="models")
 
 
 def main() -> None:
-    """The ``robustsr`` command: a mistake or a full disk is a line and its exit code, Ctrl-C 130, a bug a traceback.
+    """The ``robustsr`` command: a mistake or a full disk is a line and its exit code, a bug a traceback.
 
-    SIGTERM is 143, and what is half written goes, as after Ctrl-C.
+    Ctrl-C is 130, and SIGTERM, which does the same, 143.
     """
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=True)
     except RobustSRError as error:
@@ -83,14 +83,16 @@ def main() -> None:
             sys.stdout.close()  # or Python tries once more at its end, and complains
         sys.exit(1)
     except SystemExit as end:
-        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # which typer made this of
+        cause = getattr(end.__context__, "__cause__", None)
+        if isinstance(cause, KeyboardInterrupt):  # which typer made this of
             console.say("interrupted", "yellow")
+            end.code = code_of(cause)
         raise
 
 
-def _terminated(*_: object) -> None:
-    console.say("terminated", "yellow")
-    sys.exit(143)
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: cleaning up is not to be interrupted
+    raise Terminated
 
 
 def _version(value: bool) -> None:

@@ -207,7 +207,7 @@ def attack(
         if attempt.curve:
             sign = "minus " * (target is not None)
             curve(f"{sign}loss ({threat.loss}), {attack_report.HOW[attempt.name]}", attempt.curve)
-    console.say(attack_report.verdict(result))
+    console.out.print(attack_report.verdict(result), markup=False, soft_wrap=True)
     console.say(f"-> {folder}: adversarial.png, sheet.png, record.json and more", "green")
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,14 +33,16 @@ MOST_PIXELS = 400_000_000  # of a picture that is read, where no option says it
 
 
 class Command(typer.core.TyperCommand):
-    """A command that answers a misspelt option with the nearest there is, not with all that are near."""
+    """A command that answers an option it lacks with those that hold the word, else with the nearest spelling."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if near := getattr(error, "possibilities", None):
-                error.possibilities = get_close_matches(error.option_name, near, 1)  # type: ignore[attr-defined]
+            if word := getattr(error, "option_name", ""):
+                known = [o for p in self.params for o in p.opts if o.startswith("--") and "_" not in o]
+                held = [o for o in known if word.startswith("--") and len(word) > 4 and word[2:] in o]
+                error.possibilities = held or get_close_matches(word, known, 1, 0.75)  # type: ignore[attr-defined]
             raise
 
 
@@ -172,9 +175,18 @@ def first_process() -> bool:
 # --- what people see ---
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as of a container that stops: an interrupt but for its exit code."""
+
+
+def code_of(interrupt: BaseException | None) -> int:
+    """The exit code after an interrupt: 128 and the number of the signal, as in shells."""
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
 @contextmanager
 def interruptible(outcome: str) -> Iterator[None]:
-    """Ctrl-C says what came of it, and is exit code 130, whatever goes wrong in cleaning up after it.
+    """Ctrl-C says what came of it, and is exit code 130 (SIGTERM 143), whatever goes wrong in cleaning up after it.
 
     Ray may find its processes gone; a broken pipe, typer would end with code 1 and no word.
     """
@@ -187,7 +199,7 @@ def interruptible(outcome: str) -> Iterator[None]:
         if cause is None:
             raise
         console.say(f"interrupted: {outcome}", "yellow")
-        raise typer.Exit(130) from None
+        raise typer.Exit(code_of(cause)) from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console
-from .cli_common import Option, bring_torch, first_process, interruptible
+from .cli_common import Option, Terminated, bring_torch, code_of, first_process, interruptible
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def train(
         return
     if last < chosen.optimiser.steps:
         console.say(f"stopped: `--resume` continues from {folder / 'checkpoint.pt'}")
-        raise typer.Exit(130)
+        raise typer.Exit(code_of(stop.came))
     _closing(chosen, folder)
 
 
@@ -88,25 +88,27 @@ def _estimate(chosen: Recipe, device: str) -> None:
 
 
 class _Stop:
-    """Whether Ctrl-C or a request to end has come, asked after each step. KeyboardInterrupt: before one, or again."""
+    """Whether Ctrl-C or SIGTERM, ``came``, has come, asked after each step. Before one, or again, it is raised."""
 
     def __init__(self) -> None:
-        self._asked = self._came = False
+        self.came: KeyboardInterrupt | None = None
+        self._asked = False
 
     def __call__(self) -> bool:
         self._asked = True
-        return self._came
+        return self.came is not None
 
-    def heard(self, _number: int, _frame: object) -> None:
+    def heard(self, number: int, _frame: object) -> None:
         """Handles a signal."""
-        if self._came or not self._asked:
-            raise KeyboardInterrupt
-        self._came = True
+        interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if self.came or not self._asked:
+            raise interrupt
+        self.came = interrupt
 
 
 @contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and requests to end go to a `_Stop`; the run decides when to stop."""
+def _stopping() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM go to a `_Stop`; the run decides when to stop."""
     stop = _Stop()
     before = {number: signal.signal(number, stop.heard) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import pickle
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -87,9 +88,8 @@ class Recipe:
         asked = self.requested
         with TemporaryDirectory(prefix="robustsr-", ignore_cleanup_errors=True) as folder:
             denoise = None if self.denoiser is None else self.denoiser.unpacked(folder)
-            network = load(
-                self.model.unpacked(folder), device=self.device, precision=asked["precision"], denoise=denoise
-            )
+            model = self.model.unpacked(folder)
+            network = load(model, device=self.device, precision=asked["precision"], denoise=denoise)
         network = seeded(network, asked.get("seed", 0))
         plan = make_plan(network, self.smoothing, asked["tile"], asked["tile_pad"])
         return Task(network, self.smoothing, self.target, self.output, plan, asked)
@@ -138,7 +138,7 @@ def run(
     address: str = HERE,
     workers: int | None = None,
     overwrite: bool = False,
-    on_start: Callable[[Crew], None] | None = None,
+    on_start: Callable[[Crew], None] = lambda crew: None,
 ) -> Iterator[Result]:
     """`batch.run` on the workers of a Ray cluster: the same results, records and refusals, in the order they come.
 
@@ -159,8 +159,7 @@ def run(
             with connected(address) as ray:
                 machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                 hands = crew(machines, len(todo), workers, recipe.device)
-                if on_start is not None:
-                    on_start(hands)
+                on_start(hands)
                 unfinished, at_work = dict(enumerate(todo)), 3 * hands.count
                 for number, made, events in _rows(ray, hands, (recipe, hands.cpus, sent, plans)):
                     job = unfinished.pop(number)
@@ -191,9 +190,8 @@ def _rows(ray: Untyped, hands: Crew, work: tuple[Any, ...]) -> Iterator[tuple[in
                 raise RobustSRError(made)
             yield int(row["number"][0]), made, events
     except ray.exceptions.RayActorError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        need = f"each machine needs robustsr {__version__} with Ray"
-        raise RobustSRError(f"the workers cannot go on ({need}): {reason}") from error
+        need, reason = f"each machine needs robustsr {__version__} with Ray", str(error).strip().splitlines()[-1]
+        raise RobustSRError(f"the workers cannot go on ({need}): {reason.strip()}") from error
 
 
 class Tries:
@@ -289,8 +287,8 @@ def connected(address: str, processors: int | None = None) -> Iterator[Any]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing appears on standard error, even from below Python: Ray announces there that it was told to be quiet."""
-    kept = os.dup(2)
+    """Standard error stays empty, even from below Python, where Ray says that it was told to be; SIGTERM stays ours."""
+    kept, handler = os.dup(2), signal.getsignal(signal.SIGTERM)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -298,3 +296,5 @@ def _silent() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        with suppress(ValueError):  # in another thread, where Ray did not touch it
+            signal.signal(signal.SIGTERM, handler)

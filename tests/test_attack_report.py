@@ -1,5 +1,7 @@
+import math
 from dataclasses import replace
 
+import pytest
 from fakes import FEW, here
 
 from robustsr import threats
@@ -16,15 +18,31 @@ def test_the_detail_is_where_the_output_changed(network, picture):
     assert contact(result).mode == "RGB"
 
 
-def test_the_verdict_has_the_attacked_model_and_all_in_order(network, picture):
+@pytest.mark.parametrize("truth", [False, True])
+def test_the_verdict_has_the_attacked_model_and_all_in_order(network, picture, truth):
     soft = replace(network, name="soft")
-    result = run(here(picture(16, 20)), network, threats.parse("pgd:eps=8/255,steps=2"), others=[smoothed(soft, FEW)])
-    reached = {label: result.outcome(label, "base").measures["psnr"] for label in result.labels}
+    one = here(picture(16, 20), picture(64, 80) if truth else None)
+    result = run(one, network, threats.parse("pgd:eps=8/255,steps=2"), others=[smoothed(soft, FEW)])
+
+    def reached(label, name):
+        return result.outcome(label, name).measures["psnr"]
+
+    victim = [f"{reached(network.name, name):.1f} dB" for name in ("clean", "random", "base")]
     first, second = verdict(result).splitlines()
-    noise = result.outcome(network.name, "random").measures["psnr"]
-    assert first == (
-        f"{network.name}, PSNR to its clean output: "
-        f"random noise as large {noise:.1f} dB, attacked {reached[network.name]:.1f} dB."
+    told = f"with random noise as large {victim[1]}, attacked {victim[2]}."
+    before = f"the truth: clean {victim[0]}, " if truth else "its clean output: "
+    assert first == f"{network.name}, PSNR to {before}{told}"
+    order = sorted(result.labels, key=lambda label: -reached(label, "base"))
+    how = "best first" if truth else "that moved least from its clean output first"
+    ranked = "; ".join(f"{label} {reached(label, 'base'):.1f} dB" for label in order)
+    assert len(order) > 1 and second == f"The same picture given to all, {how}: {ranked}."
+
+
+def test_the_verdict_of_an_attack_that_changed_nothing(network, picture):
+    result = run(here(picture(16, 20)), network, threats.parse("fgsm"))
+    same = tuple(replace(o, measures={**o.measures, "psnr": math.inf}) for o in result.outcomes)
+    assert (
+        verdict(replace(result, outcomes=same))
+        .splitlines()[0]
+        .endswith(" with random noise as large no change, attacked no change.")
     )
-    order = sorted(reached, key=reached.get, reverse=True)
-    assert len(order) > 1 and second == f"Attacked, best first: {'; '.join(f'{m} {reached[m]:.1f}' for m in order)}."

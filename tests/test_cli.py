@@ -399,7 +399,7 @@ def contents(folder):
     ("kill", "code", "word"),
     [
         (signal.SIGKILL, -9, ""),
-        (signal.SIGTERM, 143, "terminated\n"),
+        (signal.SIGTERM, 143, "interrupted: the same command goes on"),
         (signal.SIGINT, 130, "interrupted: the same command goes on"),
     ],
 )

@@ -827,7 +827,7 @@ def test_bleed_leaves_no_edges_between_colours_that_are_far_apart():
     for place, colour in (((8, 8), (1, 0, 0)), ((50, 40), (0, 0, 1))):
         rgb[place], alpha[place] = colour, 1
     out = images.bleed(rgb, alpha)
-    assert max(np.abs(np.diff(out, axis=axis)).max() for axis in (0, 1)) < 0.3  # blocks would be 1 apart
+    assert max(np.abs(np.diff(out, axis=axis)).max() for axis in (0, 1)) < 0.1  # blocks would be 1 apart
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an open file cannot be replaced on Windows")

@@ -159,7 +159,8 @@ def test_a_file_that_kills_its_workers_is_given_up(cluster, folder, tiny, monkey
 
 
 @needs_ray
-def test_ctrl_c_and_json_through_the_installed_script(tmp_path, photo, tiny, monkeypatch, home):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_json_through_the_installed_script(tmp_path, photo, tiny, monkeypatch, home, number):
     monkeypatch.chdir(tmp_path)
     Path("many").mkdir()
     for i in range(9):
@@ -171,9 +172,9 @@ def test_ctrl_c_and_json_through_the_installed_script(tmp_path, photo, tiny, mon
     assert process.stdout is not None
     first = json.loads(process.stdout.readline())
     others = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=180)
-    assert process.returncode == 130 and "Traceback" not in err, out + err
+    assert process.returncode == 128 + number and "Traceback" not in err, out + err
     assert err.splitlines()[0].endswith("megapixels out: tiny x4 on Ray, median of 200, sigma 0.03")
     assert err.splitlines()[1] == "2 workers of 1 processor" and "interrupted: the same command goes on" in err
     assert first["status"] == "done" and Path(first["output"]).exists() and first["input"].startswith("many/")

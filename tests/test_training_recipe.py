@@ -7,7 +7,7 @@ import tiny_run
 from robustsr_training.loop import train
 from robustsr_training.recipe import RANGES, Data, Optimiser, Recipe
 from robustsr_training.step import learning_rate
-from robustsr_training.tables import RECIPES
+from robustsr_training.tables import RECIPES, override
 
 from robustsr.types import RobustSRError
 
@@ -88,10 +88,20 @@ def test_mistakes_in_a_recipe_are_named(tmp_path, photo, home, override, message
     assert not (folder / "run").exists()
 
 
-def test_numbers_may_be_set_without_the_zero_before_the_point_as_everywhere_else():
+def test_jpeg_alone_needs_patches_that_are_not_degraded():
+    said = ["data.hr=pictures", "data.jpeg=.5"]
+    assert Recipe.load("certsr-photo", said).data.jpeg == 0.5
+    with pytest.raises(RobustSRError, match="data.jpeg is about patches that are not degraded"):
+        Recipe.load("certsr-photo", [*said, "data.degraded=1"])
+
+
+def test_numbers_may_be_set_without_the_zero_before_the_point():
     said = ["optimiser.ema=.99", "inputs.sigmas=[.03, 0.06]", "inputs.draws=[2, 2]", "data.hr=./.5"]
     made = Recipe.load("psnr", said)
     assert (made.optimiser.ema, made.inputs.sigmas, made.data.hr) == (0.99, (0.03, 0.06), "./.5")
+    table = {}
+    override(table, """data={hr="/.24", lr='a/.5', degraded=.5}""")
+    assert table["data"] == {"hr": "/.24", "lr": "a/.5", "degraded": 0.5}
 
 
 def test_every_number_of_a_recipe_has_a_range_and_every_range_a_key():

@@ -65,7 +65,7 @@ class Data:
     downscale: str = "bicubic"  # bicubic | bilinear: Pillow's, antialiased
     degraded: float = 0.0  # the share of patches whose LR is made by Real-ESRGAN's second-order degradation instead
     light: float = 0.0  # the share of these that is degraded lightly only (robustsr.degradation.LIGHT)
-    jpeg: float = 0.0  # the share of the others whose LR went through JPEG, of quality 25 to 95
+    jpeg: float = 0.0  # the share of the others whose LR went through JPEG, of quality data.JPEG
     batch: int = 16  # over all processes
     patch: int = 40  # pixels of the network's input
     workers: int = 0  # processes that prepare batches
@@ -203,6 +203,8 @@ class Recipe:
                 raise RobustSRError(
                     f"recipe: denoiser.objective and loss.{key} both say what the target is: leave one out"
                 )
+        if self.data.jpeg and self.data.degraded == 1:
+            raise RobustSRError("recipe: data.jpeg is about patches that are not degraded: data.degraded leaves none")
         if self.loss.heavy and (not self.data.degraded or self.data.light == 1):
             raise RobustSRError("recipe: loss.heavy is about heavily degraded patches: data leaves none")
         if self.loss.heavy == TRUTH and not self.loss.teacher:

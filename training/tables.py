@@ -55,7 +55,8 @@ def override(table: dict[str, Any], said: str) -> None:
     if not separator:
         raise RobustSRError(f"--set wants key=value, got {said!r}")
     value: Any = text  # an unquoted string, as one types it in a shell
-    for spelled in (text, re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)):  # .5 is no number in TOML
+    short = r"""(["']).*?\1|(?<![\w.])\.(?=\d)"""  # numbers like .5, which TOML does not know; not in strings
+    for spelled in (text, re.sub(short, lambda found: "0." if found[0] == "." else found[0], text)):
         with contextlib.suppress(tomllib.TOMLDecodeError):
             value = tomllib.loads(f"v = {spelled}")["v"]
             break

@@ -57,8 +57,7 @@ def _telling(token: Token, say: Say) -> Word:
 def grid(table: Table) -> tuple[list[str], list[list[str]]]:
     """A table of the core as headers and rows of text."""
     sectioned = any(row.section for row in table.rows)
-    grouped = len({column.group for column in table.columns}) > 1  # or all are of what the table is called
-    head = ["", *(column.full if grouped else column.name for column in table.columns)]
+    head = ["", *(column.name if column.group == "output" else column.full for column in table.columns)]
     digits = [column.digits for column in table.columns]
     rows = []
     for row in table.rows:

@@ -32,7 +32,7 @@ def line(name: str) -> str:
         return "Your own."
     figures = "; ".join(f"{what} {values}" for what, values in entry.measured.items())
     return (
-        f"{entry.description}. Measured (PSNR: higher is better; LPIPS: lower): {figures}."
+        f"{entry.description}. Measured (PSNR, SSIM: higher is better; LPIPS: lower): {figures}."
         if figures
         else entry.description
     )

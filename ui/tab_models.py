@@ -42,9 +42,9 @@ def models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Calla
             text = shelf.details(name) if entry or name in catalogue.installed() else ""
         return text, gr.update(visible=missing)
 
-    def fetch(name: str, progress: gr.Progress = PROGRESS) -> tuple[str, Any]:
+    def fetch(name: str, progress: gr.Progress = PROGRESS) -> tuple[str, Any, Any]:
         with readable(desk):
-            return shelf.pull(name, said(progress)), gr.update(value=shelf.rows())
+            return shelf.pull(name, said(progress)), gr.update(value=shelf.rows()), gr.update(visible=False)
 
     def add(path: str | None) -> tuple[Any, Any, Any]:
         if path is None:
@@ -63,7 +63,7 @@ def models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Calla
         return gr.update(value=shelf.rows()), gr.update(choices=[row[0] for row in shelf.rows()])
 
     page.load(known, None, [table, chosen], **QUIET)
-    pulled = pull.click(fetch, chosen, [said_, table], show_progress_on=[said_], **PRIVATE)
+    pulled = pull.click(fetch, chosen, [said_, table, pull], show_progress_on=[said_], **PRIVATE)
     added = own.upload(add, own, [said_, table, chosen], show_progress_on=[said_], **PRIVATE)
     for done in (pulled, added):
         done.then(choices, None, lists, **QUIET)
