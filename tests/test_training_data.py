@@ -45,9 +45,23 @@ def test_pictures_are_decoded_once(folder, decoded):
     assert all(np.array_equal(a, b) for i in range(4) for a, b in zip(first[i], again[i], strict=True))
 
 
+def test_pictures_can_be_shrunk_too(folder):
+    whole, more = load_pairs(config(folder), 4), load_pairs(config(folder, sizes=(1.0, 0.7, 0.5)), 4)
+    assert [row["name"] for row in more.table] == [
+        n for i in range(4) for n in (f"{i}.png", f"{i}.png, 0.7 of its size")
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(whole[3], more[6], strict=True))
+    hr = Image.open(folder / "hr" / "3.png").convert("RGB")
+    small = np.asarray(hr.resize((round(hr.width * 0.7), round(hr.height * 0.7)), Image.Resampling.BICUBIC))
+    lr, shrunk = more[7]
+    assert np.array_equal(shrunk, small[: len(shrunk), : shrunk.shape[1]]) and lr.shape[0] * 4 == len(shrunk)
+    assert sum("broken.png" in reason for reason in more.skipped) == 1
+    assert sum("0.5 of its size: " in reason for reason in more.skipped) == 5  # smaller than a patch
+
+
 def test_what_changes_the_pixels_is_decoded_anew(folder, decoded):
     load_pairs(config(folder), 4)
-    for change, scale in (({}, 2), ({"downscale": "bilinear"}, 4)):
+    for change, scale in (({}, 2), ({"downscale": "bilinear"}, 4), ({"sizes": (0.8,)}, 4)):
         decoded.clear()
         load_pairs(config(folder, **change), scale)
         assert len(decoded) == 6, change

@@ -59,6 +59,7 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
         ("generator.features=0", "generator.features must be at least 1"),
         ("data.workers=-1", "data.workers must be at least 0"),
         ("seed=-1", "seed must be at least 0"),
+        ("data.sizes=[2.0]", r"data.sizes must be in \(0, 1\], got \[2.0\]"),
         ("data.light=2", r"data.light must be in \[0, 1\], got 2.0"),
         ("inputs.attack_share=1.1", r"inputs.attack_share must be in \[0, 1\]"),
         ("loss.gan=-1", "loss.gan must be at least 0"),
@@ -86,6 +87,12 @@ def test_mistakes_in_a_recipe_are_named(tmp_path, photo, home, override, message
     with pytest.raises(RobustSRError, match=message):
         next(train(tiny_run.recipe(folder, override), folder / "run"))
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("said", [["data.sizes=[]"], ["data.sizes=[1, .5]", "data.lr=small"]])
+def test_pairs_have_the_size_they_have(said):
+    with pytest.raises(RobustSRError, match="data.sizes names at least one, and with data.lr none but 1"):
+        Recipe.load("psnr", ["data.hr=pictures", *said])
 
 
 def test_jpeg_alone_needs_patches_that_are_not_degraded():

@@ -107,7 +107,7 @@ def load_pairs(
     """
     files = _files(data)
     marks = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for pair in files for p in pair if p for s in [p.stat()]]
-    settings = [VERSION, scale, data.downscale, resized, marks]
+    settings = [VERSION, scale, data.downscale, resized, data.sizes, marks]
     folder = home() / "training" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     if not (folder / "table.json").exists():
         say(f"decoding {len(files)} pictures")
@@ -146,13 +146,15 @@ def _by_name(folder: str) -> dict[str, Path]:
 
 
 def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resized: bool, folder: Path) -> None:
-    def one(pair: tuple[Path, Path | None]) -> tuple[str, Pixels, Pixels] | str:
-        """Its name, LR and HR, or why there are none."""
-        path, lr_path = pair
+    def one(picture: tuple[Path, Path | None, float]) -> tuple[str, Pixels, Pixels] | str:
+        """Its name, LR and HR, at one of `Data.sizes`, or why there are none."""
+        path, lr_path, size = picture
         try:
             hr, lr = read(path), read(lr_path) if lr_path else None
         except RobustSRError as error:
             return str(error)
+        if size != 1:
+            hr = hr.resize((round(hr.width * size), round(hr.height * size)), Image.Resampling.BICUBIC)
         step = 1 if resized else scale
         if min(hr.size) < step:
             return f"{path}: {hr.width}x{hr.height} is smaller than a pixel of LR"
@@ -163,14 +165,15 @@ def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resiz
             return f"{lr_path}: {lr.width}x{lr.height} is not a {scale}th of {path}, {hr.width}x{hr.height}"
         else:
             small = np.asarray(lr)
-        return path.relative_to(data.hr).as_posix(), small, np.asarray(hr)
+        return path.relative_to(data.hr).as_posix() + f", {size:g} of its size" * (size != 1), small, np.asarray(hr)
 
+    todo = [(*pair, size) for pair in files for size in data.sizes]
     table, skipped, at = [], [], 0
     with staged(folder) as part, ThreadPoolExecutor(os.cpu_count()) as pool, open(part / "pixels.bin", "wb") as out:
-        for start in range(0, len(files), 32):  # not all at once in memory
-            for found in pool.map(one, files[start : start + 32]):
+        for start in range(0, len(todo), 32):  # not all at once in memory
+            for found in pool.map(one, todo[start : start + 32]):
                 if isinstance(found, str):
-                    skipped.append(found)
+                    skipped += [found] * (found not in skipped)  # a broken picture is broken at all sizes
                     continue
                 name, lr, hr = found
                 both = lr.tobytes() + hr.tobytes()

@@ -36,6 +36,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
         "data.degraded data.light data.jpeg inputs.sigmas inputs.attack_share inputs.gray",
     ),
     ("in [0, 1)", lambda v: 0 <= v < 1, "optimiser.betas optimiser.ema"),
+    ("in (0, 1]", lambda v: 0 < v <= 1, "data.sizes"),
 )
 
 
@@ -62,6 +63,7 @@ class Data:
 
     hr: str = ""  # folder of HR pictures, any depth
     lr: str = ""  # folder of LR pictures with the same names; empty: made from HR, rounded to 8 bits
+    sizes: tuple[float, ...] = (1.0,)  # each picture shrunk to these shares of its size, 1 as it is: sharper ones
     downscale: str = "bicubic"  # bicubic | bilinear: Pillow's, antialiased
     degraded: float = 0.0  # the share of patches whose LR is made by Real-ESRGAN's second-order degradation instead
     light: float = 0.0  # the share of these that is degraded lightly only (robustsr.degradation.LIGHT)
@@ -203,6 +205,8 @@ class Recipe:
                 raise RobustSRError(
                     f"recipe: denoiser.objective and loss.{key} both say what the target is: leave one out"
                 )
+        if not self.data.sizes or (self.data.lr and self.data.sizes != (1.0,)):
+            raise RobustSRError("recipe: data.sizes names at least one, and with data.lr none but 1")
         if self.data.jpeg and self.data.degraded == 1:
             raise RobustSRError("recipe: data.jpeg is about patches that are not degraded: data.degraded leaves none")
         if self.loss.heavy and (not self.data.degraded or self.data.light == 1):
