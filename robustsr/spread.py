@@ -296,5 +296,5 @@ def _silent() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        with suppress(ValueError):  # in another thread, where Ray did not touch it
+        with suppress(ValueError, TypeError):  # in another thread; where it was not Python's
             signal.signal(signal.SIGTERM, handler)
