@@ -67,20 +67,19 @@ def tables(result: Result) -> list[Table]:
 
 
 def verdict(result: Result) -> str:
-    """What came of it, in a line or two: the attacked model's PSNR, and that of all in order."""
+    """What came of it, in a line or two: the attacked model's PSNR, and the others' for the same picture."""
     scene, victim = result.scene, result.victim
     key = "psnr" if scene.target is None else "target"
     what = "the target" if key == "target" else "its clean output" if scene.hr is None else "the truth"
     inputs = {"clean": "clean"} if scene.aimed else {}
-    inputs |= {"random": "with random noise as large", result.worst: "attacked"}
+    inputs |= {result.worst: "attacked", "random": "with random noise as large"}
     got = [f"{words} {_psnr(result, victim, name, key)}" for name, words in inputs.items()]
     said = f"{victim}, PSNR to {what}: {', '.join(got)}."
     if key == "target":
         return said
     order = sorted(result.labels, key=lambda label: -(result.outcome(label, result.worst).measures[key] or 0.0))
-    ranking = "; ".join(f"{label} {_psnr(result, label, result.worst, key)}" for label in order)
-    how = "best first" if scene.hr is not None else "that moved least from its clean output first"
-    return f"{said}\nThe same picture given to all, {how}: {ranking}."
+    others = "; ".join(f"{label} {_psnr(result, label, result.worst, key)}" for label in order if label != victim)
+    return f"{said}\nOthers, given the picture made against it, each to {what}: {others}."
 
 
 def _psnr(result: Result, label: str, name: str, key: str) -> str:

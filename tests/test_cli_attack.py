@@ -138,8 +138,8 @@ def test_a_target_and_a_truth_alone(go, bird):
     shown = rows(out)
     clean, noise, attacked = (shown["tiny", of][-1] for of in ("clean", "random noise", "attacked"))
     assert attacked > clean and "minus loss" in out
-    told = f"clean {clean:.1f} dB, with random noise as large {noise:.1f} dB, attacked {attacked:.1f} dB."
-    assert f"tiny, PSNR to the target: {told}" in out and "given to all" not in out
+    told = f"clean {clean:.1f} dB, attacked {attacked:.1f} dB, with random noise as large {noise:.1f} dB."
+    assert f"tiny, PSNR to the target: {told}" in out and "Others, given" not in out
     half = Image.open("hr.png").resize((20, 16), Image.Resampling.BICUBIC)
     assert np.array_equal(pixels("out/clean.png"), np.asarray(half))
 
