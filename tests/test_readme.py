@@ -54,7 +54,7 @@ def test_its_commands_have_options_that_there_are(line, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", calls("--set", prefix=""))
 def test_what_it_sets_in_recipes_can_be_set(line):
-    Recipe.load("certsr", ["data.hr=pictures", *line.replace("--set ", "").split()])
+    Recipe.load("certsr", ["data.hr=pictures", *shlex.split(line.replace("--set ", ""))])
 
 
 @pytest.mark.parametrize("line", calls(r"python -m", prefix=""))
