@@ -232,6 +232,7 @@ def _universal(
     from . import universal as work
     from .attack import forecast
     from .files import staged
+    from .pairs import pictures_in
 
     if picture is None or not picture.is_dir():
         raise typer.BadParameter("--universal needs a folder of pictures")
@@ -239,9 +240,7 @@ def _universal(
         raise typer.BadParameter("--universal goes without --hr and --mask: the reference is each clean output")
     if variants != ["base"] and "base" in variants:
         raise typer.BadParameter("--universal attacks one model: --on base or --on smoothed")
-    paths = sorted(p for p in picture.iterdir() if p.suffix[1:].lower() in images.FORMATS)
-    if not paths:
-        raise RobustSRError(f"{picture} holds no pictures")
+    paths = pictures_in(picture)
     infos = [images.inspect(p, max_pixels=MOST_PIXELS) for p in paths]
     smallest = min(UNIVERSAL, *(min(info.width, info.height) for info in infos))
     goal = None if target is None else images.read(target, max_pixels=MOST_PIXELS)

@@ -174,8 +174,7 @@ def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) 
     others: Counter[str] = Counter()
     for here, files in _files(folder, root, recursive, warnings):
         if any(file.name == NAME for file in files):
-            manifest = Manifest.read(here)
-            made.update((here / target, manifest.source_of(here / target)) for target in manifest.ours)
+            made |= Manifest.read(here).origins
         for file in files:
             ending = file.suffix.lower()
             if file.name.startswith("."):

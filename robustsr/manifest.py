@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +95,11 @@ class Manifest:
         if source is None:
             return None
         return place(source) if "://" in source or os.path.isabs(source) else self.folder / source
+
+    @property
+    def origins(self) -> dict[Place, Place | None]:
+        """All results of ours, with what each was made from."""
+        return {self.folder / target: self.source_of(self.folder / target) for target in self.ours}
 
     def begin(self, source: Place, target: Place) -> None:
         """Records that ``target`` is about to appear: a kill between that and `wrote` leaves it known as ours."""
@@ -189,6 +194,19 @@ class Events(Manifest):
 
     def _keep(self, event: dict[str, Any]) -> None:
         self.events.append(event)
+
+
+def earlier_results(pictures: Sequence[Path], root: Path) -> list[Path]:
+    """Those of ``pictures``, found in ``root`` or below, that robustsr made from others of them.
+
+    RobustSRError: a manifest cannot be read.
+    """
+    above = {folder for path in pictures for folder in path.parents if folder == root or root in folder.parents}
+    origins: dict[Place, Place | None] = {}
+    for folder in above:
+        origins |= Manifest.read(folder).origins
+    among = {path.resolve() for path in pictures}
+    return [path for path in pictures if (origin := origins.get(path)) and origin.resolve() in among]
 
 
 @contextmanager

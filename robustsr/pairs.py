@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .images import FORMATS, read
+from .manifest import earlier_results
 from .types import RobustSRError
 
 SMALLEST = 24  # HR pixels a side besides two borders: SSIM and LPIPS need some
@@ -42,6 +43,7 @@ class Pictures:
     Without ``lr`` (and without subfolders HR and LR), low resolution is made by Pillow's antialiased bicubic, rounded
     to 8 bits. ``crop``: side of the central square that is used, in LR pixels; ``limit``: so many, in order of their
     names. ``resized``: the thesis' inputs instead: bilinear shrinking by that factor and back to full size, scale 1.
+    Results of ours that were made from others of the pictures are no truths, and are left out.
     """
 
     hr: Path
@@ -59,10 +61,10 @@ class Pictures:
             raise RobustSRError("the thesis' inputs are made from the ground truth: leave out --lr")
         if lr is None and (hr / "HR").is_dir() and (hr / "LR").is_dir():
             hr, lr = hr / "HR", None if self.resized else hr / "LR"
-        truths = _pictures(hr)[: self.limit]
+        truths = pictures_in(hr)[: self.limit]
         if lr is None:
             return [(path, None) for path in truths]
-        by_stem = {path.stem: path for path in _pictures(lr)}
+        by_stem = {path.stem: path for path in pictures_in(lr)}
         found = [(p, by_stem.get(p.stem) or by_stem.get(f"{p.stem}x{self.scale}")) for p in truths]
         if missing := [p.name for p, other in found if other is None]:
             raise RobustSRError(f"{lr} has no picture for {', '.join(missing[:3])} of {hr}: names must agree")
@@ -100,13 +102,15 @@ class Pictures:
         return Pair(hr_file.name, _tensor(lr), _tensor(hr))
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder, sorted, without results of ours. RobustSRError: no such folder, or none in it."""
     if not folder.is_dir():
         raise RobustSRError(f"no folder {folder}")
     found = sorted(p for p in folder.iterdir() if p.suffix.lower().lstrip(".") in FORMATS)
     if not found:
         raise RobustSRError(f"no pictures in {folder}")
-    return found
+    made = set(earlier_results(found, folder))
+    return [path for path in found if path not in made]
 
 
 def _read(path: Path) -> Image.Image:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from robustsr import catalogue, evaluate, metrics
 from robustsr.evaluate import run
+from robustsr.manifest import Manifest
 from robustsr.models import load
 from robustsr.pairs import Pictures
 from robustsr.plan import Smoothing
@@ -91,6 +92,15 @@ def test_the_thesis_input_is_shrunk_and_enlarged_again(folder):
     small = Image.open(folder / "p0.png").resize((24, 20), Image.Resampling.BILINEAR).crop((7, 5, 17, 15))
     want = np.asarray(small.resize((40, 40), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal((pair.lr[0].permute(1, 2, 0) * 255).round().numpy(), want)
+
+
+def test_our_own_results_are_no_truths(folder):
+    (folder / "p0_x4.png").write_bytes((folder / "p0.png").read_bytes())
+    names = [hr.name for hr, _ in Pictures(folder, 4).files]
+    Manifest.read(folder).begin(folder / "p0.png", folder / "p0_x4.png")
+    assert "p0_x4.png" in names and [hr.name for hr, _ in Pictures(folder, 4).files] == sorted({*names} - {"p0_x4.png"})
+    (folder / "p0.png").unlink()  # nothing better is there
+    assert Pictures(folder, 4).files[0][0].name == "p0_x4.png"
 
 
 def test_folders_that_cannot_be_used_are_named(tmp_path):

@@ -9,10 +9,11 @@ import tiny_run
 import torch
 from PIL import Image
 from robustsr_training import data
-from robustsr_training.data import Batches, load_pairs
+from robustsr_training.data import Batches, load_pairs, pictures
 from robustsr_training.recipe import Data
 
 from robustsr.degradation import LIGHT
+from robustsr.manifest import Manifest
 from robustsr.types import RobustSRError
 
 
@@ -43,6 +44,22 @@ def test_pictures_are_decoded_once(folder, decoded):
     again = load_pairs(config(folder), 4)
     assert not decoded and again.table == first.table and again.skipped == first.skipped
     assert all(np.array_equal(a, b) for i in range(4) for a, b in zip(first[i], again[i], strict=True))
+
+
+def test_our_own_results_are_no_truths(folder, decoded):
+    hr, said = folder / "hr", []
+    (hr / "up" / "sub").mkdir(parents=True)
+    made = [hr / "0_x4.png", hr / "up" / "sub" / "1.png"]
+    for root, source, target in ((hr, hr / "0.png", made[0]), (hr / "up", hr / "1.png", made[1])):
+        Manifest.read(root).begin(source, target)
+        target.write_bytes(source.read_bytes())
+    load_pairs(config(folder), 4, say=said.append)
+    assert sorted(decoded) == ["0.png", "1.png", "2.png", "3.png", "broken.png", "small.png"]
+    assert said == [
+        f"2 of the pictures left out, which robustsr made from others of them (first: {made[0]})",
+        "decoding 6 pictures",
+    ]
+    assert pictures(hr / "up") == [made[1]]  # what it was made from is not there
 
 
 def test_pictures_can_be_shrunk_too(folder):

@@ -24,6 +24,7 @@ from robustsr import images
 from robustsr.catalogue import home
 from robustsr.degradation import LIGHT, Degradation, degrade
 from robustsr.files import staged
+from robustsr.manifest import earlier_results
 from robustsr.types import RobustSRError
 
 from .recipe import Data
@@ -35,8 +36,14 @@ Pixels = NDArray[np.uint8]  # (h, w, 3)
 Batch = tuple[Tensor, Tensor, Tensor]  # LR, HR, and which patches are degraded heavily
 
 
-def pictures(folder: str | Path) -> list[Path]:
-    """The picture files under a folder, sorted, without hidden ones. RobustSRError: no such folder, or none in it."""
+Say = Callable[[str], None]
+
+
+def pictures(folder: str | Path, say: Say = lambda text: None) -> list[Path]:
+    """The picture files under a folder, sorted, without hidden ones and results of ours, of which ``say`` is told.
+
+    RobustSRError: no such folder, or none in it.
+    """
     root = Path(folder)
     found = sorted(
         path
@@ -47,7 +54,9 @@ def pictures(folder: str | Path) -> list[Path]:
     )
     if not found:
         raise RobustSRError(f"no pictures under {str(folder)!r}" if root.is_dir() else f"no folder {str(folder)!r}")
-    return found
+    if made := earlier_results(found, root):
+        say(f"{len(made)} of the pictures left out, which robustsr made from others of them (first: {made[0]})")
+    return [path for path in found if path not in made]
 
 
 def read(path: Path) -> Image.Image:
@@ -94,17 +103,16 @@ class Pairs:
         return self._pixels[row["at"] : middle].reshape(h, w, 3), self._pixels[middle:end].reshape(tall, wide, 3)
 
 
-def load_pairs(
-    data: Data, scale: int, *, resized: bool = False, say: Callable[[str], None] = lambda text: None
-) -> Pairs:
+def load_pairs(data: Data, scale: int, *, resized: bool = False, say: Say = lambda text: None) -> Pairs:
     """Every picture under ``data.hr`` that is large enough for a patch, from the cache or decoded into it.
 
     The cache lies in ``ROBUSTSR_HOME``/training (on Linux ~/.cache/robustsr/training where that is not set), belongs to
     the files' places, sizes and dates, and may be deleted when nothing trains: it is made anew. ``resized``: the input
-    is as large as HR, made of each patch (the thesis), so that no LR is kept. ``say`` is told before it takes long.
+    is as large as HR, made of each patch (the thesis), so that no LR is kept. ``say`` is told before it takes long
+    and of pictures that are left out.
     RobustSRError: no usable picture, an HR picture without its LR, or two of one name.
     """
-    files = _files(data)
+    files = _files(data, say)
     marks = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for pair in files for p in pair if p for s in [p.stat()]]
     settings = [VERSION, scale, data.downscale, resized, data.sizes, marks]
     folder = home() / "training" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
@@ -123,9 +131,9 @@ def load_pairs(
     return Pairs(folder / "pixels.bin", table, skipped)
 
 
-def _files(data: Data) -> list[tuple[Path, Path | None]]:
+def _files(data: Data, say: Say) -> list[tuple[Path, Path | None]]:
     if not data.lr:
-        return [(path, None) for path in pictures(data.hr)]
+        return [(path, None) for path in pictures(data.hr, say)]
     hr, lr = _by_name(data.hr), _by_name(data.lr)
     if missing := [name for name in hr if name not in lr]:
         few = ", ".join(str(hr[name].relative_to(data.hr)) for name in missing[:3])

@@ -133,7 +133,7 @@ def train(
     Writes ``out/checkpoint.pt``, ``out/log.jsonl`` and TensorBoard's events as it goes, at each validation and at the
     end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``. ``pulse``: seconds after which
     it also yields between reports, which is not logged; so does the fourth step, to say how fast it goes.
-    ``say`` is told before pictures are decoded.
+    ``say`` is told before pictures are decoded, and of those that are left out.
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
     it as if it had never stopped, and exports and validates where a run failed after its last checkpoint. A loss,
     weight or moment that is not finite ends the run with the last good checkpoint kept.
