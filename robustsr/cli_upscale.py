@@ -293,7 +293,7 @@ def upscale(
         console.dry_run(rows, speed, as_json=json)
         raise typer.Exit(int(any(row.error for row in rows)))
 
-    tally = console.Tally(as_json=json)
+    tally = console.Tally(len(rows), as_json=json)
     with console.bar({row.job: row.cost for row in rows}) as bar:
 
         def tick(job: jobs.Job, done: int, total: int) -> None:

@@ -228,10 +228,13 @@ def dry_run(rows: Sequence[Forecast], speed: float | None, *, as_json: bool) -> 
 
 
 class Tally:
-    """Counts results, prints each as it comes (failures and notes always, all of them as JSON) and the summary."""
+    """Counts results, prints each as it comes (failures and notes always, all of them as JSON) and the summary.
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.start, self._json = time.perf_counter(), as_json
+    ``total``: how many there will be, unless something stops it.
+    """
+
+    def __init__(self, total: int, *, as_json: bool) -> None:
+        self.start, self._total, self._json = time.perf_counter(), total, as_json
         self.done = self.skipped = self.failed = 0
         self.seconds = 0.0
         self._results: list[Result] = []
@@ -280,6 +283,8 @@ class Tally:
             parts.append(f"{self.skipped} {'was' if self.skipped == 1 else 'were'} there already")
         if self.failed:
             parts.append(f"{self.failed} failed")
+        if left := self._total - len(self._results):
+            parts.append(f"{left} to go")
         there = [result.job for result in self._results if result.status != "failed"]
         places = {str(job.root) for job in there} if len(there) > 1 else {str(job.target) for job in there}
         where = f" -> {', '.join(sorted(places))}" if there else ""
