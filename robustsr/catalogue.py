@@ -26,8 +26,13 @@ from .files import atomic
 from .types import RobustSRError, meant
 
 MEASURED = {  # what inputs of ``quality`` are called
-    **{name: name.upper() for name in ("fgsm", "pgd")},
-    **{"l2": "L2 attack", "set5_y": "Set5 (Y)", "set14_y": "Set14 (Y)", "noise_03": "noise .03", "noise_1": "noise .1"},
+    "fgsm": "FGSM 10/255",
+    "pgd": "PGD 10/255",
+    "l2": "L2 attack, eps_rel .05",
+    "noise_03": "noise .03",
+    "noise_1": "noise .1",
+    "set5_y": "Set5 (Y)",
+    "set14_y": "Set14 (Y)",
 }
 ENDINGS = (".safetensors", ".pth", ".ckpt", ".onnx")
 

@@ -57,8 +57,8 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
             "quality": "\n".join(f"{what}: {values}" for what, values in entry.measured.items()),
             "calibration": ", ".join(f"sigma {sigma:g} for noise of {noise:g}" for noise, sigma in entry.calibration),
         }
-        for key, value in sorted(known.items(), key=lambda row: row[0] == "trained"):  # the longest comes last
-            if value != "" and key not in idle:
+        for key, value in known.items():
+            if value != "" and key not in {*idle, "trained"}:
                 table.add_row(key, str(value))
     if entry is None or model in catalogue.installed():
         network = load(model, "cpu")
@@ -77,6 +77,8 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
             if facts.reduce:
                 how = f"{facts.reduce} of {facts.samples} {facts.draws} draws, sigma {facts.sigma:g}"
                 table.add_row("smooths by itself", how)
+    if entry and entry.trained:  # the longest comes last
+        table.add_row("trained", entry.trained)
     console.out.print(table)
 
 
