@@ -280,8 +280,9 @@ def test_a_long_job_says_what_would_be_cheaper(pictures, tiny):
 
 def test_what_was_measured_of_a_model_has_its_units(tmp_path):
     code, out, _ = go("models", "info", "psnr")
-    assert code == 0 and re.search(r"\n +PGD: \d\d\.\d\d dB, LPIPS 0\.\d{3} *\n", out)
+    assert code == 0 and re.search(r"\n +PGD 10/255: \d\d\.\d\d dB, LPIPS 0\.\d{3} *\n", out)
     assert re.search(r"\ncalibration +sigma 0 for noise of 0.005", out)
+    assert out.index("\ntrained ") > max(out.index(f"\n{key} ") for key in ("calibration", "path", "loads as"))
 
 
 def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):

@@ -13,7 +13,8 @@ def test_smoothing_defaults_are_shown_of_upscalers_alone(name, smoothed):
 def test_measured_figures_have_their_names_and_units():
     figures = catalogue.catalogue()["psnr"].quality
     fgsm = f"{figures['fgsm_psnr']:.2f} dB, LPIPS {figures['fgsm_lpips']:.3f}"
-    assert f"| FGSM | {fgsm} |" in shelf.details("psnr") and f"; FGSM {fgsm}; PGD " in shelf.line("psnr")
+    assert f"| FGSM 10/255 | {fgsm} |" in shelf.details("psnr")
+    assert f"; FGSM 10/255 {fgsm}; PGD 10/255 " in shelf.line("psnr")
     assert f"Set5 (Y) {figures['set5_y_psnr']:.2f} dB;" in shelf.line("psnr")
 
 
