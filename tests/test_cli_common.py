@@ -72,6 +72,6 @@ def test_what_ships_is_named(home):
     assert shipped() == [name for name, entry in ours.items() if entry.scale == 4]
     assert {entry.use for name, entry in ours.items() if name not in shipped()} == {"denoise", "restore"}
     offered = {use: [name for _, name in usable(use) if name in ours] for use in ("upscale", "denoise")}
-    assert offered == {"upscale": shipped(), "denoise": ["denoiser"]}
+    assert offered == {"upscale": shipped(), "denoise": ["denoiser", "denoiser-stability"]}
     assert {entry.use for entry in catalogue().values()} == {"upscale", "denoise", "restore"}
     assert {listed()[name] for name in ours} == {"bundled"} and listed()["bsrgan"] == "can be pulled"

@@ -34,8 +34,9 @@ def both(tiny, denoiser, home):
     return load(tiny, device="cpu", precision="fp32", denoise=denoiser)
 
 
-def test_the_one_that_ships_takes_noise_away_and_leaves_clean_pictures_be(home):
-    net = load("denoiser", device="cpu", precision="fp32")
+@pytest.mark.parametrize("name", ["denoiser", "denoiser-stability"])
+def test_those_that_ship_take_noise_away_and_leave_clean_pictures_be(home, name):
+    net = load(name, device="cpu", precision="fp32")
     with Image.open(package_samples() / "landscape.png") as file:
         x = torch.from_numpy(np.asarray(file.convert("RGB")).copy()).permute(2, 0, 1)[None, :, :96, :96] / 255
     noise = gaussian(1, range(1), 3, 96, 96, torch.zeros(1, 2, dtype=torch.int64))[0]
