@@ -42,7 +42,9 @@ def attackable(
     if resized is not None:
         inner = OnResized(inner, resized)
     elif max(size) > TILE:
-        inner = Tiled(inner, (min(TILE, size[0]), min(TILE, size[1])), feather=network.feather)
+        most = TILE // network.align * network.align
+        tile = min(most, size[0]), min(most, size[1])
+        inner = Tiled(inner, tile, feather=network.feather, align=network.align)
     if smoothing is not None and smoothing.sigma > 0:
         return Smoothed(inner, **vars(smoothing), chunk=max(1, LIGHT // (size[0] * size[1])))
     return inner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from .engine import PRECISIONS, auto_precision, check_precision, full_float32, r
 from .onnx_facts import Facts
 from .onnx_network import OnnxNetwork, load_onnx
 from .resample import Bicubic, grown
-from .tiling import EFFECTIVE_CONTEXT, FEATHER
+from .tiling import ALIGNED, EFFECTIVE_CONTEXT, FEATHER
 from .types import RobustSRError
 
 BICUBIC = {"bicubic": 4, "bicubic-x2": 2, "bicubic-x3": 3}
@@ -87,6 +88,11 @@ class Network:
     def feather(self) -> int:
         """LR pixels over which its tiles should fade into each other."""
         return 0 if self.exact else FEATHER
+
+    @property
+    def align(self) -> int:
+        """Its tiles should begin at multiples of so many LR pixels."""
+        return 1 if self.exact else math.lcm(self.multiple, ALIGNED)
 
 
 Loaded = Network | OnnxNetwork
@@ -227,7 +233,7 @@ def receptive_radius(module: nn.Module, call: Call, multiple: int = 1) -> tuple[
     radius = sum((max(m.kernel_size) - 1) // 2 * max(m.dilation) for m in convs)
     plain = all(isinstance(m, nn.Conv2d) and max(m.stride) == 1 for m in convs)
     if not convs or not plain or multiple > 1 or radius > LARGEST_EXACT:
-        return EFFECTIVE_CONTEXT, False
+        return max(EFFECTIVE_CONTEXT, 2 * multiple), False
     size = 2 * (radius + 8) + 1
     weight = convs[0].weight
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from .catalogue import Entry, catalogue, sha256
 from .onnx_facts import Facts
 from .resample import grown
-from .tiling import EFFECTIVE_CONTEXT, FEATHER
+from .tiling import ALIGNED, EFFECTIVE_CONTEXT, FEATHER
 from .types import RobustSRError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -84,6 +84,11 @@ class OnnxNetwork:
             return 0
         room = (min(self.fixed_size) - 2 * self.context) // 4 if self.fixed_size else FEATHER
         return min(FEATHER, room) // 2 * 2
+
+    @property
+    def align(self) -> int:
+        """Its tiles should begin at multiples of so many LR pixels, as far as the size that it takes leaves room."""
+        return 1 if self.exact or self.fixed_size else ALIGNED
 
 
 def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) -> OnnxNetwork:

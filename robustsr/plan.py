@@ -220,7 +220,12 @@ def make_plan(
 
 def smallest_tile(network: Loaded, context: int) -> int:
     """LR pixels of the smallest window that is worth its context and feathers."""
-    return 2 * context + SMALLEST_TILE + 3 * network.feather
+    return overlap(network, context) + max(SMALLEST_TILE + 2 * network.feather, network.align)
+
+
+def overlap(network: Loaded, context: int) -> int:
+    """LR pixels that neighbouring windows share: their contexts and the feather, to whole steps of ``align``."""
+    return math.ceil((2 * context + network.feather) / network.align) * network.align
 
 
 def compose(
@@ -236,19 +241,19 @@ def compose(
 
     ``watch`` is told after each call of the network how many windows it held.
     """
-    overlap = 2 * plan.context + network.feather
-    window = network.fixed_size or tuple(_balanced(n, plan.tile, overlap) for n in size)
+    shared = overlap(network, plan.context)
+    window = network.fixed_size or tuple(_balanced(n, plan.tile, shared, network.align) for n in size)
     inner: Upscaler = network if watch is None else Watched(network, watch)
     if smoothing is not None and smoothing.sigma > 0:
         chunk = max(1, plan.batch // (min(window[0], size[0]) * min(window[1], size[1])))
         inner = Smoothed(inner, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
-    return Tiled(inner, (window[0], window[1]), plan.context, network.feather, network.device)
+    return Tiled(inner, (window[0], window[1]), plan.context, network.feather, network.align, network.device)
 
 
-def _balanced(length: int, tile: int, overlap: int) -> int:
-    """The smallest window that covers ``length`` in as few windows as ``tile`` would."""
-    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
-    return min(length, math.ceil((length - overlap) / count) + overlap)
+def _balanced(length: int, tile: int, shared: int, align: int) -> int:
+    """The smallest window that covers ``length`` in as few windows as ``tile`` would, a multiple of ``align``."""
+    count = max(1, math.ceil((length - shared) / ((tile - shared) // align * align)))
+    return min(length, math.ceil((length - shared) / count / align) * align + shared)
 
 
 @dataclass(frozen=True)

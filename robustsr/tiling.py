@@ -11,6 +11,9 @@ from .types import RobustSRError, Wrapper
 
 EFFECTIVE_CONTEXT = 32  # LR pixels, for networks whose receptive field is huge, global or unknown,
 FEATHER = 16  # whose tiles therefore fade into each other over so many
+ALIGNED = (
+    32  # and begin at multiples of so many, or of more: layers that pool, or attend within windows, then do so alike
+)
 
 
 @dataclass(frozen=True)
@@ -23,26 +26,28 @@ class Window:
     high: int
 
 
-def windows(length: int, size: int, context: int, feather: int = 0) -> list[Window]:
+def windows(length: int, size: int, context: int, feather: int = 0, align: int = 1) -> list[Window]:
     """Equal windows of ``size`` over [0, length), each at least ``context`` away from a cut it makes.
 
     All in LR pixels. Windows at the ends are shifted inward, never padded. Neighbours contribute to a common band
-    of ``feather`` pixels (even) around their cut; without feather the contributions partition the axis.
+    of ``feather`` pixels (even) around their cut; without feather the contributions partition the axis. They begin at
+    multiples of ``align``, for which the last is shorter by less than that.
     """
     if length <= size:
         return [Window(0, length, 0, length)]
-    step = size - 2 * context - feather
+    step = (size - 2 * context - feather) // align * align
     if step < max(1, 2 * feather):  # feathers of different cuts must not meet
         raise RobustSRError(
             f"a tile of {size} pixels has no room for a context of {context} on each side: "
             f"use --tile {2 * context + 3 * feather + 32} or more"
         )
-    count = -(-(length - size) // step) + 1
-    starts = [i * (length - size) // (count - 1) for i in range(count)]
+    cells = -(-(length - size) // align)
+    count = -(-cells * align // step) + 1
+    starts = [i * cells // (count - 1) * align for i in range(count)]
     cuts = [(a + size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)]
     lows = [0, *(c - feather // 2 for c in cuts)]
     highs = [*(c + feather // 2 for c in cuts), length]
-    return [Window(s, s + size, lo, hi) for s, lo, hi in zip(starts, lows, highs, strict=True)]
+    return [Window(s, min(s + size, length), lo, hi) for s, lo, hi in zip(starts, lows, highs, strict=True)]
 
 
 def _weights(row: list[Window], index: int, scale: int, feather: int, like: Tensor) -> Tensor:
@@ -64,13 +69,14 @@ class Tiled(Wrapper):
     ``size``: LR pixels of a window along each axis, context included. ``pad``: LR pixels dropped (hard crop) at
     inner borders; None takes the inner upscaler's context. With no less than the true receptive radius and no
     feather, the result equals the whole-image result in exact arithmetic. ``feather``: LR pixels over which
-    neighbours fade into each other, for upscalers whose context is only effective. ``device``: where windows are
-    sent; the picture and the result stay where the picture is.
+    neighbours fade into each other, for upscalers whose context is only effective. ``align``: see `windows`.
+    ``device``: where windows are sent; the picture and the result stay where the picture is.
     """
 
     size: tuple[int, int]
     pad: int | None = None
     feather: int = 0
+    align: int = 1
     device: torch.device | None = None
 
     @property
@@ -83,8 +89,8 @@ class Tiled(Wrapper):
 
     def grid(self, h: int, w: int) -> tuple[list[Window], list[Window]]:
         """The windows of an (h, w) picture along rows and columns."""
-        rows = windows(h, self.size[0], self.context, self.feather)
-        return rows, windows(w, self.size[1], self.context, self.feather)
+        how = self.context, self.feather, self.align
+        return windows(h, self.size[0], *how), windows(w, self.size[1], *how)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         n, _, h, w = x.shape

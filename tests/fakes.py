@@ -49,6 +49,10 @@ class Plain:
     def feather(self):
         return 0 if self.exact else 16
 
+    @property
+    def align(self):
+        return 1 if self.exact or self.fixed_size else 32
+
 
 def here(picture, hr=None, **options):
     """A scene for networks of scale 4."""

@@ -12,7 +12,9 @@ from robustsr_training.recipe import Generator, Recipe
 from safetensors.torch import load_file, save_file
 
 from robustsr.architectures import UNet, unet_like
-from robustsr.models import EFFECTIVE_CONTEXT, load
+from robustsr.craft import attackable
+from robustsr.models import EFFECTIVE_CONTEXT, load, photograph_like
+from robustsr.plan import compose, make_plan
 from robustsr.types import RobustSRError
 
 
@@ -74,6 +76,18 @@ def test_pictures_of_any_size_are_padded_and_cut(file, h, w):
     net, x = load(file, device="cpu", precision="fp32"), torch.rand(1, 3, h, w, requires_grad=True)
     sr = net(x)
     assert sr.shape == x.shape and torch.autograd.grad(sr.sum(), x)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("side", [300, 437])
+def test_tiles_that_pool_leave_no_seams(side):
+    """Windows begin where the whole picture's cells do, and reach further than a cell."""
+    net, x = load("unet-x2", device="cpu", precision="fp32"), photograph_like(side)
+    tiled = compose(net, None, make_plan(net, None, tile=256), (side, side))
+    again = attackable(net, (side, side))
+    with torch.inference_mode():
+        whole, made, attacked = net(x), tiled(x), again(x)
+    assert len(tiled.grid(side, side)[0]) > 1 and len(again.grid(side, side)[0]) > 1
+    assert (made - whole).abs().max() < 1 / 255 and (attacked - whole).abs().max() < 1 / 255
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_network_takes_any_batch_and_size(network, tmp_path, precision, opset)
     assert [check.size for check in made.checks] == list(work.SIZES)
     onnx.checker.check_model(onnx.load_from_string(made.content), full_check=True)
     net = saved(made, tmp_path / "tiny.onnx")
-    assert (net.scale, net.context, net.exact, net.feather) == (4, 3, True, 0)
+    assert (net.scale, net.context, net.exact, net.feather, net.align) == (4, 3, True, 0, 1)
     for shape in ((1, 3, 5, 7), (2, 3, 16, 9), (3, 3, 33, 20)):
         torch.testing.assert_close(net(picture(*shape)), network(picture(*shape)), rtol=0, atol=1e-3)
 
@@ -120,7 +120,7 @@ def test_without_its_metadata_it_is_as_any_other_onnx_file(network, tmp_path):
     next(p for p in model.metadata_props if p.key == "context").value = "wide"
     onnx.save(model, tmp_path / "net.onnx")
     net = load(tmp_path / "net.onnx", device="cpu")
-    assert (net.facts, net.context, net.exact, net.feather) == (None, 32, False, 16)
+    assert (net.facts, net.context, net.exact, net.feather, net.align) == (None, 32, False, 16, 32)
 
 
 def test_a_network_that_takes_multiples_of_a_size_pads_inside(tmp_path):

@@ -204,6 +204,7 @@ def test_plans_depend_on_model_and_settings_only(net):
 def test_models_without_an_exact_context_are_feathered():
     up = compose(Plain(exact=False, context=32), None, make_plan(Plain(exact=False, context=32), None), (900, 900))
     assert up.feather == 16 and up.context == 32
+    assert all(w.start % 32 == 0 for way in up.grid(900, 900) for w in way)
     x = torch.rand(1, 3, 900, 900)
     torch.testing.assert_close(up(x), Plain()(x))
 

@@ -9,13 +9,20 @@ from robustsr.types import RobustSRError
 sizes = st.integers(1, 400)
 
 
-@given(length=sizes, size=sizes, context=st.integers(0, 40), feather=st.sampled_from([0, 4, 16]))
-def test_windows_share_out_the_axis(length, size, context, feather):
-    assume(size > 2 * context + 3 * feather)
-    row = windows(length, size, context, feather)
+@given(
+    length=sizes,
+    size=sizes,
+    context=st.integers(0, 40),
+    feather=st.sampled_from([0, 4, 16]),
+    align=st.sampled_from([1, 8, 32, 48]),
+)
+def test_windows_share_out_the_axis(length, size, context, feather, align):
+    step = (size - 2 * context - feather) // align * align
+    assume(step >= max(1, 2 * feather))
+    row = windows(length, size, context, feather, align)
     for w in row:
-        assert 0 <= w.start <= w.low < w.high <= w.stop <= length
-        assert w.stop - w.start == min(size, length)
+        assert 0 <= w.start <= w.low < w.high <= w.stop <= length and w.start % align == 0
+        assert w.stop - w.start == min(size, length) or (w is row[-1] and size - align < w.stop - w.start < size)
         assert w.low == 0 or w.low - w.start >= context
         assert w.high == length or w.stop - w.high >= context
     for a, b in zip(row, row[1:], strict=False):
@@ -23,7 +30,7 @@ def test_windows_share_out_the_axis(length, size, context, feather):
     assert row[0].low == 0 and row[-1].high == length
     count = [sum(w.low <= p < w.high for w in row) for p in range(length)]
     assert max(count) == 1 or feather
-    assert len(row) == 1 or len(row) <= -(-(length - size) // (size - 2 * context - feather)) + 1
+    assert len(row) == 1 or len(row) <= -(-(length - size) // step) + 1
 
 
 def test_a_tile_without_room_for_its_context_is_refused():
