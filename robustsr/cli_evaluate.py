@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import catalogue, console
-from .cli_common import DENOISE, bring_torch, command_line, found, interruptible, show, usage
+from .cli_common import DENOISE, bring_torch, command_line, found, interruptible, show, typed, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def evaluate(
         str | None, Option(help="Craft attacks on this model (transfer).", rich_help_panel=ATTACKS)
     ] = None,
     loss: Annotated[
-        str | None, Option(help="Of the protocols' attacks. Default: paper; l1 without VGG19.", rich_help_panel=ATTACKS)
+        str | None,
+        Option(help="Of attacks that name none. Default: l1; of protocols paper, with VGG19.", rich_help_panel=ATTACKS),
     ] = None,
     denoise: Denoise = None,
     smooth: Annotated[
@@ -99,11 +100,20 @@ def evaluate(
     from . import layouts, protocols
     from .plan import Smoothing
     from .study import Study, parse
+    from .threats import with_loss
 
+    specs = tuple(perturb or ["clean"])
     with usage():
         chosen = protocols.protocol(protocol) if protocol is not None else None
-        for spec in perturb or []:
+        for spec in specs:
             parse(spec)
+        specs = tuple(with_loss(spec, loss) for spec in specs)
+    if loss is not None and protocol is not None and not protocol.startswith("paper"):
+        raise typer.BadParameter(f"--loss: the attacks of {protocol} are on the MSE")
+    idle = typed(context) & {"sigma", "sigma_grid", "samples"}
+    if chosen is None and smooth == "off" and idle:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(idle))
+        raise typer.BadParameter(f"{names}: only with --smooth median, --smooth mean or --protocol")
     loss = loss or _default_loss(protocol)
     model = model or (list(chosen.models) if chosen else None)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
@@ -121,7 +131,6 @@ def evaluate(
     if smooth != "off":
         sigmas = dict.fromkeys([sigma, *choice.sigmas])
         defences += tuple(Smoothing(smooth, s, samples or 21, "independent", seed) for s in sigmas)
-    specs = tuple(perturb or ["clean"])
     studies = {
         n: Study(
             p,

@@ -18,7 +18,7 @@ from .plan import Smoothing
 from .report import ARROWS, Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results
 from .study import Record, Study
-from .threats import is_threat, parse
+from .threats import is_threat, parse, variants_for
 
 UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
 TUNED_EPS = (0, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2)
@@ -32,6 +32,8 @@ METRICS: dict[Metric, Column] = {
 }
 PAPER: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
 THESIS: tuple[Metric, ...] = ("mse", "psnr", "ssim")
+PAPER_SIGMAS = {"clean": 0.0, "noise": 0.0, "blur": 0.05, "fgsm": 0.06, "bim": 0.07, "pgd": 0.06, "cw": 0.03}
+PAPER_SETS = {"NTIRE": 0.03, "AIM": 0.06}  # the paper's sigma for each real-world set
 ATTACKED = (("on the network (vanilla)", "base"), ("on the smoothed model", "eot"), ("the worse of both", "worst"))
 
 
@@ -81,17 +83,25 @@ def _oracle(study: Study) -> tuple[Metric, bool]:
 
 
 def _rows(
-    study: Study, results: Results, perturbations: Sequence[str], wanted: Sequence[Metric]
+    study: Study,
+    results: Results,
+    perturbations: Sequence[str],
+    wanted: Sequence[Metric],
+    theirs: Sequence[float] = (),
 ) -> tuple[list[Row], list[str]]:
-    """Bicubic, then each model plain, with the fixed sigma and with the oracle's; and notes on the oracle's choices."""
+    """Bicubic, then each model plain, with the fixed sigma and with the oracle's; and notes on the oracle's choices.
+
+    ``theirs``: the paper's sigma for each perturbation, of which there is a row where all were measured. Where a
+    smoothed model was attacked in several ways, a row for each of them, of the fixed sigma.
+    """
     notes: list[str] = []
     metric, high = _oracle(study)
     named = labels(study)
     attacks = [p if is_threat(p) and not p.startswith("random") else None for p in perturbations]
 
-    def line(model: str, defences: Sequence[Smoothing | None]) -> list[float | None]:
+    def line(model: str, defences: Sequence[Smoothing | None], way: str = "worst") -> list[float | None]:
         pairs = zip(perturbations, defences, strict=True)
-        return [results.mean(m, model, d, p) for p, d in pairs for m in wanted]
+        return [results.mean(m, model, d, p, way if is_threat(p) else "worst") for p, d in pairs for m in wanted]
 
     rows = []
     for model in study.models:
@@ -108,7 +118,15 @@ def _rows(
             continue
         fixed = smooth[0]
         how = f"{fixed.reduce} of {fixed.samples}"
-        rows.append(Row.of(f"{how}, sigma {fixed.sigma:g}", line(model, [fixed] * len(perturbations)), section=label))
+        always = [fixed] * len(perturbations)
+        rows.append(Row.of(f"{how}, sigma {fixed.sigma:g}", line(model, always), section=label))
+        ways = variants_for(study.on, fixed) if any(attacks) else []
+        for way in ways if len(ways) > 1 else []:
+            rows.append(Row.of(f"the same, attack {way}", line(model, always, way), section=label, ranked=False))
+        by_sigma = {0.0: None, **{d.sigma: d for d in smooth}}
+        if theirs and by_sigma.keys() >= set(theirs):
+            paper = line(model, [by_sigma[sigma] for sigma in theirs])
+            rows.append(Row.of(f"{how}, CertSR's sigmas", paper, section=label, ranked=False))
         if len(smooth) > 1:
             best = [results.best(metric, model, study.defences, p, high=high) for p in perturbations]
             rows.append(Row.of(f"{how}, oracle sigma", line(model, best), section=label, ranked=False))
@@ -129,7 +147,8 @@ def table(title: str, key: str, groups: Sequence[str], wanted: Sequence[Metric])
             shown = [p for p in study.perturbations if p != "clean" or "Clean" in groups or not groups]
             heads = groups or [labels(study)[p] for p in shown]
             columns = [replace(METRICS[m], group=g) for g in heads for m in wanted]
-            rows, notes = _rows(study, results[name], shown, wanted)
+            sigmas = [PAPER_SIGMAS[p.partition(":")[0]] for p in shown] if key.startswith("paper") else []
+            rows, notes = _rows(study, results[name], shown, wanted, sigmas)
             extra = [None] * (len(columns) - len(next(iter(theirs.values()), [])))
             rows += [
                 Row.of(label, [*values, *extra], section=source, published=True) for label, values in theirs.items()
@@ -156,7 +175,8 @@ def paired(studies: dict[str, Study], results: dict[str, Results]) -> list[Secti
     sections: dict[str, str] = {}
     notes: list[str] = []
     for name, study in studies.items():
-        made, more = _rows(study, results[name], ("clean",), PAPER)
+        sigma = [PAPER_SETS[name]] if name in PAPER_SETS else []
+        made, more = _rows(study, results[name], ("clean",), PAPER, sigma)
         notes += [f"{name}: {line}" for line in more]
         for row in made:
             label = f"{row.section}\0{row.label}"

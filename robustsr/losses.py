@@ -22,6 +22,7 @@ from .winograd import accelerated
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 NAMES = "l1, mse, perceptual and paper (or either:LAYER, :LAYER+LAYER), lpips, lpips-alex, lpips-vgg, lpips-squeeze"
+PIXEL = 1e-2  # what L1 counts beside VGG19's features in paper, with ESRGAN
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
 LAYERS = [  # of VGG19's features: conv1_1 is number 0, conv3_4 is 16, conv5_4 is 34
     name
@@ -63,6 +64,11 @@ def resolved(name: str) -> str:
     return f"lpips-{best_lpips()}" if name == "lpips" else name
 
 
+def in_words(name: str) -> str:
+    """A resolved loss for the reader of a table: what paper weighs."""
+    return f"{name} ({PIXEL:g} L1 + VGG19 features)" if name.startswith("paper") else name
+
+
 def backbone_of(name: str) -> str | None:
     """The backbone whose weights the loss of that name needs."""
     kind = name.partition(":")[0]
@@ -71,7 +77,7 @@ def backbone_of(name: str) -> str | None:
     return LPIPS_BACKBONES.get(kind.removeprefix("lpips-")) if kind != "lpips" or best_lpips() else "squeezenet"
 
 
-def paper(pixel: float = 1e-2, layer: str | None = None) -> Loss:
+def paper(pixel: float = PIXEL, layer: str | None = None) -> Loss:
     """``pixel`` times L1 plus `perceptual`: the attack loss of CertSR, section 3.1, with ESRGAN's weights."""
     features = perceptual(layer)
 

@@ -57,19 +57,26 @@ class Study:
         attacks = [t for t in specs if isinstance(t, Threat) and t.method != "random"]
         resolved = {losses.resolved(t.loss) for t in attacks}
         precision = sorted({f"{r['model']} {r['precision']}" for r in records})
-        several = bool(attacks) and self.on != "base"
+        smooth = next((d for d in self.defences if d), None)
+        ways = threats.variants_for(self.on, smooth) if attacks else []
+        several = len(ways) > 1
+        whom = f"each model's {self.on}"
+        if ways == ["base"] and smooth:
+            whom = "each model's network, of smoothed ones, too (--on worst attacks what is smoothed)"
         return {
             "pictures": f"{len(p.files)} of {p.hr.name}" + (f", centre {p.crop} px of LR" if p.crop else ""),
             "read as": "8-bit RGB, transparency ignored",
             "low resolution": f"{lr}, factor {p.resized or p.scale}",
             "PSNR, SSIM, MSE": f"RGB in [0, 1], 8-bit output, border {self.border} px left out, mean over pictures; "
+            "-Y: on luma (BT.601); "
             "SSIM with a Gaussian window of 11 px, std 1.5; PSNR at most 100 dB",
             "LPIPS": f"{self.lpips}, whole picture" if self.lpips else "not measured",
             "perturbed inputs": "rounded to 8 bits inside their ball" if self.quantised else "floats",
-            **({"attacked": f"each model's {self.on}"} if attacks and not self.source else {}),
+            **({"attacked": whom} if attacks and not self.source else {}),
             **({"attacked": f"{self.source}, for all models"} if attacks and self.source else {}),
             **({"of several attacks": "the worst, per picture and metric"} if several else {}),
-            **({"attacks' loss": f"{', '.join(sorted(resolved))}, float32"} if attacks else {}),
+            **({v: words for v, words in threats.VARIANTS.items() if v in ways} if several else {}),
+            **({"attacks' loss": f"{', '.join(sorted(map(losses.in_words, resolved)))}, float32"} if attacks else {}),
             **({"denoiser": f"{self.denoise}, before every model but bicubic"} if self.denoise else {}),
             "precision": ", ".join(precision) or self.precision,
             "seed": self.seed,

@@ -184,3 +184,10 @@ def variants_for(on: str, smoothing: Smoothing | None) -> list[Variant]:
 def with_options(threat: Threat, **given: Any) -> Threat:  # noqa: ANN401
     """A threat with those options replaced that are not None."""
     return replace(threat, **{k: v for k, v in given.items() if v is not None})
+
+
+def with_loss(spec: str, loss: str | None) -> str:
+    """A perturbation's spec, with ``loss`` where it is an attack that names none."""
+    if loss is None or not is_threat(spec) or spec.startswith("random") or "loss=" in spec:
+        return spec
+    return with_options(parse(spec), loss=loss).spec

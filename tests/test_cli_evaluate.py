@@ -37,8 +37,10 @@ def folder(tmp_path, photo, home):
 def test_every_protocol_prints_its_table_beside_the_published_one(folder, tiny, tmp_path, name):
     out = tmp_path / "out"
     args = [folder, "-p", name, "-m", tiny, "--crop", 16, "--limit", 1, "--sigma-grid", 0.1, "--samples", 2, "-o", out]
-    done = invoke("evaluate", *args, "--loss", "l1")
+    paper = name.startswith("paper")
+    done = invoke("evaluate", *args, *(["--loss", "l1"] * paper))
     assert done.exit_code == 0, done.output
+    assert paper or invoke("evaluate", *args, "--loss", "l1").exit_code == 2  # they are on the MSE
     assert {"report.html", "report.md", "report.json", "records.jsonl"} <= {p.name for p in out.iterdir()}
     text = (out / "report.md").read_text()
     assert "tiny" in text and "Published" in text
@@ -61,7 +63,8 @@ def test_table_three_takes_named_sets_and_averages_them(tmp_path, photo, tiny, h
             Image.fromarray(photo(side, side)).save(tmp_path / name / part / "1.png")
     sets = [f"NTIRE={tmp_path / 'a'}", f"AIM={tmp_path / 'b'}"]
     done = invoke(
-        "evaluate", *sets, "-p", "paper-table3", "-m", tiny, "--samples", 2, "--sigma-grid", 0.1, "-o", tmp_path / "o"
+        *("evaluate", *sets, "-p", "paper-table3", "-m", tiny, "--samples", 2, "-o", tmp_path / "o"),
+        *("--sigma", 0.06, "--sigma-grid", 0.03),
     )
     assert done.exit_code == 0, done.output
     table = json.loads((tmp_path / "o" / "report.json").read_text())["sections"][0]
@@ -70,6 +73,61 @@ def test_table_three_takes_named_sets_and_averages_them(tmp_path, photo, tiny, h
     assert by_label["ESRGAN"][:3] == [21.94, 21.95, pytest.approx(21.945)]
     plain = by_label["tiny"]
     assert plain[2] == pytest.approx((plain[0] + plain[1]) / 2)
+    theirs, fixed = by_label["median of 2, CertSR's sigmas"], by_label["median of 2, sigma 0.06"]
+    assert theirs[1] == fixed[1] and theirs[0] > fixed[0]  # .06 for AIM, .03 for NTIRE
+
+
+def test_the_papers_own_sigmas_have_a_row_where_all_were_measured(folder, tiny, tmp_path):
+    args = ["evaluate", folder, "-p", "paper-table2", "-m", tiny, "--crop", 16, "--limit", 1, "--samples", 2]
+    args += ["--loss", "l1", "--lpips", "off", "--sigma", 0.03]
+    rows = {}
+    for grid in ((0.06, 0.07), (0.06,)):
+        out = tmp_path / str(len(grid))
+        assert invoke(*args, *(a for s in grid for a in ("--sigma-grid", s)), "-o", out).exit_code == 0
+        table = json.loads((out / "report.json").read_text())["sections"][0]
+        rows[len(grid)] = {r["label"]: [c["value"] for c in r["cells"]] for r in table["rows"]}
+    assert "median of 2, CertSR's sigmas" not in rows[1]
+    theirs, fixed = rows[2]["median of 2, CertSR's sigmas"], rows[2]["median of 2, sigma 0.03"]
+    assert theirs[-3:] == fixed[-3:] and theirs[:9] != fixed[:9]  # .03 for CW, more for the others
+
+
+def test_every_way_of_attacking_a_smoothed_model_has_a_row(folder, tiny, tmp_path):
+    args = [
+        "evaluate",
+        folder,
+        "-m",
+        tiny,
+        "--perturb",
+        "clean",
+        "--perturb",
+        "pgd:steps=2",
+        "--crop",
+        16,
+        "--limit",
+        1,
+    ]
+    args += ["--smooth", "median", "--sigma", 0.05, "--samples", 3, "--on", "worst", "-o", tmp_path / "out"]
+    done = invoke(*args)
+    assert done.exit_code == 0, done.output
+    assert "base: the network without its smoothing; eot: the smoothed model, fresh draws" in " ".join(
+        done.stdout.split()
+    )
+    table = json.loads((tmp_path / "out" / "report.json").read_text())["sections"][0]
+    rows = {r["label"]: [c["value"] for c in r["cells"]] for r in table["rows"]}
+    worst = rows["median of 3, sigma 0.05"]
+    each = [rows[f"the same, attack {way}"] for way in ("base", "eot", "mean", "losses", "seed")]
+    psnr = next(i for i, c in enumerate(table["columns"]) if (c["group"], c["name"]) == ("pgd:steps=2", "PSNR"))
+    assert worst[psnr] == min(row[psnr] for row in each) and len({row[psnr] for row in each}) > 1
+    assert all(row[:2] == worst[:2] for row in each)  # clean pictures are not attacked
+
+
+def test_attacks_that_name_no_loss_have_that_of_the_option(folder, tiny, tmp_path):
+    specs = ["--perturb", "fgsm:eps=8/255", "--perturb", "pgd:steps=2,loss=l1", "--perturb", "random:eps=8/255"]
+    args = ["evaluate", folder, "-m", tiny, "--crop", 16, "--limit", 1, "-o", tmp_path / "out"]
+    done = invoke(*args, *specs, "--loss", "mse")
+    assert done.exit_code == 0, done.output
+    kept = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
+    assert {r["perturbation"] for r in kept} == {"fgsm:eps=8/255,loss=mse", "pgd:steps=2", "random:eps=8/255"}
 
 
 def test_any_perturbation_and_defence_and_a_second_run_is_the_same(folder, tiny, tmp_path):
