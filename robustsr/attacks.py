@@ -82,7 +82,7 @@ def pgd(
 ) -> Attacked:
     """Projected gradient ascent from a uniform random start (Madry et al. 2018; thesis A.15 with ``norm="l2"``).
 
-    ``step_size``: eps/4 if omitted, the choice of both seeds' evaluations.
+    ``step_size``: eps/4 if omitted, as the thesis evaluates.
     """
     step_size = eps / 4 if step_size is None else step_size
     return ascend(x, objective, eps, step_size, steps, norm=norm, start=start, **options)

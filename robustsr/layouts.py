@@ -71,7 +71,8 @@ def protocol_notes(study: Study, results: Results) -> list[str]:
     threats = [parse(p) for p in study.perturbations if is_threat(p)]
     ways = "; ".join(dict.fromkeys(f"{threat.method}: {threat.way}" for threat in threats))
     units = [
-        f"sigma and eps are in [0, 1] units; the thesis' normalised ones times {UNIT}",
+        "column heads have eps_rel in the thesis' normalised units; all else, that of the perturbations included, "
+        f"is in [0, 1] units: those times {UNIT}",
         "what upscales, bicubic too, gets the pictures shrunk once more, and its results are resized to fit",
     ] * bool(study.pictures.resized)
     return ["; ".join(lines), f"perturbations: {specs}", *([f"attacks: {ways}"] if ways else []), *units]
@@ -278,14 +279,13 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
                     record = found.worst(model, smoothing, spec).get(key)
                     if record is None or (files := found.kept(record)) is None:
                         continue
+                    own = is_threat(spec) and record["source"] is None
                     if not panels:
                         panels.append(Panel("ground truth", Image.open(found.truth(record))))
-                        made_for = (
-                            f"against {model_label(model)}; each model has its own"
-                            if is_threat(spec) and record["source"] is None
-                            else ""
-                        )
-                        panels.append(Panel("input", Image.open(files[0]), made_for))
+                    if len(panels) == 1 or (own and study.pictures.resized):  # the thesis' figures show each input
+                        made_for = f"against {model_label(model)}"
+                        made_for += "; each model has its own" * (not study.pictures.resized)
+                        panels.append(Panel("input", Image.open(files[0]), made_for if own else ""))
                     how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
                     panels.append(Panel(model_label(model) + how, Image.open(files[1]), _caption(record)))
                 if panels:

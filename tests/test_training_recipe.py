@@ -7,7 +7,7 @@ import tiny_run
 from robustsr_training.loop import train
 from robustsr_training.recipe import RANGES, Data, Optimiser, Recipe
 from robustsr_training.step import learning_rate
-from robustsr_training.tables import RECIPES, override
+from robustsr_training.tables import RECIPES, override, shipped
 
 from robustsr.types import RobustSRError
 
@@ -15,6 +15,15 @@ from robustsr.types import RobustSRError
 def test_every_shipped_recipe_loads_and_has_a_name_of_its_own():
     names = [Recipe.load(path.stem, ["data.hr=pictures"]).name for path in RECIPES.glob("*.toml")]
     assert "psnr" in names and len(set(names)) == len(names)
+
+
+def test_recipes_that_attack_name_the_norm_and_those_as_published_export_what_was_trained():
+    for name, about in shipped().items():
+        recipe = Recipe.load(name, ["data.hr=x"])
+        if "adv" in name:
+            assert recipe.inputs.attack and ("L2" in about if "cw" in name or "l2" in name else "Linf" in about)
+        if name.startswith(("paper", "thesis")):
+            assert recipe.optimiser.ema == 0
 
 
 def test_a_recipe_is_what_differs_from_its_base(tmp_path):

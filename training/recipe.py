@@ -115,7 +115,7 @@ class Discriminator:
 class Denoiser:
     """Trains a denoiser D for f(D(x + G)) instead (Salman et al. 2020); the generator then has scale 1."""
 
-    objective: str = ""  # mse: D against x | stability: f(D) against f(x) | task: f(D) against HR; empty: none
+    objective: str = ""  # mse: D against x, by ``loss`` | stability: f(D) against f(x) | task: f(D) against HR
     model: str = "psnr"  # f, frozen
 
 
