@@ -207,7 +207,7 @@ def write(
     paper = np.array(ImageColor.getrgb(background)[:3], np.float32) / np.float32(255)
     notes: list[str] = []
     flat = name == "JPEG" and picture.alpha is not None
-    if flat:
+    if flat and float(np.min(picture.alpha)) < 1:  # type: ignore[arg-type]
         notes.append(f"transparency was filled with {background}")
     if picture.bits == 16 and name not in DEEP:
         notes.append(f"16 bits became 8, for {name} has no more")

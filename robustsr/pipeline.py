@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from .engine import buffers_kept, is_out_of_memory
 from .images import Picture, bleed
 from .models import Loaded
-from .plan import Plan, Smoothing, Target, Watched, compose, count_windows, smallest_tile
+from .plan import Plan, Smoothing, Target, Watched, as_gray, compose, count_windows, smallest_tile
 from .types import RobustSRError
 
 OnWindow = Callable[[int, int], None]
@@ -74,9 +76,9 @@ def _upscale(
 ) -> Picture:
     h, w = picture.rgb.shape[:2]
     width, height = target.size(w, h, network.scale)
-    jobs = [picture.rgb if picture.alpha is None else bleed(picture.rgb, picture.alpha)]
-    if picture.alpha is not None:
-        jobs.append(np.repeat(picture.alpha[..., None], 3, axis=2))
+    jobs, alpha = [picture.rgb], picture.alpha
+    if alpha is not None and np.ptp(alpha) > 0:
+        jobs = [bleed(picture.rgb, alpha), np.repeat(alpha[..., None], 3, axis=2)]
     passes = target.passes(w, h, network.scale)
     notes = picture.notes
     if smoothing is not None:
@@ -84,28 +86,42 @@ def _upscale(
         smoothing, note = smoothing.settled(x, Watched(network, lambda _: on_window(0, 1) if on_window else None))
         notes += (note,) * bool(note)
     total = count_windows(network, smoothing, plan, (h, w), passes)
-    if picture.alpha is not None:
+    if len(jobs) > 1:
         total += count_windows(network, None, plan, (h, w), passes)
     counter = _Counter(on_window, total)
     planes = []
-    for pixels, smooth in zip(jobs, (smoothing, None), strict=False):
+    for pixels, smooth, kind in zip(jobs, (smoothing, None), ("colours", "alpha"), strict=False):
         low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))  # beyond [0, 1] for wide gamuts
         x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
-        gray = bool((x[:, 1:] == x[:, :1]).all())  # also where a file stores it as RGB: no tint
+        single = as_gray(x)  # also where a file stores it as RGB: no tint
+        x = x if single is None else single
         for number in range(passes):
             smooth_now, size = smooth if number == 0 else None, (x.shape[-2], x.shape[-1])
-            up = compose(network, smooth_now, plan, size, gray=gray, watch=counter.add)
+            up = compose(network, smooth_now, plan, size, gray=single is not None, watch=counter.add)
             with torch.inference_mode():
-                x = up(x)
+                before, x = x, up(x)
                 if not bool(torch.isfinite(x.sum())):
                     raise _NotFiniteError
                 x = x.clamp_(low, high)  # Tiled's own memory
-        if gray:
+                if kind == "alpha":
+                    _hold_between(x, before, network.scale)
+        if single is not None:
             x = x.mean(1, keepdim=True)
         plane = resize(x[0].permute(1, 2, 0).numpy(), width, height)
         planes.append(np.clip(plane, low, high, out=plane))
     rgb = np.repeat(planes[0], 3, axis=2) if planes[0].shape[2] == 1 else planes[0]
-    return replace(picture, rgb=rgb, alpha=planes[1][..., 0] if len(planes) > 1 else None, notes=notes)
+    if alpha is not None:
+        alpha = planes[1][..., 0] if len(planes) > 1 else np.full(rgb.shape[:2], alpha.flat[0], np.float32)
+    return replace(picture, rgb=rgb, alpha=alpha, notes=notes)
+
+
+def _hold_between(sr: Tensor, x: Tensor, scale: int) -> None:
+    """Holds ``sr``, in its own memory, between the least and the most of the pixels around in ``x``, ``scale`` times
+    smaller: what is opaque or transparent all around stays so.
+    """
+    plane = x[:, :1]
+    for bound, hold in ((-F.max_pool2d(-plane, 3, 1, 1), torch.maximum), (F.max_pool2d(plane, 3, 1, 1), torch.minimum)):
+        hold(sr, F.interpolate(bound, scale_factor=scale), out=sr)
 
 
 @dataclass

@@ -55,7 +55,7 @@ class AutoSmoothing(Smoothing):
         note = f"sigma {sigma:g}" if sigma else "not smoothed"
         if self.tolerance is not None and sigma > 0:
             windows, origin = _four_windows(x)
-            gray = bool((x[:, 1:] == x[:, :1]).all())
+            gray = as_gray(x) is not None
             smoothed = Smoothed(network, sigma, samples, self.reduce, self.draws, self.seed, gray)
             border = min(network.context, min(windows.shape[-2:]) // 4) * network.scale
             with torch.inference_mode():
@@ -63,6 +63,15 @@ class AutoSmoothing(Smoothing):
             most = ", the most there are" if error > self.tolerance else ""
             note += f", {samples} draws{most}: about {error * 255:.2g}/255 off"
         return Smoothing(self.reduce, sigma, samples, self.draws, self.seed), note
+
+
+def as_gray(x: Tensor) -> Tensor | None:
+    """A picture ``(1, 3, h, w)`` with equal channels, where its own differ by no more than files make them; else None.
+
+    A colour profile moves them by less than a level of 255, WebP by one.
+    """
+    middle = x.median(1, keepdim=True).values
+    return middle.expand_as(x) if bool(((x - middle).abs() < 1.1 / 255).all()) else None
 
 
 def _four_windows(x: Tensor, side: int = 64) -> tuple[Tensor, Tensor]:

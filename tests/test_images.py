@@ -487,6 +487,8 @@ def test_rounding_is_to_the_nearest_level_and_clips(tmp_path):
 def test_transparency_in_jpeg_becomes_the_background(tmp_path):
     before = replace(picture(alpha=True, gray=True), alpha=np.zeros((H, W), np.float32))
     assert images.write(before, tmp_path / "x.jpg", background="#336699") == ("transparency was filled with #336699",)
+    opaque = replace(before, alpha=np.ones_like(before.alpha))
+    assert images.write(opaque, tmp_path / "y.jpg") == ()
     after = read(tmp_path / "x.jpg")
     assert not after.gray and np.abs(levels(after.rgb) - (0x33, 0x66, 0x99)).max() <= 2
     images.write(before, tmp_path / "x.jpg")
