@@ -15,6 +15,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
@@ -34,6 +35,8 @@ MEASURED = {  # what inputs of ``quality`` are called
     "set5_y": "Set5 (Y)",
     "set14_y": "Set14 (Y)",
 }
+BICUBIC = {"bicubic": 4, "bicubic-x2": 2, "bicubic-x3": 3}  # the baseline, which needs no file, and its scales
+BACKBONE = "-features"  # in the name of a file that holds what a loss needs, and no model
 ENDINGS = (".safetensors", ".pth", ".ckpt", ".onnx")
 
 
@@ -96,8 +99,9 @@ def _further() -> list[Path]:
 
 def lost() -> str:
     """What to add where something is not found: the folders of ``ROBUSTSR_WEIGHTS`` that are none; mostly nothing."""
-    names = [str(folder) for folder in _further() if not folder.is_dir()]
-    return f" (no folder, though ROBUSTSR_WEIGHTS names it: {', '.join(names)})" if names else ""
+    further = [folder for folder in _further() if not (os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK))]
+    names = ", ".join(map(str, further))
+    return f" (no folder to be read, though ROBUSTSR_WEIGHTS names it: {names})" if names else ""
 
 
 @cache
@@ -118,9 +122,10 @@ def installed() -> dict[str, Path]:
     by_file = {entry.file: name for name, entry in catalogue().items()}
     found: dict[str, Path] = {}
     for folder in search_path():
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.suffix.lower() in ENDINGS and "-features" not in path.stem and path.is_file():  # no loss backbones
-                found.setdefault(by_file.get(path.name, path.stem), path)
+        with suppress(OSError):  # it is not there, or not for us
+            for path in sorted(folder.iterdir()):
+                if path.suffix.lower() in ENDINGS and BACKBONE not in path.stem and path.is_file():
+                    found.setdefault(by_file.get(path.name, path.stem), path)
     return found
 
 
@@ -201,15 +206,22 @@ def save_calibration(digest: str, calibration: tuple[tuple[float, float], ...]) 
 
 
 def add(path: Path, name: str | None = None) -> Path:
-    """Copies a weights file into the cache, so that it can be named; never over another. Returns its place there."""
+    """Copies a weights file into the cache, so that it can be named; never over another. Returns its place there.
+
+    RobustSRError: it is here already, another one of that name is, or it cannot have that name.
+    """
     digest = sha256(path)
     if known := next((e for e in catalogue().values() if e.sha256 == digest), None):
+        if known.name in installed():
+            raise RobustSRError(f"{path} is {known.name}, which is here already")
         target = home() / "models" / known.file
     else:
         name = name or path.stem
         ending = Path(name).suffix.lower()
         if Path(name).name != name or name.startswith(".") or ending in (*ENDINGS, ".pt"):
             raise RobustSRError(f"{name!r} cannot be a model's name: leave out folders and endings")
+        if name in BICUBIC or BACKBONE in name:
+            raise RobustSRError(f"{name!r} means something else: give another --name")
         target = home() / "models" / f"{name}{path.suffix.lower()}"
         if name in catalogue() or name in installed() or target.name in {e.file for e in catalogue().values()}:
             raise RobustSRError(f"a model named {name!r} is there already: give another --name")

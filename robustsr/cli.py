@@ -75,10 +75,13 @@ def main() -> None:
             console.say(f"error: {error}", "bold red")
         sys.exit(error.code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and error.filename is None:
             raise
         if first_process():
-            console.say(f"error: cannot write {error.filename or 'standard output'}: the disk is full", "bold red")
+            where = error.filename or "standard output"
+            said = f"cannot write {where}: the disk is full" if full else f"{where}: {error.strerror}"
+            console.say(f"error: {said}", "bold red")
         with suppress(OSError):
             sys.stdout.close()  # or Python tries once more at its end, and complains
         sys.exit(1)

@@ -116,7 +116,7 @@ def command_line(context: typer.Context) -> str:
 def found(model: str | None) -> str:
     """The name of a model that is here: a wrong one is answered before torch comes in. None: the default."""
     name = model or catalogue.default_model()
-    if not name.startswith("bicubic"):
+    if name not in catalogue.BICUBIC:
         catalogue.find(name)
     return name
 

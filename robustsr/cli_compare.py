@@ -90,7 +90,7 @@ def compare(
         place = None if crop is None else scenes.box(crop)
         deviations = [sigma_of(text) for text in sigma] if sigma else [None]
     before = [None, denoise] if denoise else [None]
-    plain = [name for name in names if not name.startswith("bicubic")]
+    plain = [name for name in names if name not in catalogue.BICUBIC]
     networks = [load(name, device, precision, first) for name in plain for first in before]
     scale = max((network.scale for network in networks), default=4)
     scene = read_scene(picture, hr, scale, place, None if whole else COMPARED)

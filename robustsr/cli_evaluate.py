@@ -100,7 +100,7 @@ def evaluate(
     from . import layouts, protocols
     from .plan import Smoothing
     from .study import Study, parse
-    from .threats import with_loss
+    from .threats import is_threat, with_loss
 
     specs = tuple(perturb or ["clean"])
     with usage():
@@ -114,6 +114,8 @@ def evaluate(
     if chosen is None and smooth == "off" and idle:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(idle))
         raise typer.BadParameter(f"{names}: only with --smooth median, --smooth mean or --protocol")
+    if chosen is None and (loss or craft_on) and not any(is_threat(spec) for spec in specs):
+        raise typer.BadParameter("--loss and --craft-on are about attacks: none of --perturb is one")
     loss = loss or _default_loss(protocol)
     model = model or (list(chosen.models) if chosen else None)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
@@ -193,7 +195,7 @@ def tune(
         raise typer.BadParameter("--thesis is 2 or 4: the factors of its tables")
     model = model or (list(protocols.UNETS[thesis]) if thesis else None)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, 0, seed, device, precision)
-    models = tuple(m for m in choice.models if not m.startswith("bicubic"))
+    models = tuple(m for m in choice.models if m not in catalogue.BICUBIC)
     choice = replace(choice, models=models, denoise=denoise and found(denoise))
     if not choice.models:
         raise typer.BadParameter("bicubic is linear, smoothing does not change it: give a model with -m")
@@ -267,7 +269,8 @@ def _choice(
     precision: str,
 ) -> Choice:
     from . import backbones, losses
-    from .models import BICUBIC, load
+    from .catalogue import BICUBIC
+    from .models import load
     from .pairs import Pictures
     from .protocols import Choice
 

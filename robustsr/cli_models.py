@@ -25,6 +25,8 @@ def models_list() -> None:
         if entry and name in here and here[name].stat().st_size != entry.size:
             entry = None  # somebody's own file of that name
         table.add_row(name, f"x{entry.scale}" if entry else "", where, entry.description if entry else str(here[name]))
+    for name, scale in catalogue.BICUBIC.items():
+        table.add_row(name, f"x{scale}", "built in", "The baseline: no network, Pillow's bicubic")
     for backbone in backbones.BACKBONES.values():
         path = backbones.find(backbone.name)
         where = "can be pulled" if path is None else "first layers" if backbones.partial(path) else "installed"
@@ -91,8 +93,15 @@ def models_add(
     if path.suffix.lower() not in catalogue.ENDINGS:
         raise RobustSRError(f"{path}: give the path of a {', '.join(catalogue.ENDINGS)} file")
     network = load(str(path), "cpu")
+    if path.suffix.lower() == ".onnx":
+        from .onnx_network import outside
+
+        if beside := outside(path):
+            raise RobustSRError(
+                f"{path} keeps weights in {', '.join(beside)}: what is added is one file; use it by its path"
+            )
     target = catalogue.add(path, name)
-    named = next(n for n, p in catalogue.installed().items() if p == target)
+    named = next((n for n, p in catalogue.installed().items() if p == target), target.stem)
     console.out.print(f"{named}: x{network.scale}, kept as {target}", markup=False, soft_wrap=True)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, Option, bring_torch, interruptible, number_of, sigma_of, status, typed, usage
+from .cli_common import DENOISE, Option, bring_torch, found, interruptible, number_of, sigma_of, status, typed, usage
 from .types import RobustSRError
 
 START = time.perf_counter()
@@ -254,7 +254,7 @@ def upscale(
     if entry and entry.use == "restore":
         warnings.append(f"{name} enlarges nothing: it sharpens, at their size, pictures that were enlarged before")
     for one in filter(None, (name, denoise)):
-        catalogue.find(one)  # before torch comes in: a wrong name is answered at once
+        found(one)
 
     bring_torch()
     with status() as tell:

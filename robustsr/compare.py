@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .models import BICUBIC
+from .catalogue import BICUBIC
 from .report import Column, Panel, Row, Table
 from .resample import resize
 from .ruler import DIGITS, MEASURES, Measures, Ruler, in_words

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from . import corruptions, losses, metrics, threats
 from .calibration import estimate_noise
+from .catalogue import BICUBIC
 from .craft import craft
 from .files import atomic
 from .models import Loaded, load
 from .pairs import Pair
 from .perturbations import Norm, norms, random_noise
-from .plan import Smoothing, compose, make_plan
+from .plan import Smoothing, compose, make_plan, refuse_smoothed
 from .resample import OnResized
 from .smoothing import Smoothed
 from .study import VERSION, Record, Study, append, parse, records
@@ -57,6 +58,8 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
     source = load(study.source, device=study.device) if study.source else None
     distance = losses.lpips(study.lpips) if study.lpips else None
     for name, network in [*networks.items(), *([(str(study.source), source)] if source else [])]:
+        if any(study.defences):
+            refuse_smoothed(network)
         if not study.pictures.resized and network.scale != study.pictures.scale:
             raise RobustSRError(f"{name} is x{network.scale}, the pictures are measured at x{study.pictures.scale}")
     total = len(study.pictures.files) * sum(
@@ -76,11 +79,11 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
 
 
 def _defences(study: Study, name: str) -> list[Smoothing | None]:
-    return [None] if name.startswith("bicubic") else list(study.defences)
+    return [None] if name in BICUBIC else list(study.defences)
 
 
 def _denoiser(study: Study, name: str) -> str | None:
-    return None if name.startswith("bicubic") else study.denoise
+    return None if name in BICUBIC else study.denoise
 
 
 def _cost(study: Study, name: str, spec: str) -> float:

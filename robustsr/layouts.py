@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from .calibration import Calibration, Point, fit, sigma_for
-from .catalogue import ENDINGS
+from .catalogue import BICUBIC, ENDINGS
 from .plan import Smoothing
 from .report import ARROWS, Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results
@@ -107,12 +107,12 @@ def _rows(
     rows = []
     for model in study.models:
         label = model_label(model)
-        section = "No network" if model.startswith("bicubic") else label
+        section = "No network" if model in BICUBIC else label
         rows.append(Row.of(label, line(model, [None] * len(perturbations)), section=section))
         if any(attacks):
             noise = [results.mean(m, model, None, p, "random") if p else None for p in attacks for m in wanted]
             rows.append(Row.of("random noise of equal norm", noise, section=section, ranked=False))
-        if model.startswith("bicubic"):
+        if model in BICUBIC:
             continue
         smooth = [d for d in study.defences if d]
         if not smooth:
@@ -224,7 +224,7 @@ def norms(studies: dict[str, Study], results: dict[str, Results]) -> list[Sectio
                 side = 160 if study.pictures.crop is None else study.pictures.crop * (study.pictures.resized or 1)
                 found = [results[name].mean("l2", model, smooth[0], spec, v) for v in ("base", "eot")]
                 values = [eps * math.sqrt(3) * side, *(v / UNIT if v is not None else None for v in found)]
-                if not model.startswith("bicubic"):
+                if model not in BICUBIC:
                     model_rows.append(Row.of(f"eps_rel {eps:g}", values, section=model_label(model)))
         model_rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
         columns = [Column("eps", digits=6), Column("|e_f|", digits=6), Column("|e_g|", digits=6)]
@@ -232,7 +232,7 @@ def norms(studies: dict[str, Study], results: dict[str, Results]) -> list[Sectio
         sections.append(
             Table(f"Thesis, Table A.1: size of the perturbations: {name}", columns, model_rows, notes, "attack")
         )
-        for model in (m for m in study.models if not m.startswith("bicubic")):
+        for model in (m for m in study.models if m not in BICUBIC):
             for smoothing in smooth:
                 for metric in THESIS[1:]:
                     series = [
@@ -269,7 +269,7 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
     for name, study in studies.items():
         found = results[name]
         defences = [None, *[d for d in study.defences if d][:1]]
-        columns = [(m, d) for m in study.models for d in defences if d is None or not m.startswith("bicubic")]
+        columns = [(m, d) for m in study.models for d in defences if d is None or m not in BICUBIC]
         named = labels(study)
         for key in list(dict.fromkeys((r["picture"], r["pixels"]) for r in found.records))[: study.gallery]:
             rows = []
@@ -305,7 +305,7 @@ def tuned(studies: dict[str, Study], results: dict[str, Results], metric: Metric
     unit = UNIT if factor else 1.0
     sections: list[Section] = []
     for name, study in studies.items():
-        models = [m for m in study.models if not m.startswith("bicubic")]
+        models = [m for m in study.models if m not in BICUBIC]
         high, named = METRICS[metric].better == "high", labels(study)
         best = {m: [results[name].best(metric, m, study.defences, p, high=high) for p in named] for m in models}
         sigmas = {model_label(m): [d.sigma / unit if d else 0.0 for d in found] for m, found in best.items()}

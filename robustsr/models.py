@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import checkpoints, kernels, winograd
 from .architectures import Call, Denoised, sizes_of_both
-from .catalogue import Entry, find, sha256
+from .catalogue import BICUBIC, Entry, find, sha256
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .onnx_facts import Facts
 from .onnx_network import OnnxNetwork, load_onnx
@@ -21,7 +21,6 @@ from .resample import Bicubic, grown
 from .tiling import ALIGNED, EFFECTIVE_CONTEXT, FEATHER
 from .types import RobustSRError
 
-BICUBIC = {"bicubic": 4, "bicubic-x2": 2, "bicubic-x3": 3}
 LARGEST_EXACT = 48  # LR pixels: a larger receptive radius costs more than it gives
 
 

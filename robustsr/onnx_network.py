@@ -106,6 +106,7 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     onnxruntime.set_default_logger_severity(4)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()  # a worker's share of its machine
+    _stay_inside(path)
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=[(wanted, options)])
     except Exception as error:  # onnxruntime raises its own kinds, unrelated to each other
@@ -158,6 +159,17 @@ def outside(path: Path) -> list[str]:
 
     look(onnx.load(path, load_external_data=False))
     return sorted(found)
+
+
+def _stay_inside(path: Path) -> None:
+    """RobustSRError: the model keeps weights outside of its folder, and so would read any file that the user may."""
+    try:
+        names = outside(path)
+    except Exception as error:  # protobuf's, of what is no ONNX file
+        raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
+    for name in names:
+        if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+            raise RobustSRError(f"{path} keeps weights outside of its folder, in {name}: put them beside it")
 
 
 def _digest(path: Path) -> str:

@@ -97,11 +97,7 @@ def smoothing_for(
     and at most 64. RobustSRError: there is no calibration for that, a value makes no sense, or the model smooths
     already.
     """
-    if inside := noise_inside(network):
-        raise RobustSRError(
-            f"{network.name} smooths already ({inside.reduce} of {inside.samples}, sigma {inside.sigma:g}): "
-            "leave out --smooth, or take the model it was exported from"
-        )
+    refuse_smoothed(network)
     entry = network.entry
     known = calibration_of(network.digest, entry) if sigma == "auto" else None
     if sigma == "auto" and known is None:
@@ -131,6 +127,15 @@ def smoothing_for(
     Smoothed(network, **vars(chosen))  # refuses what makes no sense
     decided = known is not None or tolerance is not None
     return AutoSmoothing(**vars(chosen), calibration=known, tolerance=tolerance) if decided else chosen
+
+
+def refuse_smoothed(network: Loaded) -> None:
+    """RobustSRError: the model smooths already, and cannot be smoothed."""
+    if inside := noise_inside(network):
+        raise RobustSRError(
+            f"{network.name} smooths already ({inside.reduce} of {inside.samples}, sigma {inside.sigma:g}): "
+            "leave out --smooth, or take the model it was exported from"
+        )
 
 
 LARGEST_SCALE = 1000  # beyond any use

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import layouts
-from .models import BICUBIC
+from .catalogue import BICUBIC
 from .pairs import Pictures
 from .plan import Smoothing
 from .report import Section

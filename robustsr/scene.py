@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .catalogue import catalogue, shipped
+from .catalogue import BICUBIC, catalogue, shipped
 from .images import Picture
-from .models import BICUBIC, Loaded, load
+from .models import Loaded, load
 from .plan import Smoothing, compose, make_plan
 from .resample import resize
 from .types import RobustSRError
@@ -236,7 +236,7 @@ def others(network: Loaded, names: Sequence[str] | None, device: str) -> list[Sh
     made = []
     for name in names if names is not None else shipped():
         entry = catalogue().get(name)
-        if name.startswith("bicubic") or (names is None and entry is not None and entry.scale != network.scale):
+        if name in BICUBIC or (names is None and entry is not None and entry.scale != network.scale):
             continue
         other = load(name, device=device, precision="fp32")
         if other.scale != network.scale:

@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 import torch
 
 from .batch import Output, Task, carry_out
-from .catalogue import find
+from .catalogue import BICUBIC, find
 from .jobs import Job, Result
 from .manifest import Events, digest
-from .models import BICUBIC, load, seeded
+from .models import load, seeded
 from .onnx_network import outside
 from .plan import Smoothing, Target, make_plan
 from .remote import Place, Url, sweep

@@ -229,4 +229,4 @@ def test_a_further_folder_that_is_none_is_named_where_a_model_is_not_found(home,
     monkeypatch.setenv("ROBUSTSR_WEIGHTS", os.pathsep.join([str(tmp_path), str(lost)]))
     with pytest.raises(RobustSRError) as error:
         catalogue.find(name)
-    assert str(error.value).endswith(f" (no folder, though ROBUSTSR_WEIGHTS names it: {lost})")
+    assert str(error.value).endswith(f" (no folder to be read, though ROBUSTSR_WEIGHTS names it: {lost})")

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from fakes import needs_compiler
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 
 from robustsr import cli, console, engine, kernels
 from robustsr.batch import Forecast
+from robustsr.catalogue import package_weights
 from robustsr.jobs import Job
 from robustsr.models import load
 from robustsr.plan import Smoothing
@@ -146,7 +149,9 @@ def test_json_has_a_line_per_file_and_a_summary(pictures, tiny):
 
 def test_failures_are_said_once_more_at_the_end_where_they_are_lost_among_notes(pictures, tiny, photo):
     for i in range(21):
-        Image.fromarray(photo(8, 8, seed=i)).convert("RGBA").save(f"in/{i}.png")
+        clear = Image.fromarray(photo(8, 8, seed=i))
+        clear.putalpha(99)
+        clear.save(f"in/{i}.png")
     Path("in/z.png").write_bytes(b"nothing")
     code, _, err = go("upscale", "in", "-m", tiny, "--device", "cpu")
     lines = err.splitlines()
@@ -217,6 +222,9 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
         (["upscale", "in", "--tile-pad=-3"], 2, "greater than"),
         (["upscale", "in", "--scale", "nan"], 2, "--scale must be positive"),
         (["models", "add", "in/a.png"], 1, "give the path of a .safetensors"),
+        (["models", "add", str(package_weights() / "psnr.safetensors")], 1, "is psnr, which is here already"),
+        (["models", "add", "TINY", "--name", "x-features"], 1, "'x-features' means something else"),
+        (["models", "add", "TINY", "--name", "bicubic"], 1, "'bicubic' means something else"),
         (["upscale", "nope"], 1, "no file or folder 'nope'"),
         (["upscale", "in", "-f", "psd"], 2, "cannot write 'psd'"),
         (["upscale", "in/a.png", "-o", "b.psd"], 2, "cannot write 'b.psd'"),
@@ -232,7 +240,7 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
 )
 def test_mistakes_are_answered(pictures, tiny, args, code, message):
     extra = ["-m", tiny] if args[0] == "upscale" and "-m" not in args and len(args) > 1 else []
-    got = go(*args, *extra)
+    got = go(*(tiny if arg == "TINY" else arg for arg in args), *extra)
     assert got[0] == code and message in got[2].replace("\n│", "").replace("│", ""), got
     assert sorted(os.listdir()) in (["in"], ["home", "in"])
 
@@ -297,6 +305,32 @@ def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
     assert code == 1 and "DAMAGED" in out
 
 
+def test_the_baseline_is_a_model_as_any_other(pictures):
+    assert go("upscale", "in/a.png", "-o", "b.png", "-m", "bicubic")[0] == 0
+    with Image.open("in/a.png") as small, Image.open("b.png") as large:
+        want = np.asarray(small.convert("RGB").resize(large.size, Image.Resampling.BICUBIC)).astype(int)
+        assert np.abs(np.asarray(large.convert("RGB")) - want).max() <= 2  # Pillow's has levels in between, too
+    assert re.search(r"^bicubic +x4 +built in", go("models", "list")[1], re.MULTILINE)
+
+
+def test_a_folder_of_weights_that_cannot_be_looked_into_is_none(pictures, tiny, monkeypatch):
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", f"{'n' * 300}:in/a.png")
+    assert go("upscale", "in/a.png", "-o", "b.png", "-m", "psnr")[0] == 0
+    said = go("upscale", "in/a.png", "-o", "b.png", "-m", "nope")[2]
+    assert f"no folder to be read, though ROBUSTSR_WEIGHTS names it: {'n' * 300}, in/a.png" in "".join(
+        said.splitlines()
+    )
+
+
+def test_a_model_in_several_files_is_not_kept_in_part(pictures, tiny):
+    assert go("export", tiny, "-o", "one.onnx")[0] == 0
+    settings = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 0}
+    onnx.save(onnx.load("one.onnx"), "two.onnx", **settings)
+    code, _, said = go("models", "add", "two.onnx", "--name", "both")
+    assert code == 1 and "keeps weights in w.bin: what is added is one file" in said
+    assert go("models", "add", "one.onnx", "--name", "both")[0] == 0
+
+
 def test_a_strangers_file_under_a_known_name_is_what_it_is_everywhere(pictures, tiny, monkeypatch):
     shutil.copy(tiny, "realesr-general-wdn-x4v3.safetensors")
     Path("realesr-general-x4v3.pth").write_bytes(b"other weights")
@@ -352,6 +386,11 @@ def test_train_resumes_from_the_command_line(pictures, photo):
     assert code == 0 and "3/3" in err and Path("runs/psnr/psnr.safetensors").exists()
     assert go("train", "psnr", *options)[2].endswith("another -o starts afresh")
     assert go("train", "psnr", *options, "--resume", "--device", "cpu")[0] == 0
+
+
+def test_a_place_that_cannot_be_looked_at_is_a_line():
+    done = subprocess.run([SCRIPT, "evaluate", "n" * 300], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"error: {'n' * 300}: File name too long\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")

@@ -237,7 +237,8 @@ def test_a_network_of_the_thesis_other_factor_is_refused(folder, tmp_path, comma
 def test_protocols_are_listed_and_unknown_ones_refused(folder, tmp_path):
     listed = invoke("evaluate", "--list")
     assert listed.exit_code == 0 and all(name in listed.stdout for name in PROTOCOLS)
-    for flags in (["-p", "paper"], ["--perturb", "jepg"]):
+    idle = (["--sigma", 0.1], ["--samples", 3], ["--loss", "l1"], ["--craft-on", "psnr", "--perturb", "clean"])
+    for flags in (["-p", "paper"], ["--perturb", "jepg"], *idle):
         assert invoke("evaluate", folder, *flags, "-o", tmp_path / "o").exit_code == 2
 
 

@@ -244,6 +244,10 @@ def test_weights_beside_an_onnx_file_are_part_of_what_it_is(tmp_path):
     assert sent.digest == two.digest and torch.equal(sent(x), two(x))
     with pytest.raises(RobustSRError, match="outside of its folder"):
         Weights("net.onnx", {"net.onnx": b"", "../net.data": b""}).unpacked(str(tmp_path / "elsewhere"))
+    (tmp_path / "one" / "net.data").rename(tmp_path / "net.data")
+    (tmp_path / "one" / "net.data").symlink_to(tmp_path / "net.data")
+    with pytest.raises(RobustSRError, match="keeps weights outside of its folder, in net.data"):
+        load(made[0][0], device="cpu")
 
 
 def test_constants_beside_an_onnx_file_are_found_in_its_nodes_and_subgraphs(tmp_path):

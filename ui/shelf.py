@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustsr import catalogue
-from robustsr.models import BICUBIC, load
+from robustsr.catalogue import BICUBIC
+from robustsr.models import load
 from robustsr.types import RobustSRError
 
 from .desk import Desk, Say
