@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import errno
 import glob
-import hashlib
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from .images import FORMATS, OUTPUT_FORMATS
 from .manifest import NAME, Manifest
+from .naming import name_of, tails, tell_apart
 from .remote import Place, Url, below, place
 from .types import RobustSRError, UsageError
-
-LONGEST_NAME = 255  # bytes, on every common file system
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ def plan_jobs(
     if given is not None and like_a_file and not given.is_dir():
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     folders = [p for p in paths if p.is_dir()]
+    own = tails([folder.resolve() for folder in folders])
     jobs: list[Job] = []
     origins: dict[Job, Place] = {}  # of earlier results; those that lie where the new ones go are out in any case
     manifest = cache(Manifest.read)
@@ -83,18 +82,18 @@ def plan_jobs(
         if path.is_dir():
             named = path if path.name not in ("", "..") else path.resolve()
             root = given or named.parent / f"{named.name}_upscaled"
-            root = root / path.resolve().name if given and len(folders) > 1 else root
+            root = root / own[path.resolve()] if given and len(folders) > 1 else root
             inside = _within(root, path)
             for source, origin in _pictures(path, root, recursive, warnings):
                 folder = root / below(source.parent, path)
                 extra = f"_{label}" if suffix is None and _same(folder, source.parent) else suffix or ""
-                jobs.append(Job(source, folder / _name(source, extra, format), given or root))
+                jobs.append(Job(source, folder / name_of(source, extra, format), given or root))
                 if origin is not None:
                     origins[jobs[-1]] = source if inside else origin
         else:
             root = given or path.parent
             beside = suffix is None and _same(root, path.parent)
-            jobs.append(Job(path, root / _name(path, f"_{label}" if beside else suffix or "", format), root))
+            jobs.append(Job(path, root / name_of(path, f"_{label}" if beside else suffix or "", format), root))
             if len(paths) > 1 and (origin := manifest(path.parent).source_of(path)) is not None:
                 # a pattern that matches inputs matches yesterday's results too
                 origins[jobs[-1]] = path if beside else origin
@@ -106,7 +105,7 @@ def plan_jobs(
     jobs = list({(job.source.resolve(), job.target): job for job in jobs if job not in earlier}.values())
     if not jobs:
         raise RobustSRError(f"{'; '.join(warnings)}, and there is nothing else: to upscale them give another -o")
-    return _tell_apart(jobs, manifest, warnings), warnings
+    return tell_apart(jobs, manifest, warnings), warnings
 
 
 def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> Job | None:
@@ -229,61 +228,6 @@ def _files(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> 
         yield here, [here / name for name in sorted(files)]
         if not recursive and here != folder:
             names.clear()
-
-
-def _name(source: Place, suffix: str, format: str | None) -> str:
-    """The output's name: stem, suffix, ending; a stem too long for the file system is cut and marked."""
-    ending = (format or source.suffix.lstrip(".")).lower().lstrip(".")
-    if ending not in OUTPUT_FORMATS:
-        ending = "png"
-    elif format is None:
-        ending = source.suffix.lstrip(".")  # as it was written
-    return _fit(source.stem, f"{suffix}.{ending}")
-
-
-def _fit(stem: str, tail: str) -> str:
-    room = LONGEST_NAME - len(os.fsencode(tail))
-    if len(os.fsencode(stem)) <= room:
-        return stem + tail
-    mark = "~" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:6]
-    return os.fsencode(stem)[: room - len(mark)].decode(errors="ignore") + mark + tail
-
-
-def _tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings: list[str]) -> list[Job]:
-    """Gives inputs that would share an output their old ending as part of the name: a_png.webp, a_jpg.webp.
-
-    But one that has been made under the plain name keeps it.
-    """
-    by_target: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs:
-        by_target[str(job.target).casefold()].append(job)  # some file systems do not tell A from a
-    result: list[Job] = []
-    taken: dict[str, Job] = {}
-    sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        rivals = by_target[str(job.target).casefold()]
-        if len(rivals) > 1 and not manifest(job.root).made(job.source, job.target):
-            tail = f"_{job.source.suffix.lstrip('.').lower()}{job.target.suffix}"
-            job = replace(job, target=job.target.with_name(_fit(job.target.stem, tail)))
-            other = taken.get(str(job.target).casefold())
-            if other and other.source.name != job.source.name:  # a.JPG beside a.jpg
-                mark = "~" + hashlib.sha256(os.fsencode(job.source.name)).hexdigest()[:6]
-                job = replace(job, target=job.target.with_name(_fit(job.target.stem, mark + job.target.suffix)))
-        key = str(job.target).casefold()
-        if job.target.resolve() in sources:
-            raise RobustSRError(f"{job.target} would overwrite an input: choose another -o, or a --suffix")
-        if key in taken:
-            raise RobustSRError(
-                f"{job.source} and {taken[key].source} would both become {job.target}: "
-                "rename one, or give each a folder of its own"
-            )
-        taken[key] = job
-        result.append(job)
-    clashes = sum(len(r) for r in by_target.values() if len(r) > 1)
-    if clashes:
-        example = next(j.target.name for j in result if j.target not in {o.target for o in jobs})
-        warnings.append(f"{clashes} inputs would share a name, so their old endings are put into it, as in {example}")
-    return result
 
 
 def _count(number: int, thing: str) -> str:

@@ -116,6 +116,17 @@ def test_endings_that_differ_by_case_only_stop_nothing(here):
     assert len({target.casefold() for target in made.values()}) == 3 and made["p/b.png"] == "o/b.png"
 
 
+def test_folders_whose_names_differ_by_case_only_stop_nothing(here):
+    here("p/A/x.jpg", "p/a/x.jpg")
+    assert names(plan_jobs(["p"], "o", recursive=True)[0]) == {"p/A/x.jpg": "o/A/x.jpg", "p/a/x.jpg": "o/a/x.jpg"}
+
+
+def test_input_folders_of_one_name_go_to_folders_of_their_own(here):
+    here("2023/DCIM/x.jpg", "2024/DCIM/x.jpg", "other/x.jpg")
+    made = names(plan_jobs(["2023/DCIM", "2024/DCIM", "other"], "o")[0])
+    assert list(made.values()) == ["o/2023/DCIM/x.jpg", "o/2024/DCIM/x.jpg", "o/other/x.jpg"]
+
+
 def test_a_new_name_can_clash_with_a_file_that_has_it(here):
     here("p/a.png", "p/a.jpg", "p/a_png.webp")
     with pytest.raises(RobustSRError, match="would both become"):

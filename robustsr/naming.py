@@ -1,0 +1,106 @@
+"""What results are called: endings, names of a length that file systems take, and none that is another's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from .formats import OUTPUT_FORMATS
+from .manifest import Manifest
+from .remote import Place, Url
+from .types import RobustSRError
+
+if TYPE_CHECKING:
+    from .jobs import Job
+
+LONGEST_NAME = 255  # bytes, on every common file system
+
+
+def name_of(source: Place, suffix: str, format: str | None) -> str:
+    """The output's name: stem, suffix, ending; a stem too long for the file system is cut and marked."""
+    ending = (format or source.suffix.lstrip(".")).lower().lstrip(".")
+    if ending not in OUTPUT_FORMATS:
+        ending = "png"
+    elif format is None:
+        ending = source.suffix.lstrip(".")  # as it was written
+    return _fit(source.stem, f"{suffix}.{ending}")
+
+
+def _fit(stem: str, tail: str) -> str:
+    room = LONGEST_NAME - len(os.fsencode(tail))
+    if len(os.fsencode(stem)) <= room:
+        return stem + tail
+    mark = "~" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:6]
+    return os.fsencode(stem)[: room - len(mark)].decode(errors="ignore") + mark + tail
+
+
+def tails(folders: list[Place]) -> dict[Place, str]:
+    """What the results' folder of each input folder is called: its name, or what is its own of its path."""
+    by_name: dict[str, set[Place]] = defaultdict(set)
+    for folder in folders:
+        by_name[folder.name.casefold()].add(folder)
+    found = {folder: folder.name for folder in folders}
+    for alike in by_name.values():
+        if len(alike) > 1 and len({isinstance(folder, Url) for folder in alike}) == 1:
+            shared = os.path.commonpath(list(map(str, alike)))
+            found |= {folder: str(folder)[len(shared) :].strip("/\\") or folder.name for folder in alike}
+    return found
+
+
+def _key(target: Place) -> str:
+    """The same for places that may be the same: files might be copied to where A is a, folders are told apart here."""
+    folder = target.parent
+    return f"{str(folder).casefold() if _folds(folder) else folder}/{target.name.casefold()}"
+
+
+@lru_cache(4096)
+def _folds(folder: Place) -> bool:
+    """Whether the file system of a folder, which need not be there yet, may take A for a."""
+    if isinstance(folder, Url):
+        return False
+    for here in (folder.absolute(), *folder.absolute().parents):
+        if here.name.swapcase() != here.name and os.path.exists(here):
+            return os.path.exists(here.with_name(here.name.swapcase()))
+    return True
+
+
+def tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings: list[str]) -> list[Job]:
+    """Gives inputs that would share an output their old ending as part of the name: a_png.webp, a_jpg.webp.
+
+    But one that has been made under the plain name keeps it.
+    """
+    by_target: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_target[_key(job.target)].append(job)
+    result: list[Job] = []
+    taken: dict[str, Job] = {}
+    sources = {job.source.resolve() for job in jobs}
+    for job in jobs:
+        rivals = by_target[_key(job.target)]
+        if len(rivals) > 1 and not manifest(job.root).made(job.source, job.target):
+            tail = f"_{job.source.suffix.lstrip('.').lower()}{job.target.suffix}"
+            job = replace(job, target=job.target.with_name(_fit(job.target.stem, tail)))
+            other = taken.get(_key(job.target))
+            if other and other.source.name != job.source.name:  # a.JPG beside a.jpg
+                mark = "~" + hashlib.sha256(os.fsencode(job.source.name)).hexdigest()[:6]
+                job = replace(job, target=job.target.with_name(_fit(job.target.stem, mark + job.target.suffix)))
+        key = _key(job.target)
+        if job.target.resolve() in sources:
+            raise RobustSRError(f"{job.target} would overwrite an input: choose another -o, or a --suffix")
+        if key in taken:
+            raise RobustSRError(
+                f"{job.source} and {taken[key].source} would both become {job.target}: "
+                "rename one, or give each a folder of its own"
+            )
+        taken[key] = job
+        result.append(job)
+    clashes = sum(len(r) for r in by_target.values() if len(r) > 1)
+    if clashes:
+        example = next(j.target.name for j in result if j.target not in {o.target for o in jobs})
+        warnings.append(f"{clashes} inputs would share a name, so their old endings are put into it, as in {example}")
+    return result
