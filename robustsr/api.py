@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .images import Metadata, Picture
 from .models import Loaded, load, seeded
@@ -38,10 +38,11 @@ def upscale(
 ) -> AnyImage:
     """Upscales a picture in memory and returns the same kind of thing.
 
-    ``image``: a PIL image of mode L, LA, RGB or RGBA; an array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or
-    floats in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second)
-    channel is alpha. Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a
-    path, or what ``load`` returned (faster for several pictures; ``device`` and ``precision`` are then its own).
+    ``image``: a PIL image of mode L, LA, RGB, RGBA or I;16, which comes back upright and with its colour profile; an
+    array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or floats in [0, 1]; or a tensor ``(3, h, w)`` or
+    ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second) channel is alpha. Results are clamped to [0, 1] and
+    rounded to integers for integer input. ``model``: a name, a path, or what ``load`` returned (faster for several
+    pictures; ``device`` and ``precision`` are then its own).
     ``sigma`` in [0, 1] units or "auto", ``samples`` and ``draws`` default to the model's catalogue entry; ``samples``
     "auto" takes as many as each picture needs for an RMS error of ``tolerance``, 1/255 unless given.
     ``denoise``: the name or path of a denoiser that runs before the model, on each noisy copy where it is smoothed.
@@ -84,9 +85,11 @@ def upscale(
         stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(image.device, image.dtype)
         return stacked if image.ndim == 4 else stacked[0]
     if isinstance(image, Image.Image):
-        if image.mode not in ("L", "LA", "RGB", "RGBA"):
-            raise RobustSRError(f"an image must have mode L, LA, RGB or RGBA, got {image.mode}: convert it first")
-        return Image.fromarray(_array(np.asarray(image), run))
+        if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+            raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: convert it first")
+        large = Image.fromarray(_array(np.asarray(ImageOps.exif_transpose(image)), run))
+        large.info |= {key: image.info[key] for key in ("icc_profile", "dpi") if key in image.info}
+        return large
     return _array(np.asarray(image), run)
 
 

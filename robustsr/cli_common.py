@@ -92,6 +92,13 @@ def number_of(text: str, flag: str, otherwise: str = "") -> float:
         raise typer.BadParameter(f"{flag} must be {otherwise}a number like .05, 8/255 or 8px, got {text!r}") from None
 
 
+def deviation(text: str | float) -> float:
+    """The value of an option that takes a sigma in [0, 1], for typer's ``parser``: .03, 8/255 or 8px."""
+    if not 0 <= (value := number_of(str(text), "it")) <= 1:
+        raise typer.BadParameter(f"it must be in [0, 1] (pixel values are in [0, 1]), got {text}")
+    return value
+
+
 def sigma_of(text: str | None) -> float | Literal["auto"] | None:
     """What --sigma says where it may be auto."""
     return text if text is None or text == "auto" else number_of(text, "--sigma", "auto or ")  # type: ignore[return-value]
@@ -104,7 +111,8 @@ def command_line(context: typer.Context) -> str:
         if (name := parameter.name or "") not in given:
             continue
         value = context.params[name]
-        flag = max(parameter.opts, key=len) if parameter.param_type_name == "option" else ""
+        ways = parameter.secondary_opts if value is False else parameter.opts  # --no-save, --save
+        flag = max(ways, key=len) if parameter.param_type_name == "option" else ""
         for one in value if isinstance(value, list | tuple) else [value]:
             words += [w for w in (flag, "" if isinstance(one, bool) else str(one)) if w]
     return shlex.join(words)

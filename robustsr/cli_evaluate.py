@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import catalogue, console
-from .cli_common import DENOISE, bring_torch, command_line, found, interruptible, show, typed, usage
+from .cli_common import DENOISE, bring_torch, command_line, deviation, found, interruptible, show, typed, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .study import Study
 
 Option = typer.Option
+SIGMA: dict[str, Any] = {"parser": deviation, "metavar": "FLOAT"}
 PICTURES, ATTACKS, DEFENCE = "Pictures", "Perturbations", "Defences"
 Sets = Annotated[
     list[str],
@@ -44,7 +45,8 @@ Lpips = Annotated[
 ]
 Denoise = Annotated[str | None, Option(help=DENOISE, rich_help_panel=DEFENCE)]
 Sigmas = Annotated[
-    list[float] | None, Option("--sigma-grid", help="Sigmas the oracle chooses from.", rich_help_panel=DEFENCE)
+    list[float] | None,
+    Option("--sigma-grid", help="Sigmas the oracle chooses from.", rich_help_panel=DEFENCE, **SIGMA),
 ]
 Samples = Annotated[int | None, Option(min=1, help="Draws. Default: the protocol's.", rich_help_panel=DEFENCE)]
 Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
@@ -79,7 +81,7 @@ def evaluate(
     smooth: Annotated[
         Literal["off", "median", "mean"], Option(help="Without --protocol: also smoothed.", rich_help_panel=DEFENCE)
     ] = "off",
-    sigma: Annotated[float, Option(min=0, max=1, help="The fixed sigma, of all rows.", rich_help_panel=DEFENCE)] = 0.03,
+    sigma: Annotated[float, Option(help="The fixed sigma, of all rows.", rich_help_panel=DEFENCE, **SIGMA)] = 0.03,
     sigma_grid: Sigmas = None,
     samples: Samples = None,
     lr: Lr = None,
@@ -102,7 +104,7 @@ def evaluate(
     from .study import Study, parse
     from .threats import is_threat, with_loss
 
-    specs = tuple(perturb or ["clean"])
+    specs = tuple(dict.fromkeys(perturb or ["clean"]))
     with usage():
         chosen = protocols.protocol(protocol) if protocol is not None else None
         for spec in specs:
@@ -172,7 +174,7 @@ def tune(
     ] = None,
     denoise: Denoise = None,
     sigma: Annotated[
-        float, Option(min=0, max=1, help="The fixed sigma auto is compared with.", rich_help_panel=DEFENCE)
+        float, Option(help="The fixed sigma auto is compared with.", rich_help_panel=DEFENCE, **SIGMA)
     ] = 0.03,
     sigma_grid: Sigmas = None,
     samples: Samples = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, Option, found, load, usage
+from .cli_common import DENOISE, Option, deviation, found, load, usage
 from .types import RobustSRError
 
 
@@ -20,7 +20,12 @@ def export(
         Literal["median", "mean"] | None,
         Option("--smooth", help="Export the smoothed model: noise, draws and reduction inside the file."),
     ] = None,
-    sigma: Annotated[float | None, Option("--sigma", help="Of the noise, 0 to 1. Default: the model's.")] = None,
+    sigma: Annotated[
+        float | None,
+        Option(
+            "--sigma", help="Of the noise, like .03 or 8/255. Default: the model's.", parser=deviation, metavar="FLOAT"
+        ),
+    ] = None,
     samples: Annotated[int | None, Option("--samples", help="Number of draws. Default: the model's.")] = None,
     draws: Annotated[
         Literal["antithetic", "independent"] | None,

@@ -191,6 +191,9 @@ def forecast(
     yield f"{pictures}: {network.name} x{network.scale} on {where or f'{network.device} ({network.precision})'}, {how}"
     if not where and sys.platform == "linux" and kept_slow(network):
         yield "note: no C compiler (gcc, or ROBUSTSR_CC) works here: with one, this model would be twice as fast"
+    if smaller := sum(row.size[0] < row.info.width for row in good if row.size and row.info):
+        are = "1 picture becomes" if smaller == 1 else f"{smaller} pictures become"
+        yield f"note: {are} smaller than before: enlarged by {network.name}, then shrunk"
     if replaced:
         what = f"{replaced} earlier result{'s' * (replaced != 1)}"
         yield f"note: {what}, made with other settings or of another input, will be replaced"

@@ -25,15 +25,15 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from . import metadata
-from .exif import ORIENTATION, build_tags, load_tags
+from .exif import EXIF_IFD, GPS_IFD, ORIENTATION, Directory, build_tags, load_tags
 from .metadata import Metadata
 from .types import RobustSRError
 
 Pixels: TypeAlias = NDArray[Any]  # (h, w, channels), uint8 or uint16
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF"}
-FORMATS |= {"avif": "AVIF", "bmp": "BMP", "gif": "GIF"}  # ending -> format
-OUTPUT_FORMATS = {ending: name for ending, name in FORMATS.items() if name not in ("BMP", "GIF")}
+FORMATS |= {"avif": "AVIF", "bmp": "BMP", "gif": "GIF", "jfif": "JPEG", "jpe": "JPEG"}  # ending -> format
+OUTPUT_FORMATS = {ending: name for ending, name in FORMATS.items() if ending not in ("bmp", "gif", "jfif", "jpe")}
 DEEP = ("PNG", "TIFF")  # these hold 16 bits, and gray with alpha
 LONGEST_SIDE = {"PNG": 1_000_000, "JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # libpng, libjpeg, WebP, libavif
 QUALITY = {"JPEG": 95, "WEBP": 90, "AVIF": 85}
@@ -60,6 +60,7 @@ _PILLOW: dict[str, Callable[..., Any]] = {
 }
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "CMYK")
 _HEADER = 1 << 16  # bytes in which an AVIF file says what its colours are
+_LONGEST_TAG = 1 << 24  # bytes of one that is kept
 _STRIP = 256  # rows of a TIFF compressed together
 
 
@@ -124,13 +125,14 @@ def _png(file: BinaryIO) -> Source:
 
 def _tiff(file: BinaryIO) -> Source:
     notes: tuple[str, ...] = ()
-    try:
-        order, tags = load_tags(file)
-    except (ValueError, struct.error) as error:  # BigTIFF, or a broken sub-directory
-        order, tags, notes = "<", {}, (f"metadata was not read: {error}",)
-    file.seek(0)
     tif = tifffile.TiffFile(file)
     page: Any = tif.pages[0]
+    try:
+        order, tags = _big_tags(file, tif) if tif.is_bigtiff else load_tags(file)
+    except (ValueError, struct.error) as error:  # a broken sub-directory
+        order, tags, notes = "<", {}, (f"metadata was not read: {error}",)
+    if tif.is_bigtiff and EXIF_IFD in page.tags:
+        notes = ("the EXIF of a BigTIFF was not read",)
     bits, frames, extra = page.bitspersample, len(tif.pages), list(page.extrasamples)
     kind = page.dtype and page.dtype.kind
     if kind not in ("u", "b") or bits not in (1, 2, 4, 8, 16) or page.imagedepth > 1:
@@ -139,9 +141,12 @@ def _tiff(file: BinaryIO) -> Source:
     if page.photometric not in (0, 1, 2) or bits < 8:
         file.seek(0)
         tags.pop(ORIENTATION, None)  # Pillow turns a TIFF by itself
+        notes += (f"its {bits} bits became 8",) * (bits > 8)
         return replace(_pillow(file, "TIFF"), meta=metadata.from_tiff(order, tags), frames=frames, notes=notes)
     colours = 3 if page.photometric == 2 else 1
     alpha = next((i for i, kind in enumerate(extra) if kind in (1, 2)), None)
+    if dropped := len(extra) - (alpha is not None):
+        notes += (f"{dropped} extra channel{'s' * (dropped > 1)}, of a kind that is not known, dropped",)
 
     def pixels() -> Pixels:
         stored = page.asarray()
@@ -154,6 +159,16 @@ def _tiff(file: BinaryIO) -> Source:
     info = Info(page.imagewidth, page.imagelength, "tif", bits, colours == 1, alpha is not None)
     premultiplied = alpha is not None and extra[alpha] == 1
     return Source(info, metadata.from_tiff(order, tags), pixels, frames, premultiplied, notes)
+
+
+def _big_tags(file: BinaryIO, tif: Any) -> tuple[str, Directory]:  # noqa: ANN401 - tifffile's
+    """What `load_tags` gives, of a BigTIFF, without its sub-directories."""
+    tags: Directory = {}
+    for tag in tif.pages[0].tags:
+        if tag.code not in (EXIF_IFD, GPS_IFD) and tag.valuebytecount < _LONGEST_TAG:
+            file.seek(tag.valueoffset)
+            tags[tag.code] = int(tag.dtype), tag.count, file.read(tag.valuebytecount)
+    return tif.byteorder, tags
 
 
 def _coded(primaries: int, transfer: int) -> tuple[str, ...]:

@@ -115,6 +115,7 @@ def _in_srgb(
     floats = _floats(stored)
     if multiplied is not None:
         floats /= np.where(multiplied > 0, multiplied, 1)[..., None]
+        np.minimum(floats, 1, out=floats)  # rounding makes colours that are more than their alpha
     if icc and convert:
         floats = colour.to_srgb(floats, icc, space)
     return floats.repeat(3, -1) if space == "gray" else floats, icc, notes

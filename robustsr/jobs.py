@@ -116,7 +116,7 @@ def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> 
     if target.is_dir() or not source.is_file():
         return None
     ending = target.suffix.lower().lstrip(".")
-    if not ending:
+    if not ending or out.endswith(("/", os.sep)):
         return None
     if ending not in OUTPUT_FORMATS:
         raise UsageError(f"cannot write {out!r}: formats are {', '.join(OUTPUT_FORMATS)}; a folder has no ending")
@@ -156,7 +156,9 @@ def _expand(text: str) -> Sequence[Place]:
     elif path.is_symlink():
         raise RobustSRError(f"{text} is a link to {os.readlink(path)}, which is not there")
     else:
-        matches = [Path(m) for m in sorted(glob.glob(str(path), recursive=True))]
+        there = next(p for p in (*path.parents, Path()) if p.is_dir())  # its name is no pattern, though it may look so
+        pattern = os.path.join(glob.escape(str(there)), str(path.relative_to(there)))
+        matches = [Path(m) for m in sorted(glob.glob(pattern, recursive=True))]
     if not matches:
         raise RobustSRError(f"no file or folder {text!r}")
     pictures = [m for m in matches if m.is_dir() or (m.is_file() and m.suffix.lower().lstrip(".") in FORMATS)]

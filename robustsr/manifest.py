@@ -6,6 +6,7 @@ run left half-written is passed over. At a URL, where files do not grow, it is r
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import math
@@ -216,7 +217,7 @@ def locked(folder: Place) -> Iterator[None]:
     The lock lies among the temporary files, not in the folder, and ends with the process however that ends.
     """
     mark = hashlib.sha256(os.fsencode(str(folder.resolve()))).hexdigest()[:16]
-    user = os.getuid() if hasattr(os, "getuid") else os.getlogin()
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
     lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"robustsr-{user}-{mark}.lock", timeout=0)
     try:
         lock.acquire()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from .formats import OUTPUT_FORMATS
+from .formats import FORMATS, OUTPUT_FORMATS
 from .manifest import Manifest
 from .remote import Place, Url
 from .types import RobustSRError
@@ -25,7 +25,7 @@ def name_of(source: Place, suffix: str, format: str | None) -> str:
     """The output's name: stem, suffix, ending; a stem too long for the file system is cut and marked."""
     ending = (format or source.suffix.lstrip(".")).lower().lstrip(".")
     if ending not in OUTPUT_FORMATS:
-        ending = "png"
+        ending = "jpg" if FORMATS.get(ending) == "JPEG" else "png"
     elif format is None:
         ending = source.suffix.lstrip(".")  # as it was written
     return _fit(source.stem, f"{suffix}.{ending}")

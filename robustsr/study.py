@@ -92,7 +92,7 @@ def records(folder: Path) -> dict[str, Record]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(record, dict) and record.get("version") == VERSION:
+        if isinstance(record, dict) and record.get("version") == VERSION and "key" in record:
             found[record["key"]] = record
     return found
 

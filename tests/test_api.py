@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 import robustsr
 
@@ -16,6 +16,18 @@ def test_pil_images_come_back_as_they_were(net, photo, mode):
     image = Image.fromarray(photo()).convert(mode)
     made = robustsr.upscale(image, net)
     assert isinstance(made, Image.Image) and made.mode == mode and made.size == (128, 96)
+
+
+def test_a_photograph_comes_back_upright_with_its_profile(net, photo, tmp_path):
+    exif, profile = Image.Exif(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif[0x0112] = 6
+    Image.fromarray(photo()).save(tmp_path / "x.png", exif=exif, icc_profile=profile)
+    with Image.open(tmp_path / "x.png") as image:
+        made = robustsr.upscale(image, net)
+    turned = robustsr.upscale(np.rot90(photo(), -1).copy(), net)
+    assert np.array_equal(np.asarray(made), turned) and made.info == {"icc_profile": profile}
+    deep = Image.fromarray(photo()[..., 0].astype(np.uint16) * 257)
+    assert deep.mode == "I;16" and robustsr.upscale(deep, net).mode == "I;16"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
@@ -44,7 +56,7 @@ def test_a_model_can_be_named_by_path(tiny, photo):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.new("CMYK", (4, 4)), "must have mode L, LA, RGB or RGBA, got CMYK"),
+        (Image.new("CMYK", (4, 4)), "must have mode L, LA, RGB, RGBA or I;16, got CMYK"),
         (np.zeros((4, 4, 5), np.uint8), r"must be \(h, w\) or \(h, w, 1 to 4\), got \(4, 4, 5\)"),
         (np.zeros((4, 4, 3), np.int64), "must be uint8, uint16 or float, got int64"),
         (np.zeros((0, 4, 3), np.uint8), "is empty"),

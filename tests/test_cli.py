@@ -286,6 +286,12 @@ def test_a_long_job_says_what_would_be_cheaper(pictures, tiny):
     assert said[1] == "cheaper: --samples 4 about 30 s, without --smooth about 7.5 s"
 
 
+def test_results_smaller_than_their_inputs_are_announced(pictures, tiny):
+    assert "note" not in go("upscale", "in", "-m", tiny, "--dry-run", "--scale", "1")[2]
+    said = go("upscale", "in", "-m", tiny, "--dry-run", "--scale", ".5")[2]
+    assert "note: 3 pictures become smaller than before: enlarged by tiny, then shrunk" in said
+
+
 def test_what_was_measured_of_a_model_has_its_units(tmp_path):
     code, out, _ = go("models", "info", "psnr")
     assert code == 0 and re.search(r"\n +PGD 10/255: \d\d\.\d\d dB, LPIPS 0\.\d{3} *\n", out)

@@ -21,12 +21,13 @@ def test_the_command_line_is_told_as_it_was_typed():
         sigma: Annotated[list[str] | None, typer.Option("-s", "--sigma")] = None,
         whole: Annotated[bool, typer.Option("--whole")] = False,
         seed: int = 0,
+        save: Annotated[bool, typer.Option()] = True,
     ):
         typer.echo(command_line(context))
 
-    words = ["a b.png", "c.png", "-s", ".02", "--sigma", "15/255", "--whole"]
+    words = ["a b.png", "c.png", "-s", ".02", "--sigma", "15/255", "--whole", "--no-save"]
     said = CliRunner().invoke(app, words).stdout.strip()
-    assert said == "robustsr look 'a b.png' c.png --sigma .02 --sigma 15/255 --whole"
+    assert said == "robustsr look 'a b.png' c.png --sigma .02 --sigma 15/255 --whole --no-save"
 
 
 @pytest.mark.parametrize("late", [None, BrokenPipeError(errno.EPIPE, "its processes are gone"), RuntimeError("late")])

@@ -133,7 +133,7 @@ def test_attacks_that_name_no_loss_have_that_of_the_option(folder, tiny, tmp_pat
 def test_any_perturbation_and_defence_and_a_second_run_is_the_same(folder, tiny, tmp_path):
     out = tmp_path / "out"
     args = ["evaluate", folder, "-m", tiny, "--perturb", "clean", "--perturb", "jpeg:quality=30", "--perturb", "fgsm"]
-    args += ["--smooth", "median", "--sigma", 0.05, "--samples", 2, "-o", out]
+    args += ["--perturb", "clean", "--smooth", "median", "--sigma", "12.75/255", "--samples", 2, "-o", out]
     first, second = invoke(*args), invoke(*args)
     assert first.exit_code == 0 and "median of 2, sigma 0.05" in first.stdout
     assert first.stdout == second.stdout

@@ -76,7 +76,7 @@ def test_smoothing_twice_is_refused(exported, run, bird):
         (["-o", "there.onnx"], 1, "there.onnx is there already: add --overwrite, or choose another -o"),
         (["-o", "net.pth"], 2, "-o must name an .onnx file, got net.pth"),
         (["-o", "net.onnx", "--sigma", "0.1"], 2, "--sigma, --samples and --draws only matter with --smooth"),
-        (["-o", "net.onnx", "--smooth", "mean", "--sigma", "2"], 2, "sigma must be in [0, 1]"),
+        (["-o", "net.onnx", "--smooth", "mean", "--sigma", "2"], 2, "it must be in [0, 1]"),
         (["-o", "net.onnx", "--smooth", "mean", "--opset", "17"], 1, "--opset must be 18 to 20 here, got 17"),
     ],
 )

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from robustsr import images
-from robustsr.exif import load_tags
+from robustsr.exif import EXIF_IFD, ORIENTATION, load_tags
 from robustsr.files import atomic
 from robustsr.images import Metadata, Picture
 from robustsr.types import RobustSRError
@@ -713,10 +713,35 @@ def test_hdr_is_refused_and_other_colours_are_a_note(tmp_path):
         assert read(tmp_path / "x.png").notes == ((note,) if note else ())
 
 
-def test_bigtiff_pixels_are_read_and_a_note_tells_what_is_not(tmp_path):
-    tifffile.imwrite(tmp_path / "x.tif", pixels(3, 16), photometric="rgb", bigtiff=True)
-    got = read(tmp_path / "x.tif")
-    assert (levels(got.rgb, 16) == pixels(3, 16)).all() and got.notes == ("metadata was not read: no TIFF header",)
+def test_bigtiff_is_read_as_any_other(tmp_path):
+    tags = [(ORIENTATION, "H", 1, 6, True), (700, "B", len(XMP), XMP, True)]
+    options = {"photometric": "rgb", "iccprofile": SRGB, "resolution": (300, 300), "extratags": tags}
+    for big in (False, True):
+        tifffile.imwrite(tmp_path / f"{big}.tif", pixels(3, 16), bigtiff=big, **options)
+    big, small = read(tmp_path / "True.tif"), read(tmp_path / "False.tif")
+    assert (levels(big.rgb, 16) == np.rot90(pixels(3, 16), -1)).all() and np.array_equal(big.rgb, small.rgb)
+    assert big.meta == small.meta and big.meta.icc == SRGB and big.meta.dpi == (300, 300) and big.meta.xmp
+    assert big.notes == ()
+    tifffile.imwrite(tmp_path / "x.tif", pixels(3), bigtiff=True, extratags=[(65000, "I", 1, 8, True)])
+    data = (tmp_path / "x.tif").read_bytes().replace(struct.pack("<HH", 65000, 4), struct.pack("<HH", EXIF_IFD, 4))
+    (tmp_path / "x.tif").write_bytes(data)
+    assert read(tmp_path / "x.tif").notes == ("the EXIF of a BigTIFF was not read",)
+
+
+def test_what_a_tiff_loses_is_said(tmp_path):
+    five = np.concatenate([pixels(3), pixels(3)[..., :2]], -1)
+    tifffile.imwrite(tmp_path / "five.tif", five, photometric="rgb", extrasamples=["unspecified", "unspecified"])
+    assert read(tmp_path / "five.tif").notes == ("2 extra channels, of a kind that is not known, dropped",)
+    four = np.concatenate([pixels(3, 16), pixels(3, 16)[..., :1]], -1)
+    tifffile.imwrite(tmp_path / "cmyk.tif", four, photometric="separated")
+    assert read(tmp_path / "cmyk.tif").notes == ("its 16 bits became 8", "CMYK became sRGB")
+
+
+def test_colours_beyond_their_alpha_are_white_at_most(tmp_path):
+    stored = np.full((4, 4, 4), 100, np.uint8)
+    stored[..., 3] = 50
+    tifffile.imwrite(tmp_path / "x.tif", stored, photometric="rgb", extrasamples=["assocalpha"])
+    assert read(tmp_path / "x.tif").rgb.max() == 1
 
 
 def test_blocks_too_long_for_jpeg_are_dropped_with_a_note(tmp_path):

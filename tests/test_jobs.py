@@ -89,6 +89,18 @@ def test_patterns_are_expanded_for_shells_that_do_not(here):
     assert names(plan_jobs(["a*"], "o")[0]) == {"a1.png": "o/a1.png", "a2.jpg": "o/a2.jpg"}
     here("odd[1].png")
     assert names(plan_jobs(["odd[1].png"], "o")[0]) == {"odd[1].png": "o/odd[1].png"}
+    here("odd[2]/c.png")
+    assert names(plan_jobs(["odd[2]/*.png"], "o")[0]) == {"odd[2]/c.png": "o/c.png"}
+
+
+def test_jpegs_of_every_ending_are_read_and_written_as_jpg(here):
+    here("p/a.jfif", "p/b.JPE", "p/c.gif")
+    assert list(names(plan_jobs(["p"], "o")[0]).values()) == ["o/a.jpg", "o/b.jpg", "o/c.png"]
+
+
+def test_a_slash_at_the_end_means_a_folder(here):
+    here("a.png")
+    assert names(plan_jobs(["a.png"], "out.v2/")[0]) == {"a.png": "out.v2/a.png"}
 
 
 def test_inputs_that_would_share_an_output_keep_their_endings(here):
