@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -65,8 +65,11 @@ class Spreadable(Command):
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
             name = error.param.name if error.param else None
-            if name and getattr(ctx.get_parameter_source(name), "name", "") == "ENVIRONMENT":
+            source = name and _source(ctx, name)
+            if name and source == "ENVIRONMENT":
                 error.message += f" (from the variable ROBUSTSR_{name.upper()})"
+            elif source == "DEFAULT_MAP":
+                error.message += " (from the file of --config)"
             raise
 
 
@@ -81,7 +84,19 @@ def usage() -> Iterator[None]:
 
 def typed(context: typer.Context) -> set[str]:
     """The names of the parameters that the command line itself gives."""
-    return {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+    return {p for p in context.params if _source(context, p) == "COMMANDLINE"}
+
+
+def foremost(context: typer.Context, names: Iterable[str]) -> set[str]:
+    """Those of some parameters that come from the strongest place: typed, else from variables, else from a file."""
+    by_source: dict[str, set[str]] = {}
+    for name in names:
+        by_source.setdefault(_source(context, name), set()).add(name)
+    return next((by_source[s] for s in ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP") if s in by_source), set())
+
+
+def _source(context: typer.Context, name: str) -> str:
+    return getattr(context.get_parameter_source(name), "name", "")
 
 
 def number_of(text: str, flag: str, otherwise: str = "") -> float:

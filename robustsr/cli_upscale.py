@@ -13,7 +13,19 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, Option, bring_torch, found, interruptible, number_of, sigma_of, status, typed, usage
+from .cli_common import (
+    DENOISE,
+    Option,
+    bring_torch,
+    foremost,
+    found,
+    interruptible,
+    number_of,
+    sigma_of,
+    status,
+    typed,
+    usage,
+)
 from .types import RobustSRError
 
 START = time.perf_counter()
@@ -219,15 +231,16 @@ def upscale(
     if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "tolerance", "draws") if p in given]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
     sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
-    if given & sizes.keys():  # a size that was typed takes the place of one that was configured
-        sizes = {k: v for k, v in sizes.items() if k in given}
+    sizes = {k: v for k, v in sizes.items() if k in foremost(context, sizes)}  # others were configured further away
     deviation, copies, limit = None, None, None
     if smooth != "off":
         deviation, copies = sigma_of(sigma), _copies(samples)
         if tolerance is not None and (copies == "auto" or "tolerance" in given):
             limit = _tolerance(tolerance)
-    if fp32 and precision not in ("auto", "fp32"):
+    formats = foremost(context, ("fp32", "precision"))
+    if fp32 and len(formats) == 2 and precision not in ("auto", "fp32"):
         raise typer.BadParameter(f"--fp32 contradicts --precision {precision}")
+    asked = "fp32" if fp32 and "fp32" in formats else precision
     if ray is None and "workers" in given:
         raise typer.BadParameter("--workers only matters with --ray")
     if ray and device.startswith("cuda:"):
@@ -268,7 +281,6 @@ def upscale(
             target = planning.Target(**sizes)  # type: ignore[arg-type]
             images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
         output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
-        asked = "fp32" if fp32 else precision
         here = {"device": "cpu", "precision": "fp32"} if ray else {"device": device, "precision": asked}
         network = seeded(load(name, **here, denoise=denoise), seed or 0)
     inside = noise_inside(network)

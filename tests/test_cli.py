@@ -204,6 +204,14 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
     assert "not smoothed" in go("upscale", "in/a.png", "--config", "c.toml", "--dry-run", "--smooth", "off")[2]
     monkeypatch.setenv("ROBUSTSR_WIDTH", "50")
     assert "48x40" in go("upscale", "in/a.png", "--config", "c.toml", "--dry-run", "--scale", "2")[1]
+    Path("c.toml").write_text(f'model = "{tiny}"\nheight = 300\nprecision = "bf16"\nsmooth = "wild"')
+    code, _, err = go("upscale", "in/a.png", "--config", "c.toml")
+    assert code == 2 and "(from the file of --config)" in " ".join(err.replace("│", " ").split())
+    Path("c.toml").write_text(f'model = "{tiny}"\nheight = 300\nprecision = "bf16"')
+    code, out, err = go("upscale", "in/a.png", "--config", "c.toml", "--dry-run", "--fp32")
+    assert code == 0 and "50x42" in out and "(fp32)" in err
+    monkeypatch.setenv("ROBUSTSR_FP32", "1")
+    assert go("upscale", "in/a.png", "--config", "c.toml", "--dry-run", "--precision", "bf16")[0] == 0
     Path("c.toml").write_text("smoth = 3")
     code, _, err = go("upscale", "in", "--config", "c.toml")
     assert code == 2 and "unknown smoth" in err
