@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import console
+from . import console, progress
 from .cli_common import DENOISE, MOST_PIXELS, Option, bring_torch, found, interruptible, load, number_of, typed, usage
 from .types import RobustSRError
 
@@ -150,7 +150,7 @@ def certify(
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
     """A bar over draws on a terminal; silent elsewhere."""
-    with console.work_bar() as update:
+    with progress.work_bar() as update:
         yield lambda done, total: update(done, total, f"draw {done}/{total}")
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 import typer.core
 
-from . import catalogue, console
+from . import catalogue, console, progress
 from .types import RobustSRError, number
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def offer_weights(loss: str) -> None:
         return
     console.say(f"the {loss} loss: {backbones.how_to_get(needed)}")
     if typer.confirm("Download them now?", err=True):
-        with console.bytes_bar(needed) as update:
+        with progress.bytes_bar(needed) as update:
             backbones.pull(needed, update)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import catalogue, console
+from . import catalogue, console, progress
 from .cli_common import DENOISE, bring_torch, command_line, deviation, found, interruptible, show, typed, usage
 from .types import RobustSRError
 
@@ -319,7 +319,7 @@ def _measure(studies: dict[str, Study], out: Path) -> dict[str, Results]:
     from .results import Results
 
     results = {}
-    with interruptible("the same command goes on from here"), locked(out), console.work_bar() as update:
+    with interruptible("the same command goes on from here"), locked(out), progress.work_bar() as update:
         for name, study in studies.items():
             found = []
             for at in run(study, out):

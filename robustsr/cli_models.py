@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import backbones, catalogue, console
+from . import backbones, catalogue, console, progress
 from .cli_common import load
 from .types import RobustSRError
 
@@ -139,6 +139,6 @@ def models_pull(
         size = entry.size if entry else backbones.BACKBONES[name].size
         if (catalogue.installed().get(name) if entry else backbones.whole(name)) is None:
             console.say(f"{name}: {size / 2**20:.0f} MB")
-        with console.bytes_bar(name) as update:
+        with progress.bytes_bar(name) as update:
             path = catalogue.pull(entry, update) if entry else backbones.pull(name, update)
         console.out.print(f"{name}: {path}", markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import console
+from . import console, progress
 from .cli_common import Option, Terminated, bring_torch, code_of, first_process, interruptible
 from .types import RobustSRError
 
@@ -125,7 +125,7 @@ def _run(chosen: Recipe, folder: Path, resume: bool, device: str, stop: Callable
     live = console.err.is_terminal and first_process()
     run = partial(train, resume=resume, device=device, stop=stop, every=EVERY, pulse=1 if live else 1e9)
     shown = last = None
-    with console.steps_bar(chosen.optimiser.steps, shown=first_process()) as update:
+    with progress.steps_bar(chosen.optimiser.steps, shown=first_process()) as update:
         for at in run(chosen, folder, say=console.say):
             last = at.step
             if at.message:

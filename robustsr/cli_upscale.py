@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import console
+from . import console, progress
 from .cli_common import (
     DENOISE,
     Option,
@@ -306,7 +306,7 @@ def upscale(
         raise typer.Exit(int(any(row.error for row in rows)))
 
     tally = console.Tally(len(rows), as_json=json)
-    with console.bar({row.job: row.cost for row in rows}) as bar:
+    with progress.bar({row.job: row.cost for row in rows}) as bar:
 
         def tick(job: jobs.Job, done: int, total: int) -> None:
             bar.window(job, job.source.name, done, total)

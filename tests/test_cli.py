@@ -20,12 +20,13 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from robustsr import cli, console, engine, kernels
+from robustsr import cli, console, engine, kernels, progress
 from robustsr.batch import Forecast
 from robustsr.catalogue import package_weights
 from robustsr.jobs import Job
 from robustsr.models import load
 from robustsr.plan import Smoothing
+from robustsr.progress import Bar
 from robustsr.types import RobustSRError
 from robustsr.version import __version__
 
@@ -161,9 +162,21 @@ def test_failures_are_said_once_more_at_the_end_where_they_are_lost_among_notes(
     assert code == 1 and any(line.startswith("in/z.png  it is not a picture") for line in err.splitlines())
 
 
+def test_a_log_gets_a_line_of_progress_now_and_then(pictures, tiny, photo, monkeypatch):
+    assert "left" not in go("upscale", "in", "-m", tiny, "-o", "quick")[2]
+    monkeypatch.setattr(progress, "PULSE", 0.0)
+    code, out, said = go("upscale", "in", "-m", tiny, "-o", "slow", "--json")
+    assert code == 0 and [json.loads(line) for line in out.splitlines()]
+    assert re.search(r"^\d+% done, about .* left: [12]/3 pictures$", said, re.MULTILINE)
+    for name in os.listdir("in"):
+        Image.fromarray(photo(64, 64)).save(f"in/{name}")
+    code, _, said = go("evaluate", "in", "-m", tiny, "--crop", "16", "--lpips", "off", "--perturb", "noise:sigma=.1")
+    assert re.search(r"^\d+% done, about .* left: in  a.png  .* noise$", said, re.MULTILINE), said
+
+
 def test_the_bar_says_how_much_of_a_picture_is_done():
     with Progress(disable=True) as progress:
-        bar = console.Bar(progress, {"a": 1.0, "b": 1.0})
+        bar = Bar(progress, {"a": 1.0, "b": 1.0})
         bar.window("a", "a.png", 3, 20)
         assert progress.tasks[0].fields["now"].endswith("a.png  15%") and progress.tasks[0].completed == 0.15
         bar.window("b", "b.png", 1, 1)

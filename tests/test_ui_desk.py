@@ -102,6 +102,10 @@ def test_old_files_go_and_new_ones_stay(tmp_path):
     desk.held.add(held)  # a batch still waits for its turn
     desk.sweep()
     assert not old.exists() and not upload.exists() and (new / "picture.png").exists() and held.exists()
+    for path in (held, *held.iterdir()):
+        os.utime(path, (0, time.time() - 8 * 24 * 3600))
+    desk.sweep()
+    assert not held.exists()
 
 
 def test_messages_are_in_the_words_of_the_form(tmp_path):

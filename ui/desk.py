@@ -17,6 +17,7 @@ from robustsr.plan import pixels_per_second
 from robustsr.types import Cancelled
 
 LOADED = 4  # models kept in memory
+WEEK = 7 * 24 * 3600.0
 Say = Callable[[float | None, str], None]  # told how much is done, 0 to 1, and what goes on
 
 
@@ -87,7 +88,7 @@ class Desk:
     keep: float = 4 * 3600
     device: str = "auto"
     line: Line = field(default_factory=Line)
-    held: set[Path] = field(default_factory=set)  # folders that are not swept
+    held: set[Path] = field(default_factory=set)  # folders of batches, which may be fetched days later
     _speeds: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _models: OrderedDict[tuple[str, str, str, str | None], Loaded] = field(default_factory=OrderedDict)
     _tokens: dict[str, Token] = field(default_factory=dict)
@@ -145,10 +146,11 @@ class Desk:
                     del self._tokens[who]
 
     def sweep(self) -> None:
-        """Deletes what nobody has touched for ``keep`` seconds: uploads, results, previews."""
+        """Deletes uploads, results, previews untouched for ``keep`` seconds, a week where they are held."""
         for folder in (self.root, self.root / "work"):
             for path in folder.iterdir() if folder.is_dir() else ():
-                if path.name != "work" and path not in self.held and time.time() - _touched(path) > self.keep:
+                keep = max(self.keep, WEEK) if path in self.held else self.keep
+                if path.name != "work" and time.time() - _touched(path) > keep:
                     shutil.rmtree(path, ignore_errors=True)
 
     def close(self, seconds: float = 5) -> None:

@@ -1,0 +1,126 @@
+"""Progress: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from .console import duration, err, say
+
+
+def _dim(text: str) -> TextColumn:
+    return TextColumn(text, style="dim", markup=False)  # names of files are in it
+
+
+PULSE = 60.0  # seconds between lines of progress where there is no bar
+
+
+class Pulse:
+    """Where no terminal shows a bar, a line of progress now and then."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+
+    def __call__(self, share: float, text: str) -> None:
+        """``share`` of the work, in [0, 1], is done."""
+        now = time.perf_counter()
+        if not err.is_terminal and share > 0 and now - self._last >= PULSE:
+            self._last = now
+            say(f"{share:.0%} done, about {duration((now - self._start) * (1 / share - 1))} left: {text}")
+
+
+class Bar:
+    """A progress bar over a batch: work done in cost units, pictures, the one in work, pictures per second."""
+
+    def __init__(self, progress: Progress, costs: dict[Any, float]) -> None:
+        self._progress, self._costs, self._start = progress, costs, time.perf_counter()
+        self._through: set[Any] = set()  # of the network; their results may come a picture later
+        self._pictures, self._pulse, self._total = 0, Pulse(), max(sum(costs.values()), 1e-9)
+        self._task = progress.add_task("", total=self._total, pictures="", now="")
+
+    def window(self, key: Any, name: str, done: int, total: int) -> None:  # noqa: ANN401
+        """``done`` of ``total`` windows, a tile and a draw each, of the picture ``name`` are through."""
+        if done == total:
+            self._through.add(key)
+        part = 0.0 if done == total else self._costs[key] * done / total
+        self._show(part, f"{name}  {done / total:.0%}" if total > 1 else name)
+
+    def picture(self, key: Any) -> None:  # noqa: ANN401
+        """A picture is done, skipped or given up."""
+        self._through.add(key)
+        self._pictures += 1
+        self._show(0.0)
+
+    def close(self) -> None:
+        """Takes the bar off the screen."""
+        self._progress.stop()
+
+    def line(self, text: str, style: str = "") -> None:
+        """Prints a line above the bar."""
+        self._progress.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def _show(self, part: float, now: str = "") -> None:
+        completed = sum(self._costs[key] for key in self._through) + part
+        rate = self._pictures / (time.perf_counter() - self._start)
+        pictures = f"{self._pictures}/{len(self._costs)} pictures"
+        self._progress.update(self._task, completed=completed, pictures=pictures, now=f"{rate:.2f}/s  {now}")
+        self._pulse(completed / self._total, pictures)
+
+
+@contextmanager
+def bar(costs: dict[Any, float]) -> Iterator[Bar]:
+    """A bar on a terminal; elsewhere a line each minute."""
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[pictures]}"),
+        TimeRemainingColumn(),
+        _dim("{task.fields[now]}"),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        yield Bar(progress, costs)
+
+
+@contextmanager
+def work_bar() -> Iterator[Any]:
+    """A bar for measurements: yields ``update(done, total, text)``, in any unit of work."""
+    columns = (SpinnerColumn(), BarColumn(), TimeRemainingColumn(), _dim("{task.description}"))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task, pulse = progress.add_task("", total=None), Pulse()
+
+        def update(done: float, total: float, text: str) -> None:
+            progress.update(task, completed=done, total=total, description=text)
+            pulse(done / max(total, 1e-9), text)
+
+        yield update
+
+
+@contextmanager
+def steps_bar(total: int, *, shown: bool = True) -> Iterator[Any]:
+    """A bar for a training run: yields ``update(step, text)``. Not ``shown``: by another process."""
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), _dim("{task.description}"))
+    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as progress:
+        task = progress.add_task("starting", total=total)
+        yield lambda step, text: progress.update(task, completed=step, description=text)
+
+
+@contextmanager
+def bytes_bar(name: str) -> Iterator[Any]:
+    """A bar for a download: yields ``update(done, total)``."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
