@@ -77,9 +77,10 @@ class Pictures:
         step = self.resized or self.scale
         if lr_file is None:
             hr = hr.crop((0, 0, hr.width // step * step, hr.height // step * step))
-            small = (hr.width // step, hr.height // step)
+            if self.resized and self.crop:  # the thesis shrinks what was cropped
+                hr = _centre(hr, self.crop, step)
             kernel = Image.Resampling.BILINEAR if self.resized else Image.Resampling.BICUBIC
-            lr = hr.resize(small, kernel)
+            lr = hr.resize((hr.width // step, hr.height // step), kernel)
         else:
             lr = _read(lr_file)
             if (lr.width * step, lr.height * step) != hr.size:
@@ -88,10 +89,7 @@ class Pictures:
                     raise RobustSRError(f"{lr_file} is {lr.size}, {hr_file} is {hr.size}: not {step} times as large")
                 hr = hr.crop((0, 0, lr.width * step, lr.height * step))
         if self.crop:
-            w, h = min(self.crop, lr.width), min(self.crop, lr.height)
-            left, top = (lr.width - w) // 2, (lr.height - h) // 2
-            lr = lr.crop((left, top, left + w, top + h))
-            hr = hr.crop(tuple(step * v for v in (left, top, left + w, top + h)))  # type: ignore[arg-type]
+            lr, hr = _centre(lr, self.crop), _centre(hr, self.crop, step)
         if min(hr.size) < SMALLEST + 2 * step or (self.resized and self.crop and min(lr.size) < self.crop):
             least = step * self.crop if self.resized and self.crop else SMALLEST + 2 * step
             raise RobustSRError(
@@ -111,6 +109,14 @@ def pictures_in(folder: Path) -> list[Path]:
         raise RobustSRError(f"no pictures in {folder}")
     made = set(earlier_results(found, folder))
     return [path for path in found if path not in made]
+
+
+def _centre(image: Image.Image, side: int, step: int = 1) -> Image.Image:
+    """The middle, ``side`` times ``step`` pixels a side or what there is, beginning at a multiple of ``step``."""
+    w, h = image.width // step, image.height // step
+    wide, high = min(side, w), min(side, h)
+    left, top = (w - wide) // 2, (h - high) // 2
+    return image.crop((step * left, step * top, step * (left + wide), step * (top + high)))
 
 
 def _read(path: Path) -> Image.Image:

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .console import duration, err, say
+from . import console
 
 
 def _dim(text: str) -> TextColumn:
@@ -35,9 +35,11 @@ class Pulse:
     def __call__(self, share: float, text: str) -> None:
         """``share`` of the work, in [0, 1], is done."""
         now = time.perf_counter()
-        if not err.is_terminal and share > 0 and now - self._last >= PULSE:
+        if not console.err.is_terminal and share > 0 and now - self._last >= PULSE:
             self._last = now
-            say(f"{share:.0%} done, about {duration((now - self._start) * (1 / share - 1))} left: {text}")
+            console.say(
+                f"{share:.0%} done, about {console.duration((now - self._start) * (1 / share - 1))} left: {text}"
+            )
 
 
 class Bar:
@@ -88,7 +90,7 @@ def bar(costs: dict[Any, float]) -> Iterator[Bar]:
         TimeRemainingColumn(),
         _dim("{task.fields[now]}"),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as progress:
         yield Bar(progress, costs)
 
 
@@ -96,7 +98,7 @@ def bar(costs: dict[Any, float]) -> Iterator[Bar]:
 def work_bar() -> Iterator[Any]:
     """A bar for measurements: yields ``update(done, total, text)``, in any unit of work."""
     columns = (SpinnerColumn(), BarColumn(), TimeRemainingColumn(), _dim("{task.description}"))
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as progress:
         task, pulse = progress.add_task("", total=None), Pulse()
 
         def update(done: float, total: float, text: str) -> None:
@@ -110,7 +112,9 @@ def work_bar() -> Iterator[Any]:
 def steps_bar(total: int, *, shown: bool = True) -> Iterator[Any]:
     """A bar for a training run: yields ``update(step, text)``. Not ``shown``: by another process."""
     columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), _dim("{task.description}"))
-    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as progress:
+    with Progress(
+        *columns, console=console.err, transient=True, disable=not (shown and console.err.is_terminal)
+    ) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda step, text: progress.update(task, completed=step, description=text)
 
@@ -121,6 +125,6 @@ def bytes_bar(name: str) -> Iterator[Any]:
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=console.err, disable=not console.err.is_terminal) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total or None)
