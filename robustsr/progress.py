@@ -37,9 +37,8 @@ class Pulse:
         now = time.perf_counter()
         if not console.err.is_terminal and share > 0 and now - self._last >= PULSE:
             self._last = now
-            console.say(
-                f"{share:.0%} done, about {console.duration((now - self._start) * (1 / share - 1))} left: {text}"
-            )
+            left = console.duration((now - self._start) * (1 / share - 1))
+            console.say(f"{share:.0%} done, about {left} left: {text}")
 
 
 class Bar:
@@ -112,9 +111,8 @@ def work_bar() -> Iterator[Any]:
 def steps_bar(total: int, *, shown: bool = True) -> Iterator[Any]:
     """A bar for a training run: yields ``update(step, text)``. Not ``shown``: by another process."""
     columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), _dim("{task.description}"))
-    with Progress(
-        *columns, console=console.err, transient=True, disable=not (shown and console.err.is_terminal)
-    ) as progress:
+    hidden = not (shown and console.err.is_terminal)
+    with Progress(*columns, console=console.err, transient=True, disable=hidden) as progress:
         task = progress.add_task("starting", total=total)
         yield lambda step, text: progress.update(task, completed=step, description=text)
 
