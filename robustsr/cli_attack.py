@@ -146,6 +146,7 @@ def attack(
     from . import attack as work
     from . import attack_files, attack_report, losses, threats
     from . import scene as scenes
+    from .craft import with_gradients
     from .files import staged
     from .plan import smoothing_for
     from .scene import LARGEST, box
@@ -173,6 +174,8 @@ def attack(
     folder = _folder(out, Path("attacked") / f"{stem_of(picture, hr)}-{_method(threat, universal)}", overwrite)
 
     network = load(name, device, denoise=denoise)
+    if threat.method != "random":
+        with_gradients(network)
     with usage():
         smoothing = smoothing_for(network, smooth or "median", deviation, samples)
         variants = threats.variants_for(on, smoothing)

@@ -33,8 +33,7 @@ def attackable(
 
     ``resized``: see `robustsr.resample.OnResized`. RobustSRError: the model gives no gradients.
     """
-    if not isinstance(network, Network):
-        raise RobustSRError(f"{network.name} is an ONNX model, which has no gradients: craft on a checkpoint, transfer")
+    network = with_gradients(network)
     draws = smoothing.samples if smoothing else 1
     inner: Upscaler = network.with_precision("fp32")
     if size[0] * size[1] * draws > LIGHT:
@@ -48,6 +47,13 @@ def attackable(
     if smoothing is not None and smoothing.sigma > 0:
         return Smoothed(inner, **vars(smoothing), chunk=max(1, LIGHT // (size[0] * size[1])))
     return inner
+
+
+def with_gradients(network: Loaded) -> Network:
+    """The network itself. RobustSRError: it gives none."""
+    if not isinstance(network, Network):
+        raise RobustSRError(f"{network.name} is an ONNX model, which has no gradients: craft on a checkpoint, transfer")
+    return network
 
 
 @dataclass(frozen=True)

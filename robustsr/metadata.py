@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 from .exif import DESCRIPTIVE, ORIENTATION, RESOLUTION, Directory, build_tags, load_tags, patched, without_thumbnail
 
 _LONGEST_TEXT = 1 << 24  # bytes of one inflated PNG text or profile
+_LONGEST_TEXTS = 1 << 20  # bytes of all texts of a PNG that are kept
 _LONGEST_SEGMENT = 65_450  # bytes of EXIF, XMP or IPTC that surely fit into one JPEG segment
 _TEXTS = (b"iTXt", b"zTXt", b"tEXt")  # of PNG
 _KEPT = {b"IHDR", b"tRNS", b"acTL", b"pHYs", b"eXIf", b"iCCP", b"cICP", b"gAMA", b"sRGB", *_TEXTS}
@@ -36,13 +37,17 @@ class Metadata:
     xmp: bytes | None = None
     iptc: bytes | None = None
     dpi: tuple[float, float] | None = None
+    texts: bytes | None = None  # the chunks of a PNG's texts (Title, Author, parameters, ...), as they lie in it
 
 
 # --- in ---
 
 
 def png_blocks(file: BinaryIO) -> dict[str, bytes]:
-    """The small chunks of a PNG by name, text chunks by their keyword; pixels are passed over, wherever they are."""
+    """The small chunks of a PNG by name, text chunks by their keyword; pixels are passed over, wherever they are.
+
+    Texts that are nothing else's container are together in "texts".
+    """
     found: dict[str, bytes] = {}
     file.seek(8)
     while len(head := file.read(8)) == 8:
@@ -54,7 +59,9 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
             key, _, rest = data.partition(b"\0")
             text_key = key.decode("latin-1")
             if name in _TEXTS and not (text_key == "XML:com.adobe.xmp" or text_key.startswith("Raw profile type ")):
-                name = b""  # other texts are not kept, so a thousand of them cannot fill the memory
+                if len(texts := found.get("texts", b"")) + size < _LONGEST_TEXTS:  # or they could fill the memory
+                    found["texts"] = texts + _chunk(name, data)
+                name = b""
             if name == b"iCCP":
                 found["iCCP"] = _inflated(rest[1:]) or b"broken"
             elif name == b"iTXt":
@@ -75,7 +82,8 @@ def from_png(blocks: dict[str, bytes]) -> Metadata:
     xmp = blocks.get("XML:com.adobe.xmp") or _raw_profile(blocks, "xmp")
     iptc = _unwrapped(_raw_profile(blocks, "iptc", "8bim") or b"")
     x, y, unit = struct.unpack(">IIB", blocks.get("pHYs", bytes(9)))
-    return Metadata(blocks.get("iCCP"), exif, xmp, iptc, (x * 0.0254, y * 0.0254) if unit == 1 else None)
+    dpi = (x * 0.0254, y * 0.0254) if unit == 1 else None
+    return Metadata(blocks.get("iCCP"), exif, xmp, iptc, dpi, blocks.get("texts"))
 
 
 def from_tiff(order: str, tags: Directory) -> Metadata:
@@ -127,7 +135,7 @@ def mended(meta: Metadata) -> tuple[Metadata, int, tuple[str, ...]]:
         dpi = float(dpi[0]), float(dpi[1])
         dpi = dpi if all(math.isfinite(d) and 0 < d < 1e6 for d in dpi) else None
     return (
-        Metadata(meta.icc or None, exif, xmp, meta.iptc or None, dpi),
+        Metadata(meta.icc or None, exif, xmp, meta.iptc or None, dpi, meta.texts),
         orientation if orientation in range(1, 9) else 1,
         notes,
     )
@@ -188,6 +196,9 @@ def resized(meta: Metadata, width: int, height: int) -> Metadata:
 def carried(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
     """The metadata that the format can hold, and notes on the rest."""
     notes = []
+    if name != "PNG" and meta.texts:
+        notes.append(f"text was dropped, for {name} has no place for PNG's ({', '.join(_keywords(meta.texts))})")
+        meta = replace(meta, texts=None)
     if name in ("WEBP", "AVIF"):
         notes += [f"IPTC was dropped, for {name} has no place for it"] * bool(meta.iptc)
         # EXIF tells the resolution too, if there is any.
@@ -211,29 +222,40 @@ def jpeg_iptc(iptc: bytes) -> bytes:
     return struct.pack(">2sH", b"\xff\xed", len(data) + 2) + data
 
 
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def _keywords(texts: bytes) -> list[str]:
+    """What the texts of a PNG are called, three of them."""
+    found, at = [], 0
+    while at < len(texts):
+        (size,) = struct.unpack_from(">I", texts, at)
+        found.append(texts[at + 8 : at + 8 + size].partition(b"\0")[0].decode("ascii", "replace"))
+        at += size + 12
+    names = [name for name in dict.fromkeys(found) if name.isprintable()]
+    return names[:3] + ["..."] * (len(names) > 3)
+
+
 def png_chunks(meta: Metadata) -> bytes:
     """The chunks to put behind a PNG's header chunk."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     out = b""
     if meta.icc:
-        out += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(meta.icc))
+        out += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(meta.icc))
     if meta.dpi:
-        out += chunk(b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in meta.dpi), 1))
+        out += _chunk(b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in meta.dpi), 1))
     if meta.exif:
-        out += chunk(b"eXIf", meta.exif)
+        out += _chunk(b"eXIf", meta.exif)
     if meta.xmp:
-        out += chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + meta.xmp)
+        out += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + meta.xmp)
     if meta.iptc:
         block = _wrapped(meta.iptc)
         digits = "\n".join(re.findall(".{1,72}", block.hex()))
-        out += chunk(
+        out += _chunk(
             b"zTXt",
             b"Raw profile type iptc\0\0" + zlib.compress(f"\niptc\n{len(block):8}\n{digits}\n".encode()),
         )
-    return out
+    return out + (meta.texts or b"")
 
 
 def tiff_tags(meta: Metadata) -> tuple[str, Directory]:

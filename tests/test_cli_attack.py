@@ -156,6 +156,11 @@ def test_sixteen_bits_and_alpha(go, bird, photo):
     assert np.abs(adv.astype(int) - deep).max() == 8 * 257
 
 
+def test_a_smoothed_export_has_no_gradients_whatever_else_it_has(go, tiny, bird):
+    assert go("export", tiny, "-o", "s.onnx", "--smooth", "median", model=False)[0] == 0
+    assert "s is an ONNX model, which has no gradients" in go("attack", bird, "-m", "s.onnx", "-o", "x", model=False)[2]
+
+
 def test_one_perturbation_for_a_folder(go, photo):
     Path("in").mkdir()
     for i, name in enumerate(("a.png", "b.jpg", "b.png")):

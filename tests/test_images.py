@@ -713,6 +713,21 @@ def test_hdr_is_refused_and_other_colours_are_a_note(tmp_path):
         assert read(tmp_path / "x.png").notes == ((note,) if note else ())
 
 
+def test_texts_of_a_png_stay_in_pngs(tmp_path):
+    texts = chunk(b"tEXt", b"parameters\0a cat, 20 steps") + chunk(b"iTXt", b"Title\0\0\0\0\0K\xc3\xa4tzchen")
+    texts += chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"hello"))
+    (tmp_path / "x.png").write_bytes(png(1, 1, 8, 0, b"\0\x80", texts, late=chunk(b"tEXt", b"Author\0me")))
+    got = read(tmp_path / "x.png")
+    assert images.write(got, tmp_path / "y.png") == () == images.write(got, tmp_path / "z.png", strip=True)
+    with Image.open(tmp_path / "y.png") as image, Image.open(tmp_path / "z.png") as stripped:
+        wanted = {"parameters": "a cat, 20 steps", "Title": "K\u00e4tzchen", "Comment": "hello", "Author": "me"}
+        assert {k: str(v) for k, v in image.text.items()} == wanted and not stripped.text
+    (note,) = images.write(got, tmp_path / "x.jpg")
+    assert note == "text was dropped, for JPEG has no place for PNG's (parameters, Title, Comment, ...)"
+    (tmp_path / "much.png").write_bytes(png(1, 1, 8, 0, b"\0\x80", chunk(b"tEXt", b"a\0" + bytes(1000)) * 2000))
+    assert len(read(tmp_path / "much.png").meta.texts) <= 1 << 20
+
+
 def test_bigtiff_is_read_as_any_other(tmp_path):
     tags = [(ORIENTATION, "H", 1, 6, True), (700, "B", len(XMP), XMP, True)]
     options = {"photometric": "rgb", "iccprofile": SRGB, "resolution": (300, 300), "extratags": tags}
