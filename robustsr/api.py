@@ -87,8 +87,12 @@ def upscale(
     if isinstance(image, Image.Image):
         if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
             raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: convert it first")
-        large = Image.fromarray(_array(np.asarray(ImageOps.exif_transpose(image)), run))
-        large.info |= {key: image.info[key] for key in ("icc_profile", "dpi") if key in image.info}
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except Exception:  # of broken EXIF Pillow raises whatever comes
+            upright = image
+        large = Image.fromarray(_array(np.asarray(upright), run))
+        large.info |= {key: image.info[key] for key in ("icc_profile",) if key in image.info}
         return large
     return _array(np.asarray(image), run)
 

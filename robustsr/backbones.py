@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .catalogue import download, home, lost, search_path
+from .catalogue import home, lost, search_path
+from .downloads import download
 from .files import atomic
 from .types import RobustSRError
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import images
-from .catalogue import catalogue, sha256
+from .catalogue import catalogue
+from .files import sha256
 from .images import Info, Picture
 from .jobs import Job, Result
 from .manifest import Manifest, digest

@@ -6,14 +6,10 @@ cache ``ROBUSTSR_HOME``/models. Nothing is downloaded except by ``pull``.
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import json
 import os
 import shutil
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -23,7 +19,8 @@ from pathlib import Path
 
 import platformdirs
 
-from .files import atomic
+from .downloads import download
+from .files import atomic, sha256
 from .types import RobustSRError, meant
 
 MEASURED = {  # what inputs of ``quality`` are called
@@ -181,12 +178,6 @@ def is_ours(path: Path) -> bool:
     return path.parent in (package_weights(), home() / "models")
 
 
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def calibration_of(digest: str, entry: Entry | None) -> tuple[tuple[float, float], ...] | None:
     """What `robustsr tune` found for the weights of this SHA-256 on this machine, else what the catalogue says."""
     path = home() / "calibrations" / f"{digest}.json"
@@ -205,6 +196,17 @@ def save_calibration(digest: str, calibration: tuple[tuple[float, float], ...]) 
     return path
 
 
+def _place(entry: Entry) -> tuple[Path, Path | None]:
+    """Where a catalogued model would go, and where it is. RobustSRError: another file would be found before it."""
+    target = home() / "models" / entry.file
+    here = installed().get(entry.name, target)
+    if here.exists() and sha256(here) == entry.sha256:
+        return target, here
+    if not is_ours(here):
+        raise RobustSRError(f"{here} is another file of that name, and comes first: rename it to get {entry.name}")
+    return target, None
+
+
 def add(path: Path, name: str | None = None) -> Path:
     """Copies a weights file into the cache, so that it can be named; never over another. Returns its place there.
 
@@ -212,9 +214,9 @@ def add(path: Path, name: str | None = None) -> Path:
     """
     digest = sha256(path)
     if known := next((e for e in catalogue().values() if e.sha256 == digest), None):
-        if known.name in installed():
+        target, here = _place(known)
+        if here:
             raise RobustSRError(f"{path} is {known.name}, which is here already")
-        target = home() / "models" / known.file
     else:
         name = name or path.stem
         ending = Path(name).suffix.lower()
@@ -236,64 +238,10 @@ def pull(entry: Entry, progress: Callable[[int, int], None] = lambda done, total
     ``progress(bytes so far, bytes in all)`` is called as it goes. A wrong checksum deletes the download. Does nothing
     if the file is here; RobustSRError: another one of that name is, and would be found before it.
     """
-    target = home() / "models" / entry.file
-    here = installed().get(entry.name, target)
-    if here.exists() and sha256(here) == entry.sha256:
+    target, here = _place(entry)
+    if here:
         return here
-    if not is_ours(here):
-        raise RobustSRError(f"{here} is another file of that name, and comes first: rename it to pull {entry.name}")
     if not entry.url:
         raise RobustSRError(f"{package_weights() / entry.file} is damaged or gone: install robustsr anew")
     download(entry.url, target, entry.sha256, entry.size, progress)
     return target
-
-
-def download(url: str, target: Path, digest: str, size: int, progress: Callable[[int, int], None]) -> None:
-    """Fetches ``url``, ``size`` bytes, to ``target`` by way of ``target.part``; only a file of that SHA-256 gets there.
-
-    RobustSRError: the server or the disk refuses, or something else comes than what is expected.
-    """
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        have = begun = part.stat().st_size if part.exists() else 0
-        if have < size:
-            have = _fetch(url, part, have, size, progress)
-        found = sha256(part)
-        if have == size and found == digest:
-            return os.replace(part, target)
-        part.unlink()
-        if begun:  # by what may have been another file
-            return download(url, target, digest, size, progress)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise RobustSRError(f"{url}: the server answered {error.code} {error.reason}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        kept = "; what was fetched is kept, run it again to continue" if part.exists() else ""
-        other = f"; fetched in another way, it belongs at {target}" if isinstance(error, urllib.error.URLError) else ""
-        raise RobustSRError(f"cannot fetch {url}: {reason}{kept}{other}") from error
-    raise RobustSRError(f"{url}: SHA-256 is {found}, expected {digest}; the download was deleted")
-
-
-def _fetch(url: str, part: Path, have: int, size: int, progress: Callable[[int, int], None]) -> int:
-    """Appends what is missing of ``size`` bytes, never more than one block beyond; returns how much there is."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        continued = have and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
-        have = have if continued else 0  # else the server starts over
-        length = int(response.headers.get("Content-Length") or size - have)
-        if have + length != size:
-            raise RobustSRError(
-                f"{url}: the server sends {have + length} bytes, expected {size}: is that a login page?"
-            )
-        with open(part, "ab" if continued else "wb") as file:
-            while have <= size and (block := response.read(1 << 18)):
-                file.write(block)
-                have += len(block)
-                progress(have, size)
-            file.flush()
-            os.fsync(file.fileno())
-    if have < size:
-        raise ConnectionError(f"the connection ended after {have} of {size} bytes")
-    return have

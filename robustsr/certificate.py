@@ -23,7 +23,8 @@ from .engine import buffers_kept, full_float32, is_out_of_memory
 from .models import Loaded, noise_inside
 from .noise import gaussian
 from .onnx_network import OnnxNetwork
-from .tiling import windows
+from .plan import overlap
+from .tiling import balanced, windows
 from .types import RobustSRError
 
 FieldKind = Literal["auto", "image", "receptive"]
@@ -109,8 +110,7 @@ def certify(
         raise RobustSRError(f"--seed must be 0 to 2^64 - 1, got {key}")
     size = window_size(network, claim, h, w)
     s = network.scale
-    rows = windows(h, size[0], network.context)
-    columns = windows(w, size[1], network.context)
+    rows, columns = (windows(n, m, network.context, align=network.align) for n, m in zip((h, w), size, strict=True))
     progress = _Progress(on_draws, len(rows) * len(columns) * (claim.shipped + claim.n))
     picture, lower, upper = (torch.empty(3, h * s, w * s, dtype=torch.uint8) for _ in range(3))
     try:
@@ -178,14 +178,9 @@ def window_size(network: Loaded, claim: Claim, h: int, w: int) -> tuple[int, int
     side = max(1, math.isqrt(COUNTS // each) - network.context)  # windows at a border contribute a context more
     if h * w * each <= COUNTS:
         return h, w
-    high, wide = (_balanced(n, side, network.context) for n in (h, w))
+    shared = overlap(network, network.context, feather=0)
+    high, wide = (balanced(n, max(side, network.align) + shared, shared, network.align) for n in (h, w))
     return high, wide
-
-
-def _balanced(length: int, side: int, context: int) -> int:
-    """The smallest window that covers ``length`` in as few windows as contributions of ``side`` would."""
-    count = max(1, math.ceil((length - 2 * context) / side))
-    return min(length, math.ceil((length - 2 * context) / count) + 2 * context)
 
 
 @dataclass(frozen=True)

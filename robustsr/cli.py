@@ -30,6 +30,9 @@ from .cli_upscale import upscale
 from .types import RobustSRError
 from .version import __version__
 
+# Of a place that cannot be used, by somebody who may name another.
+PLACES = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EROFS}
+
 
 class Commands(typer.core.TyperGroup):
     """The commands; a picture or folder in their place is answered with the command that takes it."""
@@ -76,7 +79,7 @@ def main() -> None:
         sys.exit(error.code)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and error.filename is None:
+        if not full and (error.filename is None or error.errno not in PLACES):
             raise
         if first_process():
             where = error.filename or "standard output"

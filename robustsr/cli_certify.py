@@ -149,7 +149,7 @@ def certify(
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar over draws on a terminal; silent elsewhere."""
+    """A bar over draws on a terminal; a line each minute elsewhere."""
     with progress.work_bar() as update:
         yield lambda done, total: update(done, total, f"draw {done}/{total}")
 

@@ -104,20 +104,20 @@ def evaluate(
     from .study import Study, parse
     from .threats import is_threat, with_loss
 
-    specs = tuple(dict.fromkeys(perturb or ["clean"]))
+    specs = tuple(perturb or ["clean"])
     with usage():
         chosen = protocols.protocol(protocol) if protocol is not None else None
         for spec in specs:
             parse(spec)
-        specs = tuple(with_loss(spec, loss) for spec in specs)
+        specs = tuple(dict.fromkeys(with_loss(spec, loss) for spec in specs))
     if loss is not None and protocol is not None and not protocol.startswith("paper"):
         raise typer.BadParameter(f"--loss: the attacks of {protocol} are on the MSE")
     idle = typed(context) & {"sigma", "sigma_grid", "samples"}
     if chosen is None and smooth == "off" and idle:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(idle))
         raise typer.BadParameter(f"{names}: only with --smooth median, --smooth mean or --protocol")
-    if chosen is None and (loss or craft_on) and not any(is_threat(spec) for spec in specs):
-        raise typer.BadParameter("--loss and --craft-on are about attacks: none of --perturb is one")
+    if (loss or craft_on) and not any(map(is_threat, specs)) and protocol in (None, "paper-table1", "paper-table3"):
+        raise typer.BadParameter("--loss and --craft-on are about attacks, and there are none")
     loss = loss or _default_loss(protocol)
     model = model or (list(chosen.models) if chosen else None)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)

@@ -9,6 +9,7 @@ import typer
 
 from . import backbones, catalogue, console, progress
 from .cli_common import load
+from .files import sha256
 from .types import RobustSRError
 
 app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
@@ -113,7 +114,7 @@ def models_verify() -> None:
     damaged = 0
     for name, path in catalogue.installed().items():
         entry = catalogue.catalogue().get(name)
-        ok = entry is not None and catalogue.sha256(path) == entry.sha256
+        ok = entry is not None and sha256(path) == entry.sha256
         own = entry is None or not catalogue.is_ours(path)
         damaged += not ok and not own
         kind = "not the catalogue's" if entry else "not in the catalogue"

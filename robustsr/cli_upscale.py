@@ -305,7 +305,7 @@ def upscale(
         console.dry_run(rows, speed, as_json=json)
         raise typer.Exit(int(any(row.error for row in rows)))
 
-    tally = console.Tally(len(rows), as_json=json)
+    tally = progress.Tally(len(rows), as_json=json)
     with progress.bar({row.job: row.cost for row in rows}) as bar:
 
         def tick(job: jobs.Job, done: int, total: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from .batch import Forecast
-    from .jobs import Result
     from .models import Loaded
     from .plan import Smoothing
-    from .progress import Bar
 
 for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
@@ -136,67 +133,3 @@ def dry_run(rows: Sequence[Forecast], speed: float | None, *, as_json: bool) -> 
         for row in rows:
             if row.error:
                 out.print(f"failed: {row.error}", markup=False, soft_wrap=True)
-
-
-class Tally:
-    """Counts results, prints each as it comes (failures and notes always, all of them as JSON) and the summary.
-
-    ``total``: how many there will be, unless something stops it.
-    """
-
-    def __init__(self, total: int, *, as_json: bool) -> None:
-        self.start, self._total, self._json = time.perf_counter(), total, as_json
-        self.done = self.skipped = self.failed = 0
-        self.seconds = 0.0
-        self._results: list[Result] = []
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.start
-
-    def add(self, result: Result, bar: Bar) -> None:
-        """Takes one result in."""
-        setattr(self, result.status, getattr(self, result.status) + 1)
-        self.seconds += result.seconds
-        self._results.append(result)
-        if self._json:
-            emit(
-                {
-                    "input": str(result.job.source),
-                    "output": str(result.job.target),
-                    "status": result.status,
-                    "seconds": round(result.seconds, 3),
-                    "input_size": result.input_size,
-                    "output_size": result.output_size,
-                    "notes": result.notes,
-                    "error": result.error or None,
-                }
-            )
-        if result.error:
-            bar.line(f"failed: {result.error}", "red")
-        if result.trace:
-            bar.line(f"This is a bug in robustsr, please report it:\n{result.trace}", "dim")
-        for note in result.notes:
-            bar.line(f"note: {result.job.source.name}: {note}", "yellow")
-
-    def summary(self) -> None:
-        """The closing line."""
-        counts = {"done": self.done, "skipped": self.skipped, "failed": self.failed}
-        if self._json:
-            emit({"summary": counts, "seconds": round(self.elapsed, 2)})
-        if self.failed and sum(len(result.notes) for result in self._results) > 20:  # among which they are lost
-            failures = table("failed", "why")
-            for result in (r for r in self._results if r.status == "failed"):
-                failures.add_row(str(result.job.source), result.error.replace(f"cannot read {result.job.source}: ", ""))
-            err.print(failures)
-        parts = [f"{self.done} upscaled in {duration(self.elapsed)}"]
-        if self.skipped:
-            parts.append(f"{self.skipped} {'was' if self.skipped == 1 else 'were'} there already")
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        if left := self._total - len(self._results):
-            parts.append(f"{left} to go")
-        there = [result.job for result in self._results if result.status != "failed"]
-        places = {str(job.root) for job in there} if len(there) > 1 else {str(job.target) for job in there}
-        where = f" -> {', '.join(sorted(places))}" if there else ""
-        say(", ".join(parts) + where, "red" if self.failed else "green")

@@ -15,7 +15,7 @@ from .losses import loss as loss_by_name
 from .models import Loaded, Network
 from .objectives import Checkpointed, Fresh, Objective, against, mean_of_losses
 from .perturbations import random_noise, rounded
-from .plan import Smoothing
+from .plan import Smoothing, smallest_tile
 from .resample import OnResized
 from .smoothing import Smoothed
 from .threats import Threat, Variant
@@ -41,7 +41,7 @@ def attackable(
     if resized is not None:
         inner = OnResized(inner, resized)
     elif max(size) > TILE:
-        most = TILE // network.align * network.align
+        most = max(TILE // network.align * network.align, smallest_tile(network, network.context))
         tile = min(most, size[0]), min(most, size[1])
         inner = Tiled(inner, tile, feather=network.feather, align=network.align)
     if smoothing is not None and smoothing.sigma > 0:

@@ -71,3 +71,9 @@ def staged(folder: Path) -> Iterator[Path]:
         if not there:
             with suppress(OSError):  # it is not empty: the usual end
                 folder.parent.rmdir()
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

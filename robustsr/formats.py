@@ -60,7 +60,6 @@ _PILLOW: dict[str, Callable[..., Any]] = {
 }
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "CMYK")
 _HEADER = 1 << 16  # bytes in which an AVIF file says what its colours are
-_LONGEST_TAG = 1 << 24  # bytes of one that is kept
 _STRIP = 256  # rows of a TIFF compressed together
 
 
@@ -162,12 +161,16 @@ def _tiff(file: BinaryIO) -> Source:
 
 
 def _big_tags(file: BinaryIO, tif: Any) -> tuple[str, Directory]:  # noqa: ANN401 - tifffile's
-    """What `load_tags` gives, of a BigTIFF, without its sub-directories."""
+    """What `load_tags` gives, of a BigTIFF: those tags that are kept, without sub-directories."""
     tags: Directory = {}
+    end = budget = file.seek(0, io.SEEK_END)
     for tag in tif.pages[0].tags:
-        if tag.code not in (EXIF_IFD, GPS_IFD) and tag.valuebytecount < _LONGEST_TAG:
-            file.seek(tag.valueoffset)
-            tags[tag.code] = int(tag.dtype), tag.count, file.read(tag.valuebytecount)
+        size, start = tag.valuebytecount, tag.valueoffset
+        wanted = tag.code in metadata.READ - {EXIF_IFD, GPS_IFD}
+        if wanted and start + size <= end and size <= budget:  # tags that point outside the file, or all at one part
+            budget -= size
+            file.seek(start)
+            tags[tag.code] = int(tag.dtype), tag.count, file.read(size)
     return tif.byteorder, tags
 
 

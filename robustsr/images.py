@@ -92,7 +92,17 @@ def read(path: StrPath, *, max_pixels: int) -> Picture:
     if info.alpha:
         stored, alpha = stored[..., :-1], _floats(stored[..., -1])
     rgb, icc, changes = _in_srgb(stored, meta.icc, alpha if source.premultiplied else None)
+    if _is_gray(stored, 2 if info.format in ("webp", "avif") else 0):  # these round each channel for itself
+        rgb = rgb[..., 1:2].repeat(3, -1)
     return Picture(rgb, alpha, info.gray, info.bits, replace(meta, icc=icc), info.format, notes + changes)
+
+
+def _is_gray(stored: Pixels, most: int) -> bool:
+    """Whether channels of RGB, as stored, differ by ``most`` levels or less. Later a profile adds traces of colour."""
+    if stored.shape[-1] != 3:
+        return False
+    few = stored[::16, ::16]  # which mostly settle it
+    return all(int((some.max(-1) - some.min(-1)).max()) <= most for some in (few, stored))
 
 
 def _in_srgb(

@@ -14,18 +14,10 @@ from typing import Literal
 
 from .images import FORMATS, OUTPUT_FORMATS
 from .manifest import NAME, Manifest
+from .naming import Job as Job
 from .naming import name_of, tails, tell_apart
 from .remote import Place, Url, below, place
 from .types import RobustSRError, UsageError
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to make: ``target`` from ``source``; ``root`` is the output folder that keeps the manifest."""
-
-    source: Place
-    target: Place
-    root: Place
 
 
 @dataclass(frozen=True)

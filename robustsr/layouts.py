@@ -172,26 +172,23 @@ def paired(studies: dict[str, Study], results: dict[str, Results]) -> list[Secti
         for m in PAPER
         for name in [*names, *(["mean"] * (len(names) > 1))]
     ]
-    rows: dict[str, list[float | None]] = {}
-    sections: dict[str, str] = {}
+    rows: dict[tuple[str, str], dict[str, list[float | None]]] = {}  # by section and label; of each set, PAPER's
     notes: list[str] = []
     for name, study in studies.items():
         sigma = [PAPER_SETS[name]] if name in PAPER_SETS else []
         made, more = _rows(study, results[name], ("clean",), PAPER, sigma)
         notes += [f"{name}: {line}" for line in more]
         for row in made:
-            label = f"{row.section}\0{row.label}"
-            sections[label] = row.section
-            rows.setdefault(label, []).extend([c.value for c in row.cells])  # type: ignore[misc]
+            rows.setdefault((row.section, row.label), {})[name] = [c.value for c in row.cells]  # type: ignore[misc]
     lines = []
-    for label, values in rows.items():
+    for (section, label), values in rows.items():
         cells: list[float | None] = []
-        for k in range(3):
-            per_set = values[k::3]
+        for k in range(len(PAPER)):
+            per_set = [values.get(name, [None] * len(PAPER))[k] for name in names]
             complete = [v for v in per_set if v is not None]
             mean = sum(complete) / len(complete) if len(complete) == len(names) else None
             cells += [*per_set, *([mean] * (len(names) > 1))]
-        lines.append(Row.of(label.split("\0")[1], cells, section=sections[label]))
+        lines.append(Row.of(label, cells, section=section))
     if names == ["NTIRE", "AIM"]:
         for label, v in theirs.items():
             filled = [x for k in range(3) for x in (v[2 * k], v[2 * k + 1], (v[2 * k] + v[2 * k + 1]) / 2)]

@@ -22,7 +22,7 @@ from typing import Any
 
 import filelock
 
-from .catalogue import sha256
+from .files import sha256
 from .remote import Place, State, Url, below, delivered, fetched, place, state
 from .types import RobustSRError
 
@@ -206,7 +206,7 @@ def earlier_results(pictures: Sequence[Path], root: Path) -> list[Path]:
     origins: dict[Place, Place | None] = {}
     for folder in above:
         origins |= Manifest.read(folder).origins
-    among = {path.resolve() for path in pictures}
+    among = {path.resolve() for path in pictures} if origins else set()
     return [path for path in pictures if (origin := origins.get(path)) and origin.resolve() in among]
 
 

@@ -22,6 +22,7 @@ from .exif import DESCRIPTIVE, ORIENTATION, RESOLUTION, Directory, build_tags, l
 _LONGEST_TEXT = 1 << 24  # bytes of one inflated PNG text or profile
 _LONGEST_TEXTS = 1 << 20  # bytes of all texts of a PNG that are kept
 _LONGEST_SEGMENT = 65_450  # bytes of EXIF, XMP or IPTC that surely fit into one JPEG segment
+READ = DESCRIPTIVE | {ORIENTATION, 282, 283, 296, 700, 33723, 34675, 34377}  # tags of a TIFF that become metadata
 _TEXTS = (b"iTXt", b"zTXt", b"tEXt")  # of PNG
 _KEPT = {b"IHDR", b"tRNS", b"acTL", b"pHYs", b"eXIf", b"iCCP", b"cICP", b"gAMA", b"sRGB", *_TEXTS}
 _SIZE_TAGS = ((0x0100, 0xA002), (0x0101, 0xA003))  # width, height: in the picture's IFD, in the EXIF one
@@ -49,6 +50,7 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
     Texts that are nothing else's container are together in "texts".
     """
     found: dict[str, bytes] = {}
+    texts, room = list[bytes](), _LONGEST_TEXTS
     file.seek(8)
     while len(head := file.read(8)) == 8:
         size, name = struct.unpack(">I4s", head)
@@ -59,8 +61,9 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
             key, _, rest = data.partition(b"\0")
             text_key = key.decode("latin-1")
             if name in _TEXTS and not (text_key == "XML:com.adobe.xmp" or text_key.startswith("Raw profile type ")):
-                if len(texts := found.get("texts", b"")) + size < _LONGEST_TEXTS:  # or they could fill the memory
-                    found["texts"] = texts + _chunk(name, data)
+                texts.append(_chunk(name, data))
+                if (room := room - len(texts[-1])) < 0:  # or they could fill the memory
+                    texts.pop()
                 name = b""
             if name == b"iCCP":
                 found["iCCP"] = _inflated(rest[1:]) or b"broken"
@@ -73,7 +76,7 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
                 found[name.decode()] = data
             size = 0
         file.seek(size + 4, io.SEEK_CUR)
-    return found
+    return found | ({"texts": b"".join(texts)} if texts else {})
 
 
 def from_png(blocks: dict[str, bytes]) -> Metadata:
@@ -231,7 +234,7 @@ def _keywords(texts: bytes) -> list[str]:
     found, at = [], 0
     while at < len(texts):
         (size,) = struct.unpack_from(">I", texts, at)
-        found.append(texts[at + 8 : at + 8 + size].partition(b"\0")[0].decode("ascii", "replace"))
+        found.append(texts[at + 8 : at + 8 + size].partition(b"\0")[0][:79].decode("ascii", "replace"))
         at += size + 12
     names = [name for name in dict.fromkeys(found) if name.isprintable()]
     return names[:3] + ["..."] * (len(names) > 3)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from . import checkpoints, kernels, winograd
 from .architectures import Call, Denoised, sizes_of_both
-from .catalogue import BICUBIC, Entry, find, sha256
+from .catalogue import BICUBIC, Entry, find
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
+from .files import sha256
 from .onnx_facts import Facts
 from .onnx_network import OnnxNetwork, load_onnx
 from .resample import Bicubic, grown

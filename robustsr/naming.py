@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from .formats import FORMATS, OUTPUT_FORMATS
 from .manifest import Manifest
 from .remote import Place, Url
 from .types import RobustSRError
 
-if TYPE_CHECKING:
-    from .jobs import Job
-
 LONGEST_NAME = 255  # bytes, on every common file system
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make: ``target`` from ``source``; ``root`` is the output folder that keeps the manifest."""
+
+    source: Place
+    target: Place
+    root: Place
 
 
 def name_of(source: Place, suffix: str, format: str | None) -> str:
@@ -40,15 +46,16 @@ def _fit(stem: str, tail: str) -> str:
 
 
 def tails(folders: list[Place]) -> dict[Place, str]:
-    """What the results' folder of each input folder is called: its name, or what is its own of its path."""
-    by_name: dict[str, set[Place]] = defaultdict(set)
-    for folder in folders:
-        by_name[folder.name.casefold()].add(folder)
+    """What the results' folder of each input folder is called: its name, where others share it with as much of what is
+    above as tells them apart.
+    """
+    parts = {folder: [p.strip(":") for p in re.split(r"[/\\\\]+", str(folder)) if p.strip(":")] for folder in folders}
     found = {folder: folder.name for folder in folders}
-    for alike in by_name.values():
-        if len(alike) > 1 and len({isinstance(folder, Url) for folder in alike}) == 1:
-            shared = os.path.commonpath(list(map(str, alike)))
-            found |= {folder: str(folder)[len(shared) :].strip("/\\") or folder.name for folder in alike}
+    for count in range(2, max(map(len, parts.values()), default=0) + 1):
+        shared = Counter(tail.casefold() for tail in found.values())
+        for folder, tail in found.items():
+            if shared[tail.casefold()] > 1:
+                found[folder] = "/".join(parts[folder][-count:])
     return found
 
 
@@ -65,7 +72,8 @@ def _folds(folder: Place) -> bool:
         return False
     for here in (folder.absolute(), *folder.absolute().parents):
         if here.name.swapcase() != here.name and os.path.exists(here):
-            return os.path.exists(here.with_name(here.name.swapcase()))
+            other = here.with_name(here.name.swapcase())
+            return os.path.exists(other) and os.path.samefile(here, other)
     return True
 
 

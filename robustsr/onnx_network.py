@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .catalogue import Entry, catalogue, sha256
+from .catalogue import Entry, catalogue
+from .files import sha256
 from .onnx_facts import Facts
 from .resample import grown
 from .tiling import ALIGNED, EFFECTIVE_CONTEXT, FEATHER
@@ -87,8 +88,11 @@ class OnnxNetwork:
 
     @property
     def align(self) -> int:
-        """Its tiles should begin at multiples of so many LR pixels, as far as the size that it takes leaves room."""
-        return 1 if self.exact or self.fixed_size else ALIGNED
+        """Its tiles should begin at multiples of so many LR pixels; of fewer where it takes one size that is small."""
+        if self.exact or not self.fixed_size:
+            return 1 if self.exact else ALIGNED
+        room = min(self.fixed_size) - 2 * self.context - self.feather
+        return next((a for a in (32, 16, 8, 4, 2) if room // a * a >= max(1, 2 * self.feather)), 1)
 
 
 def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) -> OnnxNetwork:
@@ -162,13 +166,17 @@ def outside(path: Path) -> list[str]:
 
 
 def _stay_inside(path: Path) -> None:
-    """RobustSRError: the model keeps weights outside of its folder, and so would read any file that the user may."""
+    """RobustSRError: the model keeps weights outside of its folder, and so would read any file that the user may.
+
+    Where the file is a link, they may lie beside what it leads to, as in caches of model hubs.
+    """
     try:
-        names = outside(path)
-    except Exception as error:  # protobuf's, of what is no ONNX file
+        folders = path.parent.resolve(), path.resolve().parent
+        found = [(name, (path.parent / name).resolve()) for name in outside(path)]
+    except Exception as error:  # protobuf's, of what is no ONNX file; a name that is none
         raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
-    for name in names:
-        if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+    for name, place in found:
+        if not any(place.is_relative_to(folder) for folder in folders):
             raise RobustSRError(f"{path} keeps weights outside of its folder, in {name}: put them beside it")
 
 

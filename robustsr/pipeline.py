@@ -16,7 +16,7 @@ from torch import Tensor
 from .engine import buffers_kept, is_out_of_memory
 from .images import Picture, bleed
 from .models import Loaded
-from .plan import Plan, Smoothing, Target, Watched, as_gray, compose, count_windows, smallest_tile
+from .plan import Plan, Smoothing, Target, Watched, compose, count_windows, smallest_tile
 from .types import RobustSRError
 
 OnWindow = Callable[[int, int], None]
@@ -93,11 +93,10 @@ def _upscale(
     for pixels, smooth, kind in zip(jobs, (smoothing, None), ("colours", "alpha"), strict=False):
         low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))  # beyond [0, 1] for wide gamuts
         x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
-        single = as_gray(x)  # also where a file stores it as RGB: no tint
-        x = x if single is None else single
+        gray = bool((x[:, 1:] == x[:, :1]).all())  # also where a file stores it as RGB: no tint
         for number in range(passes):
             smooth_now, size = smooth if number == 0 else None, (x.shape[-2], x.shape[-1])
-            up = compose(network, smooth_now, plan, size, gray=single is not None, watch=counter.add)
+            up = compose(network, smooth_now, plan, size, gray=gray, watch=counter.add)
             with torch.inference_mode():
                 before, x = x, up(x)
                 if not bool(torch.isfinite(x.sum())):
@@ -105,7 +104,7 @@ def _upscale(
                 x = x.clamp_(low, high)  # Tiled's own memory
                 if kind == "alpha":
                     _hold_between(x, before, network.scale)
-        if single is not None:
+        if gray:
             x = x.mean(1, keepdim=True)
         plane = resize(x[0].permute(1, 2, 0).numpy(), width, height)
         planes.append(np.clip(plane, low, high, out=plane))

@@ -15,7 +15,7 @@ from .calibration import Calibration, estimate_noise, sigma_for
 from .catalogue import calibration_of
 from .models import Loaded, noise_inside
 from .smoothing import Draws, Reduce, Smoothed
-from .tiling import Tiled
+from .tiling import Tiled, balanced
 from .types import RobustSRError, Upscaler, Wrapper
 
 MOST_SAMPLES = 64  # that --samples auto takes
@@ -55,7 +55,7 @@ class AutoSmoothing(Smoothing):
         note = f"sigma {sigma:g}" if sigma else "not smoothed"
         if self.tolerance is not None and sigma > 0:
             windows, origin = _four_windows(x)
-            gray = as_gray(x) is not None
+            gray = bool((x[:, 1:] == x[:, :1]).all())
             smoothed = Smoothed(network, sigma, samples, self.reduce, self.draws, self.seed, gray)
             border = min(network.context, min(windows.shape[-2:]) // 4) * network.scale
             with torch.inference_mode():
@@ -63,15 +63,6 @@ class AutoSmoothing(Smoothing):
             most = ", the most there are" if error > self.tolerance else ""
             note += f", {samples} draws{most}: about {error * 255:.2g}/255 off"
         return Smoothing(self.reduce, sigma, samples, self.draws, self.seed), note
-
-
-def as_gray(x: Tensor) -> Tensor | None:
-    """A picture ``(1, 3, h, w)`` with equal channels, where its own differ by no more than files make them; else None.
-
-    A colour profile moves them by less than a level of 255, WebP by one.
-    """
-    middle = x.median(1, keepdim=True).values
-    return middle.expand_as(x) if bool(((x - middle).abs() < 1.1 / 255).all()) else None
 
 
 def _four_windows(x: Tensor, side: int = 64) -> tuple[Tensor, Tensor]:
@@ -237,9 +228,10 @@ def smallest_tile(network: Loaded, context: int) -> int:
     return overlap(network, context) + max(SMALLEST_TILE + 2 * network.feather, network.align)
 
 
-def overlap(network: Loaded, context: int) -> int:
+def overlap(network: Loaded, context: int, feather: int | None = None) -> int:
     """LR pixels that neighbouring windows share: their contexts and the feather, to whole steps of ``align``."""
-    return math.ceil((2 * context + network.feather) / network.align) * network.align
+    fade = network.feather if feather is None else feather
+    return math.ceil((2 * context + fade) / network.align) * network.align
 
 
 def compose(
@@ -256,18 +248,12 @@ def compose(
     ``watch`` is told after each call of the network how many windows it held.
     """
     shared = overlap(network, plan.context)
-    window = network.fixed_size or tuple(_balanced(n, plan.tile, shared, network.align) for n in size)
+    window = network.fixed_size or tuple(balanced(n, plan.tile, shared, network.align) for n in size)
     inner: Upscaler = network if watch is None else Watched(network, watch)
     if smoothing is not None and smoothing.sigma > 0:
         chunk = max(1, plan.batch // (min(window[0], size[0]) * min(window[1], size[1])))
         inner = Smoothed(inner, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
     return Tiled(inner, (window[0], window[1]), plan.context, network.feather, network.align, network.device)
-
-
-def _balanced(length: int, tile: int, shared: int, align: int) -> int:
-    """The smallest window that covers ``length`` in as few windows as ``tile`` would, a multiple of ``align``."""
-    count = max(1, math.ceil((length - shared) / ((tile - shared) // align * align)))
-    return min(length, math.ceil((length - shared) / count / align) * align + shared)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Progress: a bar on a terminal, a line now and then elsewhere."""
+"""Progress: a bar on a terminal, a line now and then elsewhere; results as they come, and their sum."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
@@ -18,12 +18,16 @@ from rich.progress import (
 
 from . import console
 
+if TYPE_CHECKING:
+    from .jobs import Result
+
 
 def _dim(text: str) -> TextColumn:
     return TextColumn(text, style="dim", markup=False)  # names of files are in it
 
 
 PULSE = 60.0  # seconds between lines of progress where there is no bar
+INSTANT = 0.05  # seconds in which nothing new is done
 
 
 class Pulse:
@@ -31,13 +35,16 @@ class Pulse:
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
+        self._known = 0.0  # of an earlier run, which takes no time
 
     def __call__(self, share: float, text: str) -> None:
         """``share`` of the work, in [0, 1], is done."""
         now = time.perf_counter()
-        if not console.err.is_terminal and share > 0 and now - self._last >= PULSE:
+        if now - self._start < INSTANT:
+            self._known = share
+        elif not console.err.is_terminal and share > self._known and now - self._last >= PULSE:
             self._last = now
-            left = console.duration((now - self._start) * (1 / share - 1))
+            left = console.duration((now - self._start) * (1 - share) / (share - self._known))
             console.say(f"{share:.0%} done, about {left} left: {text}")
 
 
@@ -126,3 +133,67 @@ def bytes_bar(name: str) -> Iterator[Any]:
     with Progress(*columns, console=console.err, disable=not console.err.is_terminal) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+class Tally:
+    """Counts results, prints each as it comes (failures and notes always, all of them as JSON) and the summary.
+
+    ``total``: how many there will be, unless something stops it.
+    """
+
+    def __init__(self, total: int, *, as_json: bool) -> None:
+        self.start, self._total, self._json = time.perf_counter(), total, as_json
+        self.done = self.skipped = self.failed = 0
+        self.seconds = 0.0
+        self._results: list[Result] = []
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start
+
+    def add(self, result: Result, bar: Bar) -> None:
+        """Takes one result in."""
+        setattr(self, result.status, getattr(self, result.status) + 1)
+        self.seconds += result.seconds
+        self._results.append(result)
+        if self._json:
+            console.emit(
+                {
+                    "input": str(result.job.source),
+                    "output": str(result.job.target),
+                    "status": result.status,
+                    "seconds": round(result.seconds, 3),
+                    "input_size": result.input_size,
+                    "output_size": result.output_size,
+                    "notes": result.notes,
+                    "error": result.error or None,
+                }
+            )
+        if result.error:
+            bar.line(f"failed: {result.error}", "red")
+        if result.trace:
+            bar.line(f"This is a bug in robustsr, please report it:\n{result.trace}", "dim")
+        for note in result.notes:
+            bar.line(f"note: {result.job.source.name}: {note}", "yellow")
+
+    def summary(self) -> None:
+        """The closing line."""
+        counts = {"done": self.done, "skipped": self.skipped, "failed": self.failed}
+        if self._json:
+            console.emit({"summary": counts, "seconds": round(self.elapsed, 2)})
+        if self.failed and sum(len(result.notes) for result in self._results) > 20:  # among which they are lost
+            failures = console.table("failed", "why")
+            for result in (r for r in self._results if r.status == "failed"):
+                failures.add_row(str(result.job.source), result.error.replace(f"cannot read {result.job.source}: ", ""))
+            console.err.print(failures)
+        parts = [f"{self.done} upscaled in {console.duration(self.elapsed)}"]
+        if self.skipped:
+            parts.append(f"{self.skipped} {'was' if self.skipped == 1 else 'were'} there already")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if left := self._total - len(self._results):
+            parts.append(f"{left} to go")
+        there = [result.job for result in self._results if result.status != "failed"]
+        places = {str(job.root) for job in there} if len(there) > 1 else {str(job.target) for job in there}
+        where = f" -> {', '.join(sorted(places))}" if there else ""
+        console.say(", ".join(parts) + where, "red" if self.failed else "green")

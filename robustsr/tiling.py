@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,12 @@ def windows(length: int, size: int, context: int, feather: int = 0, align: int =
     lows = [0, *(c - feather // 2 for c in cuts)]
     highs = [*(c + feather // 2 for c in cuts), length]
     return [Window(s, min(s + size, length), lo, hi) for s, lo, hi in zip(starts, lows, highs, strict=True)]
+
+
+def balanced(length: int, tile: int, shared: int, align: int) -> int:
+    """The smallest window that covers ``length`` in as few windows as ``tile`` would, a multiple of ``align``."""
+    count = max(1, math.ceil((length - shared) / ((tile - shared) // align * align)))
+    return min(length, math.ceil((length - shared) / count / align) * align + shared)
 
 
 def _weights(row: list[Window], index: int, scale: int, feather: int, like: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ def test_a_photograph_comes_back_upright_with_its_profile(net, photo, tmp_path):
         made = robustsr.upscale(image, net)
     turned = robustsr.upscale(np.rot90(photo(), -1).copy(), net)
     assert np.array_equal(np.asarray(made), turned) and made.info == {"icc_profile": profile}
+    broken = Image.fromarray(photo())
+    broken.info["exif"] = b"garbage"
+    assert np.array_equal(np.asarray(robustsr.upscale(broken, net)), robustsr.upscale(photo(), net))
     deep = Image.fromarray(photo()[..., 0].astype(np.uint16) * 257)
     assert deep.mode == "I;16" and robustsr.upscale(deep, net).mode == "I;16"
 

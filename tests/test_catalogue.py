@@ -12,6 +12,7 @@ import pytest
 
 from robustsr import catalogue
 from robustsr.catalogue import Entry
+from robustsr.files import sha256
 from robustsr.types import RobustSRError
 
 BODY = bytes(range(256)) * 5000
@@ -91,7 +92,7 @@ def test_what_lies_in_a_further_folder_is_not_pulled_and_a_strangers_file_there_
     Handler.ranges.clear()
     assert catalogue.pull(entry(f"{server}/whole")) == tmp_path / "m.pth" and Handler.ranges == []
     (tmp_path / "m.pth").write_bytes(b"other weights")
-    with pytest.raises(RobustSRError, match="m.pth is another file of that name, and comes first: rename it to pull m"):
+    with pytest.raises(RobustSRError, match="m.pth is another file of that name, and comes first: rename it to get m"):
         catalogue.pull(entry(f"{server}/whole"))
     assert Handler.ranges == [] and not (home / "models").exists()
 
@@ -162,7 +163,7 @@ def test_every_entry_of_the_catalogue_is_whole():
         assert row.name == name and len(row.sha256) == 64 and row.size > 0 and row.licence and row.description
         if not row.url:
             path = catalogue.package_weights() / row.file
-            assert path.stat().st_size == row.size and catalogue.sha256(path) == row.sha256
+            assert path.stat().st_size == row.size and sha256(path) == row.sha256
             assert row.trained and row.quality
 
 

@@ -726,6 +726,8 @@ def test_texts_of_a_png_stay_in_pngs(tmp_path):
     assert note == "text was dropped, for JPEG has no place for PNG's (parameters, Title, Comment, ...)"
     (tmp_path / "much.png").write_bytes(png(1, 1, 8, 0, b"\0\x80", chunk(b"tEXt", b"a\0" + bytes(1000)) * 2000))
     assert len(read(tmp_path / "much.png").meta.texts) <= 1 << 20
+    (tmp_path / "long.png").write_bytes(png(1, 1, 8, 0, b"\0\x80", chunk(b"tEXt", b"a" * 100_000)))
+    assert len(images.write(read(tmp_path / "long.png"), tmp_path / "long.jpg")[0]) < 200
 
 
 def test_bigtiff_is_read_as_any_other(tmp_path):
@@ -741,6 +743,15 @@ def test_bigtiff_is_read_as_any_other(tmp_path):
     data = (tmp_path / "x.tif").read_bytes().replace(struct.pack("<HH", 65000, 4), struct.pack("<HH", EXIF_IFD, 4))
     (tmp_path / "x.tif").write_bytes(data)
     assert read(tmp_path / "x.tif").notes == ("the EXIF of a BigTIFF was not read",)
+    many = [(tag, "B", 1000, bytes(1000), True) for tag in (700, 33723, 34377)]
+    tifffile.imwrite(tmp_path / "x.tif", pixels(3), bigtiff=True, extratags=many)
+    data = (tmp_path / "x.tif").read_bytes()
+    for tag in (700, 33723):  # values that would end outside of the file
+        data = data.replace(struct.pack("<HHQ", tag, 1, 1000), struct.pack("<HHQ", tag, 1, 1 << 30))
+    (tmp_path / "x.tif").write_bytes(data)
+    with open(tmp_path / "x.tif", "rb") as file:
+        meta = images.formats.source(file).meta
+    assert meta.xmp is None and meta.iptc is None
 
 
 def test_what_a_tiff_loses_is_said(tmp_path):
@@ -773,6 +784,23 @@ def test_no_resolution_is_made_up(tmp_path):
 
 
 # --- colours ---
+
+
+def test_gray_that_was_stored_as_colours_is_gray(tmp_path):
+    """A colour profile leaves traces of colour, WebP rounds each channel for itself; tints that were stored stay."""
+    gray = np.repeat(pixels(1), 3, -1)
+    save(gray, tmp_path / "x.jpg", "JPEG", icc_profile=ADOBE, quality=95)
+    save(gray, tmp_path / "x.webp", "WEBP", quality=90)
+    save(gray, tmp_path / "x.png", "PNG", icc_profile=ADOBE)
+    for name in ("x.jpg", "x.webp", "x.png"):
+        got = read(tmp_path / name)
+        assert (got.rgb == got.rgb[..., :1]).all() and not got.gray
+    for bits in (8, 16):
+        tinted = np.repeat(pixels(1, bits) >> 1, 3, -1)
+        tinted[..., 0] += 1
+        path = tmp_path / f"tinted{bits}.png"
+        path.write_bytes(imagecodecs.png_encode(tinted))
+        assert (levels(read(path).rgb, bits) == tinted).all()
 
 
 @pytest.mark.parametrize("icc", [SRGB, PILLOW_SRGB])

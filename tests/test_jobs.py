@@ -5,7 +5,8 @@ import pytest
 
 from robustsr.jobs import Job, plan_jobs
 from robustsr.manifest import Manifest
-from robustsr.remote import state
+from robustsr.naming import tails
+from robustsr.remote import Url, state
 from robustsr.types import RobustSRError
 
 
@@ -130,13 +131,20 @@ def test_endings_that_differ_by_case_only_stop_nothing(here):
 
 def test_folders_whose_names_differ_by_case_only_stop_nothing(here):
     here("p/A/x.jpg", "p/a/x.jpg")
-    assert names(plan_jobs(["p"], "o", recursive=True)[0]) == {"p/A/x.jpg": "o/A/x.jpg", "p/a/x.jpg": "o/a/x.jpg"}
+    for made in ("q", "o/A", "o/a"):  # again, when what was made is there
+        assert names(plan_jobs(["p"], "o", recursive=True)[0]) == {"p/A/x.jpg": "o/A/x.jpg", "p/a/x.jpg": "o/a/x.jpg"}
+        Path(made).mkdir(parents=True)
 
 
 def test_input_folders_of_one_name_go_to_folders_of_their_own(here):
     here("2023/DCIM/x.jpg", "2024/DCIM/x.jpg", "other/x.jpg")
     made = names(plan_jobs(["2023/DCIM", "2024/DCIM", "other"], "o")[0])
     assert list(made.values()) == ["o/2023/DCIM/x.jpg", "o/2024/DCIM/x.jpg", "o/other/x.jpg"]
+    here("2023/DCIM/DCIM/x.jpg")
+    made = names(plan_jobs(["2023/DCIM", "2023/DCIM/DCIM"], "o")[0])
+    assert list(made.values()) == ["o/2023/DCIM/x.jpg", "o/DCIM/DCIM/x.jpg"]
+    urls = [Url(f"s3://bucket/{year}/DCIM") for year in (2023, 2024)]
+    assert list(tails(urls).values()) == ["2023/DCIM", "2024/DCIM"]
 
 
 def test_a_new_name_can_clash_with_a_file_that_has_it(here):

@@ -248,6 +248,10 @@ def test_weights_beside_an_onnx_file_are_part_of_what_it_is(tmp_path):
     (tmp_path / "one" / "net.data").symlink_to(tmp_path / "net.data")
     with pytest.raises(RobustSRError, match="keeps weights outside of its folder, in net.data"):
         load(made[0][0], device="cpu")
+    (tmp_path / "hub").mkdir()  # as caches of hubs have it: links to blobs, all in one folder
+    for name, place in (("net.onnx", made[1][0]), ("net.data", made[1][0].with_name("net.data"))):
+        (tmp_path / "hub" / name).symlink_to(place)
+    assert load(tmp_path / "hub" / "net.onnx", device="cpu").digest == two.digest
 
 
 def test_constants_beside_an_onnx_file_are_found_in_its_nodes_and_subgraphs(tmp_path):

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from robustsr import catalogue
 from robustsr.architectures import UNet
+from robustsr.files import sha256
 from robustsr.models import load
 from robustsr.types import RobustSRError
 
@@ -37,9 +38,7 @@ def test_the_command_says_what_it_did_and_the_file_what_it_is_of(tiny, tmp_path,
     other, out = moved(tiny, tmp_path / "moved.safetensors"), tmp_path / "mean.safetensors"
     main([str(tiny), str(other), "-o", str(out)])
     assert capsys.readouterr().err == f"mean of {tiny}, {other}: {out}\n"
-    assert safe_open(out, "pt").metadata() == {
-        "mean of": f"0.5 of {catalogue.sha256(tiny)[:16]}, 0.5 of {catalogue.sha256(other)[:16]}"
-    }
+    assert safe_open(out, "pt").metadata() == {"mean of": f"0.5 of {sha256(tiny)[:16]}, 0.5 of {sha256(other)[:16]}"}
     with pytest.raises(SystemExit, match="error: .*is there already: name a new file"):
         main([str(tiny), str(other), "-o", str(out)])
 
@@ -70,7 +69,7 @@ def test_the_mean_leans_towards_another(tmp_path, tiny, capsys):
         part, _, rest = key.partition(".")
         want = 0.8 * certsr[key].float() + 0.2 * psnr[rest].float() if part == "upscaler" else certsr[key]
         torch.testing.assert_close(value, want.half(), rtol=1e-3, atol=1e-6)
-    assert safe_open(out, "pt").metadata()["towards"] == f"0.2 of {catalogue.sha256(catalogue.find('psnr')[0])[:16]}"
+    assert safe_open(out, "pt").metadata()["towards"] == f"0.2 of {sha256(catalogue.find('psnr')[0])[:16]}"
 
 
 def test_what_has_no_mean_is_named(tiny, denoiser, tmp_path):

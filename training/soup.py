@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from robustsr import catalogue, checkpoints
+from robustsr.files import sha256
 from robustsr.types import RobustSRError
 
 from .networks import export
@@ -54,7 +55,7 @@ def soup(
     nets = [checkpoints.read(path).model.float() for path in paths]
     states = [net.state_dict() for net in nets]
     shares = torch.tensor(counts).double() / sum(counts)
-    parts = [f"{s:.3g} of {catalogue.sha256(path)[:16]}" for s, path in zip(shares.tolist(), paths, strict=True)]
+    parts = [f"{s:.3g} of {sha256(path)[:16]}" for s, path in zip(shares.tolist(), paths, strict=True)]
     facts = {"mean of": ", ".join(parts)}
     for name, state in zip(names, states, strict=True):
         if [(k, v.shape) for k, v in state.items()] != [(k, v.shape) for k, v in states[0].items()]:
@@ -70,7 +71,7 @@ def soup(
         if {k: v.shape for k, v in part.items()} != {k: v.shape for k, v in mean.items() if k.startswith(prefix)}:
             raise RobustSRError(f"{towards!r} is neither the network of {names[0]!r} nor its upscaler")
         mean |= {key: mean[key].lerp(value.double(), share) for key, value in part.items()}
-        facts["towards"] = f"{share:g} of {catalogue.sha256(path)[:16]}"
+        facts["towards"] = f"{share:g} of {sha256(path)[:16]}"
     if not all(value.half().isfinite().all() for value in mean.values()):
         of = ", ".join(filter(None, (*names, towards)))
         raise RobustSRError(f"the mean of {of} is not finite in float16: one of them has failed")
