@@ -62,7 +62,8 @@ def plan_jobs(
         return [single], warnings
     paths = [p for text in inputs for p in _expand(text)]
     given = _output(out) if out is not None else None
-    like_a_file = given is not None and (given.exists() or given.suffix.lower()[1:] in OUTPUT_FORMATS)
+    ends = given is not None and given.suffix.lower()[1:] in OUTPUT_FORMATS and not _slashed(out)
+    like_a_file = given is not None and (given.exists() or ends)
     if given is not None and like_a_file and not given.is_dir():
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     folders = [p for p in paths if p.is_dir()]
@@ -108,7 +109,7 @@ def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> 
     if target.is_dir() or not source.is_file():
         return None
     ending = target.suffix.lower().lstrip(".")
-    if not ending or out.endswith(("/", os.sep)):
+    if not ending or _slashed(out):
         return None
     if ending not in OUTPUT_FORMATS:
         raise UsageError(f"cannot write {out!r}: formats are {', '.join(OUTPUT_FORMATS)}; a folder has no ending")
@@ -117,6 +118,11 @@ def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> 
     if _same(target, source):
         raise RobustSRError(f"{out} is the input itself: choose another output")
     return Job(source, target, target.parent)
+
+
+def _slashed(out: str | None) -> bool:
+    """Whether it can only mean a folder."""
+    return out is not None and out.endswith(("/", os.sep))
 
 
 def _place(text: str) -> Place:

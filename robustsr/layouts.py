@@ -272,14 +272,17 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
             rows = []
             for spec in study.perturbations:
                 panels: list[Panel] = []
+                before = b""
                 for model, smoothing in columns:
                     record = found.worst(model, smoothing, spec).get(key)
                     if record is None or (files := found.kept(record)) is None:
                         continue
-                    own = is_threat(spec) and record["source"] is None
+                    own, data = is_threat(spec) and record["source"] is None, files[0].read_bytes()
                     if not panels:
                         panels.append(Panel("ground truth", Image.open(found.truth(record))))
-                    if len(panels) == 1 or (own and study.pictures.resized):  # the thesis' figures show each input
+                    each = own and study.pictures.resized and data != before  # the thesis' figures show every input
+                    before = data
+                    if len(panels) == 1 or each:
                         made_for = f"against {model_label(model)}"
                         made_for += "; each model has its own" * (not study.pictures.resized)
                         panels.append(Panel("input", Image.open(files[0]), made_for if own else ""))

@@ -12,9 +12,8 @@ from .types import RobustSRError, Wrapper
 
 EFFECTIVE_CONTEXT = 32  # LR pixels, for networks whose receptive field is huge, global or unknown,
 FEATHER = 16  # whose tiles therefore fade into each other over so many
-ALIGNED = (
-    32  # and begin at multiples of so many, or of more: layers that pool, or attend within windows, then do so alike
-)
+# Windows of these begin at multiples of so many, or of more: layers that pool, or attend in windows, then do so alike.
+ALIGNED = 32
 
 
 @dataclass(frozen=True)
