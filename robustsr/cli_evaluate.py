@@ -190,7 +190,7 @@ def tune(
 ) -> None:
     """Find the best sigma per model and perturbation, and calibrate `--sigma auto` with it."""
     bring_torch()
-    from . import catalogue, layouts, protocols
+    from . import catalogue, protocols, searches
     from .models import load
 
     if thesis not in (None, 2, 4):
@@ -213,11 +213,11 @@ def tune(
     ]
     studies = protocols.tuning(choice, tuple(specs), thesis)
     results = _measure(studies, out)
-    sections: list[Section] = layouts.tuned(studies, results, chosen, thesis)
+    sections: list[Section] = searches.tuned(studies, results, chosen, thesis)
     kept: list[Path] = []
     if not thesis:
         for m in choice.models:
-            calibration, table = layouts.calibrated(studies, results, m, chosen)
+            calibration, table = searches.calibrated(studies, results, m, chosen)
             sections.insert(len(kept), table)
             if calibration and save:
                 network = load(m, device="cpu", precision="fp32", denoise=denoise)

@@ -297,6 +297,18 @@ def test_so_many_of_them_are_degraded_lightly(folder, monkeypatch, share, least,
     assert heavy.tolist() == [one is not LIGHT for one in configs]
 
 
+def test_so_many_of_the_others_went_through_jpeg(folder, monkeypatch):
+    qualities, compressed = [], data.compressed
+    monkeypatch.setattr(data, "compressed", lambda *a: (qualities.append(a[2]), compressed(*a))[1])
+    made = [batches(folder, batch=60, jpeg=share)[0] for share in (0.0, 0.5, 1.0)]
+    off = [(torch.nn.functional.avg_pool2d(hr.float(), 4) - lr).abs().mean((1, 2, 3)) for lr, hr, _ in made]
+    assert all(lr.dtype == torch.uint8 and not heavy.any() for lr, _, heavy in made)
+    assert [int((one > 5).sum()) for one in off] == [0, len(qualities) - 60, 60]  # blocks and colours that are off
+    assert 20 <= len(qualities) - 60 <= 40 and min(qualities) >= 25 and max(qualities) <= 95
+    *_, heavy = batches(folder, batch=60, degraded=1.0, jpeg=1.0)[0]
+    assert len(qualities) <= 100 and heavy.all()  # which have been through JPEG already
+
+
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
 def test_resized_inputs_are_as_large_as_hr(folder, kernel):
     all_ = batches(folder, resized=True, downscale=kernel)

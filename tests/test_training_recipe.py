@@ -104,6 +104,13 @@ def test_pairs_have_the_size_they_have(said):
         Recipe.load("psnr", ["data.hr=pictures", *said])
 
 
+def test_jpeg_alone_needs_patches_that_are_not_degraded():
+    said = ["data.hr=pictures", "data.jpeg=.5"]
+    assert Recipe.load("certsr-photo", said).data.jpeg == 0.5
+    with pytest.raises(RobustSRError, match="data.jpeg is about patches that are not degraded"):
+        Recipe.load("certsr-photo", [*said, "data.degraded=1"])
+
+
 def test_numbers_may_be_set_without_the_zero_before_the_point():
     said = ["optimiser.ema=.99", "inputs.sigmas=[.03, 0.06]", "inputs.draws=[2, 2]", "data.hr=./.5"]
     made = Recipe.load("psnr", said)

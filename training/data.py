@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from robustsr import images
 from robustsr.catalogue import home
-from robustsr.degradation import LIGHT, Degradation, degrade
+from robustsr.degradation import LIGHT, Degradation, compressed, degrade
 from robustsr.files import staged
 from robustsr.manifest import earlier_results
 from robustsr.types import RobustSRError
@@ -33,6 +33,7 @@ MAX_PIXELS = 400_000_000
 VERSION = 2  # of the cache
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 Pixels = NDArray[np.uint8]  # (h, w, 3)
+JPEG = (25, 95)  # qualities of data.jpeg
 Batch = tuple[Tensor, Tensor, Tensor]  # LR, HR, and which patches are degraded heavily
 
 
@@ -224,17 +225,21 @@ class Batches(Dataset[Batch]):
         p, s = self.data.patch, 1 if self.resized else self.scale
         y, x = (int(rng.integers(n // s - p + 1)) for n in hr.shape[:2])
         hr = hr[y * s : (y + p) * s, x * s : (x + p) * s]
-        if self.data.degraded and rng.random() < self.data.degraded:
+        worse = bool(self.data.degraded) and rng.random() < self.data.degraded
+        if worse:
             unit = torch.from_numpy(hr.copy()).permute(2, 0, 1) / 255
             heavy = rng.random() >= self.data.light
-            worse = degrade(unit, s, int(rng.integers(1 << 62)), Degradation() if heavy else LIGHT)
-            lr = (worse.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+            small = degrade(unit, s, int(rng.integers(1 << 62)), Degradation() if heavy else LIGHT)
+            lr = (small.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         elif self.resized:
             picture = Image.fromarray(hr)
-            small = downscale(picture, self.scale, self.data.downscale)
-            lr = np.asarray(small.resize(picture.size, KERNELS[self.data.downscale]))
+            shrunk = downscale(picture, self.scale, self.data.downscale)
+            lr = np.asarray(shrunk.resize(picture.size, KERNELS[self.data.downscale]))
         else:
             lr = lr[y : y + p, x : x + p]
+        if self.data.jpeg and not worse and rng.random() < self.data.jpeg:
+            saved = compressed(lr.transpose(2, 0, 1) / np.float32(255), "JPEG", round(rng.uniform(*JPEG)))
+            lr = (saved.transpose(1, 2, 0) * 255).round().astype(np.uint8)
         turn, flip = int(rng.integers(4)), bool(rng.integers(2))
         lr, hr = np.rot90(lr, turn), np.rot90(hr, turn)
         return (lr[:, ::-1], hr[:, ::-1], heavy) if flip else (lr, hr, heavy)

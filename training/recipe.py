@@ -30,7 +30,11 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
     ),
     ("more than 0", lambda v: 0 < v < math.inf, "discriminator.lr optimiser.lr"),
     ("in 1 to 8", lambda v: 1 <= v <= 8, "generator.scale"),
-    ("in [0, 1]", lambda v: 0 <= v <= 1, "data.degraded data.light inputs.sigmas inputs.attack_share inputs.gray"),
+    (
+        "in [0, 1]",
+        lambda v: 0 <= v <= 1,
+        "data.degraded data.light data.jpeg inputs.sigmas inputs.attack_share inputs.gray",
+    ),
     ("in [0, 1)", lambda v: 0 <= v < 1, "optimiser.betas optimiser.ema"),
     ("in (0, 1]", lambda v: 0 < v <= 1, "data.sizes"),
 )
@@ -63,6 +67,7 @@ class Data:
     downscale: str = "bicubic"  # bicubic | bilinear: Pillow's, antialiased
     degraded: float = 0.0  # the share of patches whose LR is made by Real-ESRGAN's second-order degradation instead
     light: float = 0.0  # the share of these that is degraded lightly only (robustsr.degradation.LIGHT)
+    jpeg: float = 0.0  # the share of the others whose LR went through JPEG, of quality data.JPEG
     batch: int = 16  # over all processes
     patch: int = 40  # pixels of the network's input
     workers: int = 0  # processes that prepare batches
@@ -202,6 +207,8 @@ class Recipe:
                 )
         if not self.data.sizes or (self.data.lr and self.data.sizes != (1.0,)):
             raise RobustSRError("recipe: data.sizes names at least one, and with data.lr none but 1")
+        if self.data.jpeg and self.data.degraded == 1:
+            raise RobustSRError("recipe: data.jpeg is about patches that are not degraded: data.degraded leaves none")
         if self.loss.heavy and (not self.data.degraded or self.data.light == 1):
             raise RobustSRError("recipe: loss.heavy is about heavily degraded patches: data leaves none")
         if self.loss.heavy == TRUTH and not self.loss.teacher:
