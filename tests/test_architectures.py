@@ -90,6 +90,14 @@ def test_tiles_that_pool_leave_no_seams(side):
     assert (made - whole).abs().max() < 1 / 255 and (attacked - whole).abs().max() < 1 / 255
 
 
+def test_a_deep_one_is_attacked_in_tiles_with_room_for_its_context(tmp_path):
+    export(UNet((4,) * 7, 4), tmp_path / "deep.safetensors", {})
+    net = load(tmp_path / "deep.safetensors", device="cpu", precision="fp32")
+    assert net.multiple == net.align == 128 and net.context == 256
+    with torch.inference_mode():
+        assert attackable(net, (300, 1000))(torch.rand(1, 3, 300, 1000)).shape == (1, 3, 300, 1000)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

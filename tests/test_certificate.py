@@ -88,6 +88,22 @@ def test_windows_equal_the_whole(net, reduce, monkeypatch):
     assert (whole.bounds.lower <= whole.shipped).all() and (whole.shipped <= whole.bounds.upper).all()
 
 
+def test_windows_begin_where_the_network_wants_them(monkeypatch):
+    starts, real = [], certificate.windows
+
+    def seen(*where, **how):
+        row = real(*where, **how)
+        starts.extend(window.start for window in row)
+        return row
+
+    monkeypatch.setattr(certificate, "windows", seen)
+    monkeypatch.setattr(certificate, "COUNTS", 3 * 4 * 512 * 40**2)
+    net = Plain(scale=2, context=32, exact=False, precision="fp32")
+    made = certify(photo(100, 250), net, Claim(0.1, 0.02, n=150, shipped=41, alpha=0.4), seed=3)
+    assert len(set(starts)) > 2 and not any(start % net.align for start in starts)
+    assert made.shipped.shape == (3, 200, 500)
+
+
 def test_one_pixel_less_context_shows(net, monkeypatch):
     x, claim = photo(20, 26), Claim(0.1, 0.02, n=150, shipped=41, alpha=0.4)
     whole = certify(x, net, claim, seed=3)

@@ -132,9 +132,9 @@ def test_endings_that_differ_by_case_only_stop_nothing(here):
 
 def test_folders_whose_names_differ_by_case_only_stop_nothing(here):
     here("p/A/x.jpg", "p/a/x.jpg")
-    for made in ("q", "o/A", "o/a"):  # again, when what was made is there
-        assert names(plan_jobs(["p"], "o", recursive=True)[0]) == {"p/A/x.jpg": "o/A/x.jpg", "p/a/x.jpg": "o/a/x.jpg"}
-        Path(made).mkdir(parents=True)
+    assert names(plan_jobs(["p"], "o", recursive=True)[0]) == {"p/A/x.jpg": "o/A/x.jpg", "p/a/x.jpg": "o/a/x.jpg"}
+    here("q/A/x.jpg", "q/a/x.jpg")  # a second run, when what the first made is there
+    assert names(plan_jobs(["p"], "q", recursive=True)[0]) == {"p/A/x.jpg": "q/A/x.jpg", "p/a/x.jpg": "q/a/x.jpg"}
 
 
 def test_input_folders_of_one_name_go_to_folders_of_their_own(here):

@@ -172,6 +172,7 @@ def test_an_onnx_model_is_an_upscaler_too(tmp_path, nearest, size, elem):
     onnx_nearest(tmp_path / "net.onnx", size, elem=elem)
     net = load(tmp_path / "net.onnx", device="cpu")
     assert (net.scale, net.provider, net.fixed_size) == (2, "CPUExecutionProvider", size)
+    assert net.align == (32 if size is None else 16)  # of 48 pixels 9 on each side are context, 6 fade
     x = torch.rand(3, 3, 37, 41)
     want = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(net(x), want, rtol=0, atol=1e-3)
