@@ -258,8 +258,7 @@ def _at_home(result: Result, sent: Job, job: Job) -> Result:
 def connected(address: str, processors: int | None = None) -> Iterator[Any]:
     """Ray, connected to a cluster while the block lasts; one that is connected already stays so.
 
-    ``processors``: how many one of this machine has; None: as many as the machine. RobustSRError: Ray is not
-    installed, or there is no cluster at that address.
+    ``processors``: of one on this machine; None: all. RobustSRError: Ray is not installed, or no cluster is there.
     """
     os.environ.update(_QUIET | (_UNREACHABLE if address == HERE else _IMPATIENT))
     try:
@@ -273,8 +272,8 @@ def connected(address: str, processors: int | None = None) -> Iterator[Any]:
         yield ray
         return
     try:
+        made = {"include_dashboard": False, "num_cpus": processors} if address == HERE else {}
         with _silent():
-            made = {"include_dashboard": False, "num_cpus": processors} if address == HERE else {}
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **made)
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "" if address == HERE else " (one with tokens needs RAY_AUTH_MODE=token here)"
@@ -282,7 +281,8 @@ def connected(address: str, processors: int | None = None) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        ray.shutdown()
+        with suppress(ImportError):  # of what an interrupt has left half imported; Ray tries again when Python ends
+            ray.shutdown()
 
 
 @contextmanager
