@@ -6,6 +6,7 @@ upscaler itself, a differentiable function of tensors.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .types import RobustSRError
@@ -14,6 +15,8 @@ from .version import __version__
 if TYPE_CHECKING:
     from .api import upscale
     from .models import load
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports onnxruntime, which reports to its makers
 
 __all__ = ["RobustSRError", "__version__", "load", "upscale"]
 
@@ -28,3 +31,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - torch is imported only when
 
         return upscale
     raise AttributeError(f"module 'robustsr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "load", "upscale"]

@@ -103,7 +103,8 @@ def _array(
     """``run`` on an array of any supported kind, and back to its kind."""
     planes = image[..., None] if image.ndim == 2 else image
     if planes.ndim != 3 or not 1 <= planes.shape[2] <= 4:
-        raise RobustSRError(f"an array must be (h, w) or (h, w, 1 to 4), got {image.shape}")
+        hint = ": of a file give PIL.Image.open(path)" if image.dtype.kind in "UO" else ""
+        raise RobustSRError(f"an array must be (h, w) or (h, w, 1 to 4), got {image.shape}{hint}")
     if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
         raise RobustSRError(f"an array must be uint8, uint16 or float, got {image.dtype}")
     integer = np.issubdtype(image.dtype, np.integer)

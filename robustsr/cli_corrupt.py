@@ -56,7 +56,7 @@ def corrupt(
         kinds = list(dict.fromkeys(parse(spec) for spec in kind))
     names = inputs or [str(resources.files("robustsr_assets").joinpath(SAMPLE))]
     suffixes = ["_" + re.sub(r"[^a-z0-9.]+", "-", k.spec) for k in kinds]
-    plans = [jobs.plan_jobs(names, str(out), recursive=recursive, suffix=s, format="png") for s in suffixes]
+    plans = [jobs.plan_jobs(names, f"{out}/", recursive=recursive, suffix=s, format="png") for s in suffixes]
     for warning in plans[0][1]:
         console.say(f"note: {warning}", "yellow")
     made = zip(*(plan for plan, _ in plans), strict=True)

@@ -116,8 +116,12 @@ def evaluate(
     if chosen is None and smooth == "off" and idle:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(idle))
         raise typer.BadParameter(f"{names}: only with --smooth median, --smooth mean or --protocol")
-    if (loss or craft_on) and not any(map(is_threat, specs)) and protocol in (None, "paper-table1", "paper-table3"):
-        raise typer.BadParameter("--loss and --craft-on are about attacks, and there are none")
+    peaceful = not any(is_threat(spec) and not spec.startswith("random") for spec in specs)
+    peaceful &= protocol in (None, "paper-table1", "paper-table3")
+    if peaceful and typed(context) & {"loss", "craft_on", "on"}:
+        raise typer.BadParameter("--on, --loss and --craft-on are about attacks, and there are none")
+    if chosen is None and smooth == "off" and on != "base":
+        raise typer.BadParameter(f"--on {on} attacks a smoothed model: add --smooth median or --smooth mean")
     loss = loss or _default_loss(protocol)
     model = model or (list(chosen.models) if chosen else None)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)

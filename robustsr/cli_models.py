@@ -53,6 +53,11 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
             table.add_row(key, value)
         console.out.print(table)
         return
+    if model in catalogue.BICUBIC:
+        table.add_row("scale", str(catalogue.BICUBIC[model]))
+        table.add_row("description", "The baseline: no network, Pillow's bicubic")
+        console.out.print(table)
+        return
     if entry:
         idle = {"sigma", "samples", "draws"} if entry.use == "denoise" else set()  # it is not smoothed by itself
         known = vars(entry) | {

@@ -59,6 +59,6 @@ def ui(
         device=device,
         open_browser=browser,
     ) as address:
-        console.say(f"robustsr is at {address}; Ctrl-C ends it", "green")
+        console.say(f"robustsr is at {address} (Ctrl-C ends it)", "green")
         wait()
     console.say("ended; its files are deleted")

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import imagenet_c
 from .degradation import WORD, Float, compressed, degrade
 from .imagenet_c import Rng
-from .types import RobustSRError, meant
+from .types import RobustSRError, meant, number
 
 Value: TypeAlias = float | str
 
@@ -69,9 +69,9 @@ class Param:
                 return int(text)
             raise ValueError(f"a whole number from {self.allowed.start} to {self.allowed.stop - 1}")
         try:
-            if 0 < float(text) <= self.allowed:
-                return float(text)
-        except ValueError:
+            if 0 < number(text) <= self.allowed:
+                return number(text)
+        except RobustSRError:
             pass
         raise ValueError(f"a number above 0 and at most {self.allowed:g}")
 

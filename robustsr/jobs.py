@@ -112,7 +112,8 @@ def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> 
     if not ending or _slashed(out):
         return None
     if ending not in OUTPUT_FORMATS:
-        raise UsageError(f"cannot write {out!r}: formats are {', '.join(OUTPUT_FORMATS)}; a folder has no ending")
+        known = ", ".join(OUTPUT_FORMATS)
+        raise UsageError(f"cannot write {out!r}: formats are {known}; a folder of such a name needs a / at its end")
     if format is not None and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[format.lower().lstrip(".")]:
         raise UsageError(f"-o {out} and -f {format} contradict each other")
     if _same(target, source):

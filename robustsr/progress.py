@@ -179,7 +179,9 @@ class Tally:
     def summary(self) -> None:
         """The closing line."""
         counts = {"done": self.done, "skipped": self.skipped, "failed": self.failed}
+        left = self._total - len(self._results)
         if self._json:
+            counts |= {"left": left} if left else {}
             console.emit({"summary": counts, "seconds": round(self.elapsed, 2)})
         if self.failed and sum(len(result.notes) for result in self._results) > 20:  # among which they are lost
             failures = console.table("failed", "why")
@@ -191,7 +193,7 @@ class Tally:
             parts.append(f"{self.skipped} {'was' if self.skipped == 1 else 'were'} there already")
         if self.failed:
             parts.append(f"{self.failed} failed")
-        if left := self._total - len(self._results):
+        if left:
             parts.append(f"{left} to go")
         there = [result.job for result in self._results if result.status != "failed"]
         places = {str(job.root) for job in there} if len(there) > 1 else {str(job.target) for job in there}

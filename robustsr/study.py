@@ -75,7 +75,7 @@ class Study:
             **({"attacked": whom} if attacks and not self.source else {}),
             **({"attacked": f"{self.source}, for all models"} if attacks and self.source else {}),
             **({"of several attacks": "the worst, per picture and metric"} if several else {}),
-            **({v: words for v, words in threats.VARIANTS.items() if v in ways} if several else {}),
+            **({f"attack {v}": words for v, words in threats.VARIANTS.items() if v in ways} if several else {}),
             **({"attacks' loss": f"{', '.join(sorted(map(losses.in_words, resolved)))}, float32"} if attacks else {}),
             **({"denoiser": f"{self.denoise}, before every model but bicubic"} if self.denoise else {}),
             "precision": ", ".join(precision) or self.precision,

@@ -72,3 +72,9 @@ def test_a_model_can_be_named_by_path(tiny, photo):
 def test_other_things_are_refused(net, image, message):
     with pytest.raises(robustsr.RobustSRError, match=message):
         robustsr.upscale(image, net)
+
+
+def test_tab_finds_what_there_is_and_a_path_is_told_to_be_opened(net):
+    assert {"load", "upscale"} <= set(dir(robustsr))
+    with pytest.raises(robustsr.RobustSRError, match=r"got \(\): of a file give PIL.Image.open"):
+        robustsr.upscale("photo.jpg", net)

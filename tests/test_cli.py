@@ -348,6 +348,7 @@ def test_the_baseline_is_a_model_as_any_other(pictures):
         want = np.asarray(small.convert("RGB").resize(large.size, Image.Resampling.BICUBIC)).astype(int)
         assert np.abs(np.asarray(large.convert("RGB")) - want).max() <= 2  # Pillow's has levels in between, too
     assert re.search(r"^bicubic +x4 +built in", go("models", "list")[1], re.MULTILINE)
+    assert "Pillow's bicubic" in go("models", "info", "bicubic")[1]
 
 
 def test_a_folder_of_weights_that_cannot_be_looked_into_is_none(pictures, tiny, monkeypatch):

@@ -113,9 +113,9 @@ def test_every_way_of_attacking_a_smoothed_model_has_a_row(folder, tiny, tmp_pat
     args += ["--smooth", "median", "--sigma", 0.05, "--samples", 3, "--on", "worst", "-o", tmp_path / "out"]
     done = invoke(*args)
     assert done.exit_code == 0, done.output
-    assert "base: the network without its smoothing; eot: the smoothed model, fresh draws" in " ".join(
-        done.stdout.split()
-    )
+    said = " ".join(done.stdout.split())
+    assert "attack base: the network without its smoothing; attack eot: the smoothed model, fresh draws" in said
+    assert "attack seed: the smoothed model with the very draws it ships with" in said and "; seed: 0" in said
     table = json.loads((tmp_path / "out" / "report.json").read_text())["sections"][0]
     rows = {r["label"]: [c["value"] for c in r["cells"]] for r in table["rows"]}
     worst = rows["median of 3, sigma 0.05"]
@@ -242,6 +242,7 @@ def test_protocols_are_listed_and_unknown_ones_refused(folder, tmp_path):
     listed = invoke("evaluate", "--list")
     assert listed.exit_code == 0 and all(name in listed.stdout for name in PROTOCOLS)
     idle = (["--sigma", 0.1], ["--samples", 3], ["--loss", "l1"], ["--craft-on", "psnr", "--perturb", "clean"])
+    idle += (["--on", "worst", "--perturb", "clean"], ["--on", "worst", "--perturb", "fgsm"])
     for flags in (["-p", "paper"], ["--perturb", "jepg"], *idle):
         assert invoke("evaluate", folder, *flags, "-o", tmp_path / "o").exit_code == 2
 

@@ -342,3 +342,7 @@ def test_pictures_too_small_or_of_another_shape_are_refused():
 
 def test_equal_corruptions_are_equal_and_hashable():
     assert {parse("fog"), parse("fog:severity=3")} == {Corruption("fog", (("severity", 3),))}
+
+
+def test_sizes_of_noise_are_written_as_everywhere():
+    assert parse("noise:sigma=8/255") == parse(f"noise:sigma={8 / 255}") == parse("noise:sigma=8px")

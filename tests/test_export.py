@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +116,14 @@ def test_the_metadata_says_what_it_is(network):
     assert want.items() <= told.items()
     assert [i.name for i in model.graph.input] == ["input", "seed", "origin"]
     assert [o.name for o in model.graph.output] == ["output"]
+
+
+def test_onnxruntime_reports_nothing_to_its_makers(tmp_path):
+    code = "import robustsr.export, onnxruntime, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    env = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | {"HOME": str(tmp_path)}
+    env |= {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "1\n" and not [p for p in tmp_path.rglob("*") if "onnxruntime" in p.name]
 
 
 def test_without_its_metadata_it_is_as_any_other_onnx_file(network, tmp_path):

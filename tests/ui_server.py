@@ -25,7 +25,7 @@ def running(home, *options, device="cpu"):
     try:
         for line in process.stderr:
             said += line
-            if found := re.search(r"robustsr is at (\S+?)/?;", said):
+            if found := re.search(r"robustsr is at (\S+?)/? \(", said):
                 break
         else:
             raise AssertionError(said)
