@@ -52,9 +52,9 @@ def tails(folders: list[Place]) -> dict[Place, str]:
     parts = {folder: [p.strip(":") for p in re.split(r"[/\\\\]+", str(folder)) if p.strip(":")] for folder in folders}
     found = {folder: folder.name for folder in folders}
     for count in range(2, max(map(len, parts.values()), default=0) + 1):
-        shared = Counter(tail.casefold() for tail in found.values())
+        shared = Counter(found.values())
         for folder, tail in found.items():
-            if shared[tail.casefold()] > 1:
+            if shared[tail] > 1:
                 found[folder] = "/".join(parts[folder][-count:])
     return found
 

@@ -144,6 +144,8 @@ def test_input_folders_of_one_name_go_to_folders_of_their_own(here):
     here("2023/DCIM/DCIM/x.jpg")
     made = names(plan_jobs(["2023/DCIM", "2023/DCIM/DCIM"], "o")[0])
     assert list(made.values()) == ["o/2023/DCIM/x.jpg", "o/DCIM/DCIM/x.jpg"]
+    here("p/A/x.jpg", "p/a/x.jpg")
+    assert list(names(plan_jobs(["p/A", "p/a"], "o")[0]).values()) == ["o/A/x.jpg", "o/a/x.jpg"]
     urls = [Url(f"s3://bucket/{year}/DCIM") for year in (2023, 2024)]
     assert list(tails(urls).values()) == ["2023/DCIM", "2024/DCIM"]
 
