@@ -12,6 +12,7 @@ from .cli_common import load
 from .files import sha256
 from .types import RobustSRError
 
+BASELINE = "The baseline: no network, Pillow's bicubic"
 app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
 
 
@@ -27,7 +28,7 @@ def models_list() -> None:
             entry = None  # somebody's own file of that name
         table.add_row(name, f"x{entry.scale}" if entry else "", where, entry.description if entry else str(here[name]))
     for name, scale in catalogue.BICUBIC.items():
-        table.add_row(name, f"x{scale}", "built in", "The baseline: no network, Pillow's bicubic")
+        table.add_row(name, f"x{scale}", "built in", BASELINE)
     for backbone in backbones.BACKBONES.values():
         path = backbones.find(backbone.name)
         where = "can be pulled" if path is None else "first layers" if backbones.partial(path) else "installed"
@@ -55,7 +56,7 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
         return
     if model in catalogue.BICUBIC:
         table.add_row("scale", str(catalogue.BICUBIC[model]))
-        table.add_row("description", "The baseline: no network, Pillow's bicubic")
+        table.add_row("description", BASELINE)
         console.out.print(table)
         return
     if entry:

@@ -231,7 +231,7 @@ def upscale(
     if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "tolerance", "draws") if p in given]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
     sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
-    sizes = {k: v for k, v in sizes.items() if k in foremost(context, sizes)}  # others were configured further away
+    sizes = {k: sizes[k] for k in foremost(context, sizes)}  # others were configured further away
     deviation, copies, limit = None, None, None
     if smooth != "off":
         deviation, copies = sigma_of(sigma), _copies(samples)

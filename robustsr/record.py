@@ -177,8 +177,7 @@ def not_claimed(claim: Claim, field: Field, budget: float = 10 / 255) -> list[st
         f"Not claimed: larger changes. An attack may move every value by {budget * 255:g}/255 (Linf), up to an L2 norm "
         f"of {norm:.3g} {where}, r = {norm / claim.sigma:.3g}; certified is r = {claim.r:.3g}. Camera noise, JPEG "
         f"compression and resizing are far outside as well.",
-        "Not claimed: exact arithmetic. The network computes in float32, to about 1e-6 of the range of values; fast "
-        "convolutions let changes beyond a receptive field through by as much.",
+        "Not claimed: exact arithmetic. In float32, values move by about 1e-6 with what lies beyond their field, too.",
         "Not claimed: perturbations chosen with knowledge of the shipped draws; the certificate tells their seed.",
         "Not claimed: the best of several runs. Seed, n, eps and sigma have to be chosen before any result is seen.",
         "Not claimed: that the picture is right. The bounds say how little it can be moved, not how good it is.",
