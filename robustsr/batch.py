@@ -57,7 +57,7 @@ class Task:
         return {
             "model": self.network.digest,
             "smoothing": vars(self.smoothing) | {"noise": ALGORITHM} if self.smoothing else None,
-            "target": vars(self.target),
+            "target": vars(Target() if self.target.scale == self.network.scale else self.target),
             "output": {k: v for k, v in vars(self.output).items() if k != "max_pixels"},
             **self.requested,
         }

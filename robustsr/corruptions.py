@@ -15,7 +15,7 @@ from torch import Tensor
 from . import imagenet_c
 from .degradation import WORD, Float, compressed, degrade
 from .imagenet_c import Rng
-from .types import RobustSRError, meant, number
+from .types import RobustSRError, meant, number, shown
 
 Value: TypeAlias = float | str
 
@@ -32,7 +32,7 @@ class Corruption:
     @property
     def spec(self) -> str:
         """The canonical text that ``parse`` reads: ``fog:severity=3``."""
-        values = ",".join(f"{key}={str(value).removesuffix('.0')}" for key, value in self.params)
+        values = ",".join(f"{k}={v if isinstance(v, str) else shown(v)}" for k, v in self.params)
         return f"{self.name}:{values}" if values else self.name
 
     def __call__(self, x: Tensor, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from . import corruptions, losses, threats
 from .pairs import Pictures
 from .plan import Smoothing
 from .threats import Threat
-from .types import RobustSRError
+from .types import RobustSRError, meant
 
 VERSION = 3  # of what a record holds and means
 Record = dict[str, Any]
@@ -113,4 +113,11 @@ def parse(spec: str) -> Threat | corruptions.Corruption | None:
     """A perturbation by its spec: an attack, a corruption, or None for "clean". RobustSRError: it is neither."""
     if spec == "clean":
         return None
-    return threats.parse(spec) if threats.is_threat(spec) else corruptions.parse(spec)
+    if threats.is_threat(spec):
+        return threats.parse(spec)
+    name = spec.partition(":")[0].strip().lower().replace("_", "-")
+    if name not in corruptions.KINDS:
+        raise RobustSRError(
+            f"no attack or corruption {name!r}; {meant(name, ['clean', *threats.NAMES, *corruptions.KINDS])}"
+        )
+    return corruptions.parse(spec)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .perturbations import Norm
 from .plan import Smoothing
-from .types import RobustSRError, number
+from .types import RobustSRError, number, shown
 
 Method = Literal["fgsm", "bim", "pgd", "cw", "random"]
+NAMES = (*get_args(Method), "pgd-l2")
 Variant = Literal["base", "eot", "mean", "losses", "seed"]
 VARIANTS: dict[Variant, str] = {
     "base": "the network without its smoothing",
@@ -101,7 +102,7 @@ class Threat:
         if self.method == "cw":
             return f"{self.iterations} steps of Adam at rate {self.lr:g}, c {self.c:g}"
         if self.method == "pgd":
-            step = "eps/4" if self.step_size is None else _shown(self.step_size, levels=True)
+            step = "eps/4" if self.step_size is None else shown(self.step_size)
             return f"{self.iterations} steps of {step} from a random start"
         return {"fgsm": "1 step of eps", "random": "no steps"}.get(self.method, f"{self.iterations} steps of eps/steps")
 
@@ -119,15 +120,9 @@ class Threat:
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if value != field.default and not (field.name == "norm" and name == "pgd-l2"):
-                parts.append(f"{field.name}={_shown(value, field.name in ('eps', 'step_size'))}")
+                text = shown(value) if isinstance(value, float) else str(value)
+                parts.append(f"{field.name}={text.lower() if isinstance(value, bool) else text}")
         return f"{name}:{','.join(parts)}" if parts else name
-
-
-def _shown(value: Any, levels: bool) -> str:  # noqa: ANN401
-    if isinstance(value, float):
-        whole = round(value * 255)
-        return f"{whole}/255" if levels and whole and abs(value * 255 - whole) < 1e-9 else f"{value:.6g}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def parse(spec: str) -> Threat:
@@ -159,7 +154,7 @@ def parse(spec: str) -> Threat:
 
 def is_threat(spec: str) -> bool:
     """Whether a perturbation's name means an attack (and not a corruption)."""
-    return spec.partition(":")[0] in (*get_args(Method), "pgd-l2")
+    return spec.partition(":")[0] in NAMES
 
 
 def variants_for(on: str, smoothing: Smoothing | None) -> list[Variant]:

@@ -38,6 +38,12 @@ def number(text: str) -> float:
         raise RobustSRError(f"{text!r} is no size: write 8/255, 8px or 0.031") from None
 
 
+def shown(value: float) -> str:
+    """The shortest text that `number` reads back: 0.1, 8/255, 2.5/255."""
+    texts = f"{value:.6g}", f"{value * 255:.6g}/255", repr(value)
+    return min((text for text in texts if number(text) == value), key=len)
+
+
 def meant(word: str, known: Iterable[str], of: str = "known") -> str:
     """The words of a message that help after a wrong name: the one that it is close to, or all there are."""
     names = list(known)

@@ -80,6 +80,7 @@ def test_a_second_run_does_nothing_and_a_changed_input_or_setting_is_redone(fold
         "d.jpg": "failed",
         "e.webp": "skipped",
     }
+    assert Counter(r.status for r in go(folder, net, target=Target(scale=4))) == {"skipped": 3, "failed": 2}
     assert Counter(r.status for r in go(folder, net, smoothing=None))["done"] == 3
     assert Counter(r.status for r in go(folder, net, smoothing=None, overwrite=True))["done"] == 3
 

@@ -295,6 +295,7 @@ def test_specs_are_canonical(name):
         ("jpeg:quality=30", "jpeg:quality=30"),
         ("fog", "fog:severity=3"),
         ("noise", "noise:sigma=0.03"),
+        ("noise:sigma=8px", "noise:sigma=8/255"),
         ("noise:sigma=0.01234567", "noise:sigma=0.01234567"),
         ("blur: align=odd, sigma=2", "blur:size=10,sigma=2,align=odd"),
         ("second_order", "second-order"),

@@ -8,7 +8,7 @@ import torch
 from robustsr import threats
 from robustsr.plan import Smoothing
 from robustsr.threats import Threat, parse, variants_for
-from robustsr.types import RobustSRError, number
+from robustsr.types import RobustSRError, number, shown
 
 
 def picture(h=12, w=14, n=1):
@@ -19,6 +19,11 @@ def picture(h=12, w=14, n=1):
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("8px", 8 / 255), (".031", 0.031), ("1e-2", 0.01)])
 def test_sizes_as_people_write_them(text, value):
     assert number(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["0.1", "8/255", "2.5/255", "2", "0.2", "0.12345678"])
+def test_sizes_are_shown_as_people_write_them(text):
+    assert shown(number(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "8/", "8/0", "abc", "8 px/2", "px"])

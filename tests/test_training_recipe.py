@@ -85,7 +85,7 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
         ('inputs.attack="pdg:eps=1/255"', "no attack 'pdg'"),
         ('inputs.attack="random:eps=1/255"', "inputs.attack 'random:eps=1/255' is noise"),
         ('validation.sets=["/no/such/set"]', "no folder /no/such/set"),
-        ('validation.perturbations=["fogg"]', "no corruption 'fogg'"),
+        ('validation.perturbations=["fogg"]', "no attack or corruption 'fogg'; did you mean 'fog'"),
         ("steps", "--set wants key=value"),
         ('data.hr=""', "data.hr is empty: --set data.hr=FOLDER"),
         ("data.hr=/no/such/folder", "no folder '/no/such/folder'"),
