@@ -13,7 +13,7 @@ from .files import sha256
 from .types import RobustSRError
 
 BASELINE = "The baseline: no network, Pillow's bicubic"
-app = typer.Typer(help="List, inspect, add, check and download models.", no_args_is_help=True)
+app = typer.Typer(help="List, inspect, check, download, add and remove models.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -149,3 +149,24 @@ def models_pull(
         with progress.bytes_bar(name) as update:
             path = catalogue.pull(entry, update) if entry else backbones.pull(name, update)
         console.out.print(f"{name}: {path}", markup=False, soft_wrap=True)
+
+
+@app.command("remove")
+def models_remove(
+    names: Annotated[list[str], typer.Argument(help="Names from `robustsr models list`.")],
+) -> None:
+    """Delete models that were pulled or added; the bundled ones, and files in folders of yours, stay."""
+    paths = {}
+    for name in names:
+        path = catalogue.installed().get(name) or (backbones.find(name) if name in backbones.BACKBONES else None)
+        if path is None:
+            raise RobustSRError(f"no model {name!r} is installed: `robustsr models list` shows all")
+        if path.parent not in (catalogue.home() / "models", catalogue.home() / "backbones"):
+            bundled = path.parent == catalogue.package_weights()
+            why = "it comes with robustsr" if bundled else f"{path} is a file of yours: delete it there"
+            raise RobustSRError(f"{name} was neither pulled nor added: {why}")
+        paths[name] = path
+    for name, path in paths.items():
+        size = path.stat().st_size
+        path.unlink()
+        console.out.print(f"{name}: {path} deleted, {size / 2**20:.1f} MB", markup=False, soft_wrap=True)

@@ -392,6 +392,21 @@ def test_networks_behind_losses_are_known_and_models_may_have_their_names(pictur
     assert "loads as" in go("models", "info", "alexnet")[1]
 
 
+def test_what_was_added_can_be_removed_and_nothing_else(pictures, tiny, monkeypatch):
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(tiny.parent))
+    assert go("models", "add", tiny, "--name", "mine")[0] == 0
+    for name, why in [
+        ("psnr", "it comes with robustsr"),
+        (tiny.stem, "is a file of yours"),
+        ("absent", "is installed"),
+    ]:
+        code, _, err = go("models", "remove", "mine", name)
+        assert code == 1 and why in err
+    code, out, _ = go("models", "remove", "mine")
+    assert code == 0 and "mine.safetensors deleted" in out and tiny.exists()
+    assert "no model 'mine'" in go("models", "info", "mine")[2]
+
+
 def test_what_a_file_says_of_itself_is_one_line_of_its_own(pictures, tiny):
     said = {"recipe": "psnr [bold]", "sha256": "0\x1b[31m", "thumbnail": "x" * 1000}
     save_file(load_file(tiny), "run.safetensors", said)
