@@ -26,7 +26,7 @@ from .pipeline import upscale_picture
 from .plan import Plan, Smoothing, Target, cost
 from .remote import Place, State, Url, delivered, fetched, state
 from .resume import announce, judged, opened, sort_out, taken
-from .types import Cancelled, RobustSRError
+from .types import MAX_PIXELS, Cancelled, RobustSRError
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Output:
     lossless: bool = False
     background: str = "white"
     strip: bool = False
-    max_pixels: int = 400_000_000  # of an input, and of an output before any final resize
+    max_pixels: int = MAX_PIXELS  # of an input, and of an output before any final resize
 
 
 @dataclass(frozen=True)

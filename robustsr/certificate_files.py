@@ -16,7 +16,7 @@ from .files import atomic
 from .models import Loaded
 from .record import describe, pictures
 from .scene import Box
-from .types import RobustSRError
+from .types import MAX_PIXELS, RobustSRError
 
 SAMPLE, SAMPLE_CROP = "landscape.png", (72, 56, 48, 48)
 ENDINGS = {"shipped": "certified", "lower": "lower", "upper": "upper"}  # the pictures that verification reads
@@ -27,7 +27,7 @@ def names(stem: str) -> dict[str, str]:
     return {key: f"{stem}_{name}.png" for key, name in {**ENDINGS, "width": "width"}.items()}
 
 
-def read_input(path: Path | None, crop: Box | None, max_pixels: int) -> tuple[Tensor, list[str]]:
+def read_input(path: Path | None, crop: Box | None, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, list[str]]:
     """The certified input ``(1, 3, h, w)``, and notes: its red, green and blue as decoded, cropped.
 
     ``path`` None: the bundled sample.
@@ -45,7 +45,7 @@ def read_input(path: Path | None, crop: Box | None, max_pixels: int) -> tuple[Te
     return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()), notes
 
 
-def read_truth(path: Path, crop: Box | None, scale: int, x: Tensor, max_pixels: int) -> Tensor:
+def read_truth(path: Path, crop: Box | None, scale: int, x: Tensor, max_pixels: int = MAX_PIXELS) -> Tensor:
     """The ground truth ``(3, scale*h, scale*w)`` of a cropped input. RobustSRError: it has another size."""
     rgb = images.read(path, max_pixels=max_pixels).rgb
     if crop:

@@ -9,7 +9,6 @@ import typer
 
 from . import console
 from .cli_common import (
-    MOST_PIXELS,
     Option,
     bring_torch,
     command_line,
@@ -244,14 +243,14 @@ def _universal(
     if variants != ["base"] and "base" in variants:
         raise typer.BadParameter("--universal attacks one model: --on base or --on smoothed")
     paths = pictures_in(picture)
-    infos = [images.inspect(p, max_pixels=MOST_PIXELS) for p in paths]
+    infos = [images.inspect(p) for p in paths]
     smallest = min(UNIVERSAL, *(min(info.width, info.height) for info in infos))
-    goal = None if target is None else images.read(target, max_pixels=MOST_PIXELS)
+    goal = None if target is None else images.read(target)
     stems = len({p.stem for p in paths}) == len(paths)
     scenes = []
     for path, info in zip(paths, infos, strict=True):
         part = crop or ((info.width - smallest) // 2, (info.height - smallest) // 2, smallest, smallest)
-        read = images.read(path, max_pixels=MOST_PIXELS)
+        read = images.read(path)
         name = path.stem if stems else path.name
         scenes.append(scene.scene(read, None, network.scale, name=name, crop=part, target=goal))
     for one in scenes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console, progress
-from .cli_common import DENOISE, MOST_PIXELS, Option, bring_torch, found, interruptible, load, number_of, typed, usage
+from .cli_common import DENOISE, Option, bring_torch, found, interruptible, load, number_of, typed, usage
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ def certify(
     if there and not overwrite:
         raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
 
-    x, notes = work.read_input(picture, place, MOST_PIXELS)
+    x, notes = work.read_input(picture, place)
     network = load(found(model), device, denoise=denoise and found(denoise))
-    reference = work.read_truth(hr, place, network.scale, x, MOST_PIXELS) if hr else None
+    reference = work.read_truth(hr, place, network.scale, x) if hr else None
     for note in notes:
         console.say(f"note: {note}", "yellow")
     claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
@@ -240,13 +240,13 @@ def _verify(
         source = next((p for p in near if p.is_file()), None)
         if source is None:
             raise RobustSRError(f"{named} is not near the certificate: give the picture after it")
-    x, _ = work.read_input(source, crop, MOST_PIXELS)
+    x, _ = work.read_input(source, crop)
     denoise = denoise or first
     network = load(found(model or trained), device, denoise=denoise and found(denoise))
     stored = {key: _levels(path.parent / name) for key, name in names.items()}
     _forecast(x, network, sum(int(record[key]) for key in ("n", "shipped") if isinstance(record.get(key), int)))
     with interruptible("nothing was decided"), _bar() as tick:
-        reference = work.read_truth(hr, crop, network.scale, x, MOST_PIXELS) if hr else None
+        reference = work.read_truth(hr, crop, network.scale, x) if hr else None
         verdict = verify(record, x, network, stored, reference, tick)
     _verdict(verdict, record, path, json)
 
@@ -266,7 +266,7 @@ def _levels(path: Path) -> Tensor:
     from . import images
     from .bounds import to_levels
 
-    picture: Picture = images.read(path, max_pixels=MOST_PIXELS)
+    picture: Picture = images.read(path)
     return to_levels(torch.from_numpy(picture.rgb.transpose(2, 0, 1).copy()))
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Option = partial(typer.Option, show_envvar=False)  # every option of `upscale` has a variable: said once
 DENOISE = "A denoiser (name or path of a model of scale 1) that runs before the model, on each noisy copy."
 OTHERS = {"HOME", "WEIGHTS", "CC", "UI_AUTH"}  # variables ROBUSTSR_... that are no options
-MOST_PIXELS = 400_000_000  # of a picture that is read, where no option says it
 
 
 class Command(typer.core.TyperCommand):

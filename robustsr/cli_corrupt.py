@@ -12,7 +12,7 @@ import typer
 
 from . import console
 from .cli_common import bring_torch, interruptible, usage
-from .types import RobustSRError
+from .types import MAX_PIXELS, RobustSRError
 
 if TYPE_CHECKING:
     from .corruptions import Corruption
@@ -36,7 +36,7 @@ def corrupt(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", min=1, help="Refuse pictures that have more pixels.")
-    ] = 400_000_000,
+    ] = MAX_PIXELS,
     list_: Annotated[bool, typer.Option("--list", help="Show all kinds, and do nothing else.")] = False,
 ) -> None:
     """Make pictures worse, reproducibly: `robustsr corrupt photos/ -k jpeg:quality=20 -k fog:severity=3`."""

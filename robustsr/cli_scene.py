@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import catalogue, console
-from .cli_common import DENOISE, MOST_PIXELS, Option
+from .cli_common import DENOISE, Option
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def read_scene(
     from . import images, scene
 
     def read(path: Path) -> Picture:
-        return images.read(path, max_pixels=MOST_PIXELS)
+        return images.read(path)
 
     if picture is not None and picture.is_dir():
         raise RobustSRError(f"{picture} is a folder: give one picture (or, to attack, --universal)")

@@ -26,7 +26,7 @@ from .cli_common import (
     typed,
     usage,
 )
-from .types import RobustSRError
+from .types import MAX_PIXELS, RobustSRError
 
 START = time.perf_counter()
 FILES, SIZE, SMOOTHING, RUNNING = "Files", "Size", "Smoothing", "Running"
@@ -97,7 +97,7 @@ def upscale(
             help="Refuse pictures that have, or would get, more pixels, on the way to a smaller --scale too.",
             rich_help_panel=FILES,
         ),
-    ] = 400_000_000,
+    ] = MAX_PIXELS,
     scale: Annotated[
         float | None,
         Option("-s", "--scale", help="Any factor. Default: the model's.", rich_help_panel=SIZE),

@@ -24,7 +24,7 @@ from .pairs import Pair
 from .perturbations import Norm, norms, random_noise
 from .plan import Smoothing, compose, make_plan, refuse_smoothed
 from .resample import OnResized
-from .smoothing import Smoothed
+from .smoothing import Smoothed, is_gray
 from .study import VERSION, Record, Study, append, parse, records
 from .threats import Threat, Variant
 from .types import RobustSRError, Upscaler
@@ -216,7 +216,7 @@ def defended(network: Loaded, smoothing: Smoothing | None, x: Tensor, resized: i
 
     ``resized``: the picture was shrunk by so much and enlarged again (`OnResized`), unless the network is of scale 1.
     """
-    gray = bool((x[:, 1:] == x[:, :1]).all())
+    gray = is_gray(x)
     if resized is None or network.scale == 1:
         return compose(network, smoothing, make_plan(network, smoothing), (x.shape[-2], x.shape[-1]), gray=gray)
     inner = OnResized(network, resized)

@@ -22,7 +22,7 @@ from .formats import FORMATS as FORMATS
 from .formats import OUTPUT_FORMATS as OUTPUT_FORMATS
 from .formats import Info as Info
 from .metadata import Metadata as Metadata
-from .types import RobustSRError
+from .types import MAX_PIXELS, RobustSRError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Source]:
         raise RobustSRError(f"cannot read {path}: it is damaged or cut off ({reason})") from error
 
 
-def inspect(path: StrPath, *, max_pixels: int) -> Info:
+def inspect(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Info:
     """Read the header only. RobustSRError: not a readable picture, or more than ``max_pixels`` pixels."""
     with _opened(Path(path), max_pixels) as source:
         _, orientation, _ = metadata.mended(source.meta)
@@ -76,7 +76,7 @@ def inspect(path: StrPath, *, max_pixels: int) -> Info:
     return replace(info, width=info.height, height=info.width) if orientation > 4 else info
 
 
-def read(path: StrPath, *, max_pixels: int) -> Picture:
+def read(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the first picture of a file, upright and in sRGB; its content, not its name, decides the format.
 
     RobustSRError: no such file, no readable picture, more than ``max_pixels`` pixels, damaged or cut off.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from .manifest import earlier_results
 from .types import RobustSRError
 
 SMALLEST = 24  # HR pixels a side besides two borders: SSIM and LPIPS need some
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Pictures:
     def load(self, index: int) -> Pair:
         """The pair number ``index``, cropped. RobustSRError: unreadable, or of sizes that do not fit."""
         hr_file, lr_file = self.files[index]
-        hr = _read(hr_file)
+        hr = read_rgb(hr_file)
         step = self.resized or self.scale
         if lr_file is None:
             hr = hr.crop((0, 0, hr.width // step * step, hr.height // step * step))
@@ -82,7 +84,7 @@ class Pictures:
             kernel = Image.Resampling.BILINEAR if self.resized else Image.Resampling.BICUBIC
             lr = hr.resize((hr.width // step, hr.height // step), kernel)
         else:
-            lr = _read(lr_file)
+            lr = read_rgb(lr_file)
             if (lr.width * step, lr.height * step) != hr.size:
                 extra = (hr.width - lr.width * step, hr.height - lr.height * step)
                 if min(extra) < 0 or max(extra) >= step:
@@ -100,15 +102,30 @@ class Pictures:
         return Pair(hr_file.name, _tensor(lr), _tensor(hr))
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder, sorted, without results of ours. RobustSRError: no such folder, or none in it."""
+def pictures_in(folder: Path, *, recursive: bool = False, say: Say = lambda text: None) -> list[Path]:
+    """The picture files of a folder, sorted, without hidden ones and results of ours, of which ``say`` is told.
+
+    RobustSRError: no such folder, or none in it.
+    """
     if not folder.is_dir():
         raise RobustSRError(f"no folder {folder}")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower().lstrip(".") in FORMATS)
+    found = sorted(
+        path
+        for path in (folder.rglob("*") if recursive else folder.iterdir())
+        if path.suffix.lower().lstrip(".") in FORMATS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
     if not found:
         raise RobustSRError(f"no pictures in {folder}")
-    made = set(earlier_results(found, folder))
+    if made := earlier_results(found, folder):
+        say(f"{len(made)} of the pictures left out, which robustsr made from others of them (first: {made[0]})")
     return [path for path in found if path not in made]
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """A picture of any kind as 8-bit sRGB, upright. RobustSRError: it cannot be read."""
+    return Image.fromarray((read(path).rgb.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def _centre(image: Image.Image, side: int, step: int = 1) -> Image.Image:
@@ -117,11 +134,6 @@ def _centre(image: Image.Image, side: int, step: int = 1) -> Image.Image:
     wide, high = min(side, w), min(side, h)
     left, top = (w - wide) // 2, (h - high) // 2
     return image.crop((step * left, step * top, step * (left + wide), step * (top + high)))
-
-
-def _read(path: Path) -> Image.Image:
-    pixels = read(path, max_pixels=400_000_000).rgb
-    return Image.fromarray(np.floor(pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def _tensor(image: Image.Image) -> Tensor:

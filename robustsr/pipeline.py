@@ -17,6 +17,7 @@ from .engine import buffers_kept, is_out_of_memory
 from .images import Picture, bleed
 from .models import Loaded
 from .plan import Plan, Smoothing, Target, Watched, compose, count_windows, smallest_tile
+from .smoothing import is_gray
 from .types import RobustSRError
 
 OnWindow = Callable[[int, int], None]
@@ -93,7 +94,7 @@ def _upscale(
     for pixels, smooth, kind in zip(jobs, (smoothing, None), ("colours", "alpha"), strict=False):
         low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))  # beyond [0, 1] for wide gamuts
         x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
-        gray = bool((x[:, 1:] == x[:, :1]).all())  # also where a file stores it as RGB: no tint
+        gray = is_gray(x)  # also where a file stores it as RGB: no tint
         for number in range(passes):
             smooth_now, size = smooth if number == 0 else None, (x.shape[-2], x.shape[-1])
             up = compose(network, smooth_now, plan, size, gray=gray, watch=counter.add)

@@ -14,7 +14,7 @@ from torch import Tensor
 from .calibration import Calibration, estimate_noise, sigma_for
 from .catalogue import calibration_of
 from .models import Loaded, noise_inside
-from .smoothing import Draws, Reduce, Smoothed
+from .smoothing import Draws, Reduce, Smoothed, is_gray
 from .tiling import Tiled, balanced
 from .types import RobustSRError, Upscaler, Wrapper
 
@@ -55,8 +55,7 @@ class AutoSmoothing(Smoothing):
         note = f"sigma {sigma:g}" if sigma else "not smoothed"
         if self.tolerance is not None and sigma > 0:
             windows, origin = _four_windows(x)
-            gray = bool((x[:, 1:] == x[:, :1]).all())
-            smoothed = Smoothed(network, sigma, samples, self.reduce, self.draws, self.seed, gray)
+            smoothed = Smoothed(network, sigma, samples, self.reduce, self.draws, self.seed, is_gray(x))
             border = min(network.context, min(windows.shape[-2:]) // 4) * network.scale
             with torch.inference_mode():
                 samples, error = smoothed.enough(windows, self.tolerance, origin=origin, border=border)

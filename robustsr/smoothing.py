@@ -22,6 +22,11 @@ Reduce = Literal["median", "mean"]
 Draws = Literal["antithetic", "independent"]
 
 
+def is_gray(x: Tensor) -> bool:
+    """Whether the three channels of ``x (N, 3, h, w)`` are equal."""
+    return bool((x[:, 1:] == x[:, :1]).all())
+
+
 @dataclass(frozen=True)
 class Smoothed(Wrapper):
     """Wraps an upscaler in ``samples`` noisy passes and reduces their outputs value by value.

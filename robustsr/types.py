@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_PIXELS = 400_000_000  # of a picture, where nothing else is said
+
 
 class RobustSRError(Exception):
     """A mistake the user can mend: the message says what was got, what was expected, and what to do."""

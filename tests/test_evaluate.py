@@ -54,6 +54,9 @@ def test_crops_are_central_and_agree(folder):
     assert torch.equal(crop.lr, whole.lr[..., 1:18, 3:20])
     assert torch.equal(crop.hr, whole.hr[..., 4:72, 12:80])
     assert len(replace(pictures, limit=2).files) == 2
+    (folder / "._p0.png").write_bytes(b"what a Mac leaves on other disks")
+    (folder / "0.png").mkdir()
+    assert replace(pictures, limit=2).files == pictures.files[:2]
 
 
 def test_sizes_that_do_not_divide_are_cropped_and_small_pictures_refused(tmp_path, photo):

@@ -4,7 +4,11 @@ import torch
 from fakes import here
 from PIL import Image
 
-from robustsr.scene import box, pixels
+from robustsr import images
+from robustsr.models import load
+from robustsr.pipeline import upscale_picture
+from robustsr.plan import Smoothing, Target, make_plan
+from robustsr.scene import Shown, box, from_picture, pixels
 from robustsr.types import RobustSRError
 
 
@@ -22,6 +26,16 @@ def test_crops_are_the_same_part_of_everything(picture, photo):
     assert np.array_equal(pixels(made.x, 8), photo(16, 20)[2:14, 3:17])
     assert np.array_equal(pixels(made.hr, 8), photo(64, 80, 1)[8:56, 12:68])
     assert made.mask.nonzero().tolist() == [[0, 0, 2, 2], [0, 0, 2, 3]]
+
+
+@pytest.mark.parametrize("smoothing", [None, Smoothing("median", 0.1, 4)])
+def test_gray_is_shown_as_upscale_writes_it(tmp_path, photo, tiny, smoothing):
+    Image.fromarray(photo(20, 24)).convert("L").save(tmp_path / "gray.png")
+    net, picture = load(tiny, device="cpu", precision="fp32"), images.read(tmp_path / "gray.png")
+    wanted, _ = upscale_picture(picture, net, smoothing, Target(), make_plan(net, smoothing))
+    shown = Shown("tiny", net, smoothing)(from_picture(picture))
+    assert (shown[..., :1] == shown).all()
+    np.testing.assert_array_equal(shown, np.floor(wanted.rgb.astype(np.float64) * 255 + 0.5))
 
 
 def test_the_centre_of_what_is_large_with_a_note(picture, photo):

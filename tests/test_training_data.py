@@ -9,11 +9,12 @@ import tiny_run
 import torch
 from PIL import Image
 from robustsr_training import data
-from robustsr_training.data import Batches, load_pairs, pictures
+from robustsr_training.data import Batches, load_pairs
 from robustsr_training.recipe import Data
 
 from robustsr.degradation import LIGHT
 from robustsr.manifest import Manifest
+from robustsr.pairs import pictures_in
 from robustsr.types import RobustSRError
 
 
@@ -25,8 +26,8 @@ def folder(tmp_path, photo, home):
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the files that are decoded, as it happens."""
-    names, read = [], data.read
-    monkeypatch.setattr(data, "read", lambda path: (names.append(path.name), read(path))[1])
+    names, read = [], data.read_rgb
+    monkeypatch.setattr(data, "read_rgb", lambda path: (names.append(path.name), read(path))[1])
     return names
 
 
@@ -59,7 +60,7 @@ def test_our_own_results_are_no_truths(folder, decoded):
         f"2 of the pictures left out, which robustsr made from others of them (first: {made[0]})",
         "decoding 6 pictures",
     ]
-    assert pictures(hr / "up") == [made[1]]  # what it was made from is not there
+    assert pictures_in(hr / "up", recursive=True) == [made[1]]  # what it was made from is not there
 
 
 def test_pictures_can_be_shrunk_too(folder):
@@ -145,7 +146,7 @@ def test_unusable_files_are_left_out_and_named(folder):
     with pytest.raises(RobustSRError, match="no usable picture under .*small.png: 20x20 is smaller than a patch of"):
         load_pairs(config(folder, patch=40), 4)
     (folder / "empty").mkdir()
-    with pytest.raises(RobustSRError, match="no pictures under .*empty"):
+    with pytest.raises(RobustSRError, match="no pictures in .*empty"):
         load_pairs(config(folder, hr=str(folder / "empty")), 4)
 
 

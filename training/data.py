@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,50 +20,19 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from robustsr import images
 from robustsr.catalogue import home
 from robustsr.degradation import LIGHT, Degradation, compressed, degrade
 from robustsr.files import staged
-from robustsr.manifest import earlier_results
+from robustsr.pairs import Say, pictures_in, read_rgb
 from robustsr.types import RobustSRError
 
 from .recipe import Data
 
-MAX_PIXELS = 400_000_000
 VERSION = 2  # of the cache
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 Pixels = NDArray[np.uint8]  # (h, w, 3)
 JPEG = (25, 95)  # qualities of data.jpeg
 Batch = tuple[Tensor, Tensor, Tensor]  # LR, HR, and which patches are degraded heavily
-
-
-Say = Callable[[str], None]
-
-
-def pictures(folder: str | Path, say: Say = lambda text: None) -> list[Path]:
-    """The picture files under a folder, sorted, without hidden ones and results of ours, of which ``say`` is told.
-
-    RobustSRError: no such folder, or none in it.
-    """
-    root = Path(folder)
-    found = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower()[1:] in images.FORMATS
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
-    )
-    if not found:
-        raise RobustSRError(f"no pictures under {str(folder)!r}" if root.is_dir() else f"no folder {str(folder)!r}")
-    if made := earlier_results(found, root):
-        say(f"{len(made)} of the pictures left out, which robustsr made from others of them (first: {made[0]})")
-    return [path for path in found if path not in made]
-
-
-def read(path: Path) -> Image.Image:
-    """A picture of any kind as 8-bit sRGB, upright. RobustSRError: it cannot be read."""
-    rgb = images.read(path, max_pixels=MAX_PIXELS).rgb
-    return Image.fromarray((rgb.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def downscale(hr: Image.Image, scale: int, kernel: str = "bicubic") -> Image.Image:
@@ -134,7 +103,7 @@ def load_pairs(data: Data, scale: int, *, resized: bool = False, say: Say = lamb
 
 def _files(data: Data, say: Say) -> list[tuple[Path, Path | None]]:
     if not data.lr:
-        return [(path, None) for path in pictures(data.hr, say)]
+        return [(path, None) for path in pictures_in(Path(data.hr), recursive=True, say=say)]
     hr, lr = _by_name(data.hr), _by_name(data.lr)
     if missing := [name for name in hr if name not in lr]:
         few = ", ".join(str(hr[name].relative_to(data.hr)) for name in missing[:3])
@@ -145,7 +114,7 @@ def _files(data: Data, say: Say) -> list[tuple[Path, Path | None]]:
 def _by_name(folder: str) -> dict[str, Path]:
     """Pictures by their place under ``folder``, without the ending. RobustSRError: two share one."""
     named: dict[str, Path] = {}
-    for path in pictures(folder):
+    for path in pictures_in(Path(folder), recursive=True):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in named:
             raise RobustSRError(f"{named[name]} and {path} have one name, so no partner can be told: remove one")
@@ -158,7 +127,7 @@ def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resiz
         """Its name, LR and HR, at one of `Data.sizes`, or why there are none."""
         path, lr_path, size = picture
         try:
-            hr, lr = read(path), read(lr_path) if lr_path else None
+            hr, lr = read_rgb(path), read_rgb(lr_path) if lr_path else None
         except RobustSRError as error:
             return str(error)
         if size != 1:

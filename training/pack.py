@@ -13,9 +13,8 @@ from io import BytesIO
 from pathlib import Path
 
 from robustsr.files import staged
+from robustsr.pairs import pictures_in, read_rgb
 from robustsr.types import RobustSRError
-
-from .data import pictures, read
 
 QUALITY = 95
 LONGEST = 16383  # pixels a side that WebP can hold
@@ -46,7 +45,7 @@ def pack(folder: str | Path, out: str | Path, mib: float) -> Packed:
     root, target, budget = Path(folder), Path(out), int(mib * 2**20)
     if target.exists():
         raise RobustSRError(f"{target} is there already: name a new folder")
-    names, share, lossless = _names(pictures(root), root), 1.0, True
+    names, share, lossless = _names(pictures_in(root, recursive=True), root), 1.0, True
     with staged(target) as part:
         while True:
             done = _written(names, part, budget, share, lossless)
@@ -97,7 +96,7 @@ def _encoded(files: list[Path], share: float, lossless: bool) -> Iterator[tuple[
 
     def one(path: Path) -> bytes | str:
         try:
-            picture = read(path)
+            picture = read_rgb(path)
         except RobustSRError as error:
             return str(error)
         w, h = (min(LONGEST, max(1, round(n * share))) for n in picture.size)
