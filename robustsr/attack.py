@@ -27,7 +27,7 @@ File = Callable[[str, Tensor], Tensor]  # stores an input (1, 3, h, w) under a n
 class Attempt:
     """An adversarial input: ``adv (1, 3, h, w)`` as its file holds it, ``exact`` before it was rounded."""
 
-    name: str  # one of VARIANTS, or "random"
+    name: str  # one of VARIANTS, "random", or of a universal attack the input
     adv: Tensor
     exact: Tensor
     sizes: dict[str, float]

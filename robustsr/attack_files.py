@@ -73,16 +73,16 @@ def write_universal(result: Universal, folder: Path, about: dict[str, Any]) -> N
     images.write_pixels(shown, folder / "universal.png")
     rows = [
         {
-            "picture": scene.name,
-            "box": scene.box,
-            "sizes": found.sizes,
-            "random_sizes": baseline.sizes,
-            "outputs": [{"model": o.label, "input": o.input, **o.measures} for o in outcomes],
+            "picture": row.scene.name,
+            "box": row.scene.box,
+            "sizes": row.attempt.sizes,
+            "random_sizes": row.noise.sizes,
+            "outputs": [{"model": o.label, "input": o.input, **o.measures} for o in row.outcomes],
         }
-        for scene, found, baseline, outcomes in result.rows
+        for row in result.rows
     ]
     found = {"threat": result.threat.spec, "seed": result.seed, "curve": result.curve, "pictures": rows}
-    _save_json({**about, **found, "lpips": result.ruler.lpips, "difference_times": factor}, folder / "record.json")
+    _save_json({**about, **found, "lpips_net": result.ruler.lpips, "difference_times": factor}, folder / "record.json")
 
 
 def record(result: Result) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def record(result: Result) -> dict[str, Any]:
         "crafted_against": "target" if scene.target is not None else "hr" if scene.hr is not None else "clean output",
         "measured_against": "hr" if scene.hr is not None else "each model's clean output",
         "seed": result.seed,
-        "lpips": result.ruler.lpips,
+        "lpips_net": result.ruler.lpips,
         "worst": result.worst,
         "attempts": [
             {"name": a.name, **a.sizes, "c": a.c, "seconds": round(a.seconds, 3), "loss": a.curve}

@@ -94,13 +94,13 @@ def _shown(value: float | None) -> float | str | None:
 
 def universal_table(result: Universal) -> Table:
     """A row per picture and their mean: PSNR to each model's clean output, or to the target, with it and with noise."""
-    first = result.rows[0][0]
+    first = result.rows[0].scene
     key, what = (
         ("psnr", "The same model's output for the clean input") if first.target is None else ("target", "target")
     )
     columns = [Column(n, label, None, 2) for label in result.labels for n in ("random", "universal")]
-    values = [[o.measures[key] or 0.0 for o in outcomes] for *_, outcomes in result.rows]
-    rows = [Row.of(scene.name, line) for (scene, *_), line in zip(result.rows, values, strict=True)]
+    values = [[o.measures[key] or 0.0 for o in row.outcomes] for row in result.rows]
+    rows = [Row.of(row.scene.name, line) for row, line in zip(result.rows, values, strict=True)]
     rows.append(Row.of("mean", [statistics.fmean(column) for column in zip(*values, strict=True)]))
     notes = [
         f"Reference: {what}. Random noise: of equal norm, picture by picture.",

@@ -91,7 +91,7 @@ def _cost(study: Study, name: str, spec: str) -> float:
     threat = parse(spec)
     passes = float(sum(d.samples if d else 1 for d in _defences(study, name)))
     if isinstance(threat, Threat) and threat.method != "random":
-        each = 3 * threat.iterations * threat.restarts * (6 if threat.loss.startswith("pa") else 1)
+        each = 3 * threat.iterations * threat.restarts * (6 if losses.backbone_of(threat.loss) == "vgg19" else 1)
         passes += each
         if study.on != "base":
             passes += sum(each * (2 * threat.draws + d.samples) for d in _defences(study, name) if d)
@@ -131,7 +131,7 @@ def _measured(
                 "resized": study.pictures.resized,
                 "border": study.border,
                 "quantised": study.quantised,
-                "lpips": study.lpips,
+                "lpips_net": study.lpips,
                 "loss": losses.resolved(perturbation.loss) if isinstance(perturbation, Threat) else None,
                 "precision": network.precision,
                 "seed": study.seed,

@@ -18,7 +18,7 @@ from .plan import Smoothing
 from .threats import Threat
 from .types import RobustSRError, meant
 
-VERSION = 3  # of what a record holds and means
+VERSION = 4  # of what a record holds and means
 Record = dict[str, Any]
 
 

@@ -21,18 +21,26 @@ from .types import RobustSRError
 
 
 @dataclass(frozen=True)
-class Universal:
-    """One perturbation ``delta (1, 3, h, w)`` for many inputs, and ``outcomes`` by input and model.
+class Row:
+    """What the perturbation does to one input: ``attempt``, named after the input, and random noise as large.
 
-    ``rows``: the name of an input, its attempt, the baseline, and their outcomes, both measured against the model's
-    own clean output.
+    ``outcomes`` of both, of each model, are measured against its own clean output.
     """
+
+    scene: Scene
+    attempt: Attempt
+    noise: Attempt
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class Universal:
+    """One perturbation ``delta (1, 3, h, w)`` for many inputs; ``labels`` of the models it was measured on."""
 
     delta: Tensor
     curve: tuple[float, ...]
     threat: Threat
-    size: tuple[int, int]
-    rows: tuple[tuple[Scene, Attempt, Attempt, tuple[Outcome, ...]], ...]
+    rows: tuple[Row, ...]
     labels: tuple[str, ...]
     ruler: Ruler
     seed: int
@@ -96,6 +104,6 @@ def universal(
             for name, x in (("random", random), ("universal", adv)):
                 sr = model(x, one.bits)
                 outcomes.append(Outcome(model.label, name, sr, ruler(sr, reference, one.scale, one.target)))
-        rows.append((one, found, baseline, tuple(outcomes)))
+        rows.append(Row(one, found, baseline, tuple(outcomes)))
     labels = tuple(model.label for model in shown)
-    return Universal(delta, tuple(curve), threat, scenes[0].size, tuple(rows), labels, ruler, seed)
+    return Universal(delta, tuple(curve), threat, tuple(rows), labels, ruler, seed)

@@ -17,7 +17,8 @@ def test_one_perturbation_for_all(network, picture, tmp_path):
     scenes = [replace(here(picture(seed=i)), name=str(i)) for i in range(5)]
     made = universal(scenes, network, threats.parse("pgd:steps=4"), smoothing=FEW, file=reread(tmp_path, 8))
     assert made.delta.shape == (1, 3, 16, 20) and float(made.delta.abs().max()) <= 8 / 255 + 1e-7
-    for one, found, baseline, outcomes in made.rows:
+    for row in made.rows:
+        one, found, baseline, outcomes = row.scene, row.attempt, row.noise, row.outcomes
         adv = images.read(tmp_path / f"{one.name}.png", max_pixels=10**6).rgb
         assert np.array_equal(adv, found.adv[0].permute(1, 2, 0).numpy())
         torch.testing.assert_close(found.adv, (one.x + made.delta).clamp(0, 1), atol=1.01 / 255, rtol=0)
