@@ -23,14 +23,12 @@ from .types import RobustSRError
 class Attacked:
     """What an attack found: ``adv (N, 3, h, w)`` in [0, 1], its ``loss (N,)``, and ``curve``, a ``(N,)`` per step.
 
-    The curve holds the objective of every iterate in turn (of the first restart), the clean input first; for `cw`
-    the value J that it minimises is in ``j`` likewise.
+    The curve holds the objective of every iterate in turn (of the first restart), the clean input first.
     """
 
     adv: Tensor
     loss: Tensor
     curve: list[Tensor]
-    j: list[Tensor] | None = None
 
 
 class Ascent(TypedDict, total=False):
@@ -38,7 +36,6 @@ class Ascent(TypedDict, total=False):
 
     restarts: int
     mask: Tensor | None
-    goal: float
     seed: int
     score: Objective | None
     clip: bool
@@ -99,7 +96,6 @@ def ascend(
     start: float = 0,
     restarts: int = 1,
     mask: Tensor | None = None,
-    goal: float = math.inf,
     seed: int = 0,
     score: Objective | None = None,
     clip: bool = True,
@@ -107,10 +103,9 @@ def ascend(
     """Steps of ``step_size`` up the objective inside the ball ``eps`` around ``x (N, 3, h, w)``; the best iterate.
 
     ``start``: size of the uniform random start, as a fraction of the ball. ``restarts``: that many runs, the best per
-    sample. ``mask`` (broadcastable to x, 0 or 1): only there may x change. ``goal``: a sample whose objective reaches
-    it is left alone from then on. ``score``: what iterates are compared by, where the objective draws anew at every
-    call and the luckiest draw would win; the objective itself if omitted. ``clip``: to [0, 1], at every step. The
-    result is never worse than ``x`` itself.
+    sample. ``mask`` (broadcastable to x, 0 or 1): only there may x change. ``score``: what iterates are compared by,
+    where the objective draws anew at every call and the luckiest draw would win; the objective itself if omitted.
+    ``clip``: to [0, 1], at every step. The result is never worse than ``x`` itself.
     """
     if not eps >= 0 or steps < 1 or restarts < 1:
         raise RobustSRError(f"eps must be at least 0, steps and restarts at least 1; got {eps}, {steps}, {restarts}")
@@ -138,11 +133,8 @@ def ascend(
             keep(z, value)
             if restart == 0 and (number > 0 or start > 0):
                 curve.append(value)
-            if bool((best_loss >= goal).all()):
-                break
             step = steepest(gradient * allowed, norm, base + number + 1) * allowed
-            moved = _confined(x, z + step_size * step - x, norm, eps, clip)
-            z = torch.where((best_loss >= goal).view(-1, 1, 1, 1), z, moved)
+            z = _confined(x, z + step_size * step - x, norm, eps, clip)
         with torch.no_grad():
             value = judge(z)
         keep(z, value)
@@ -194,7 +186,7 @@ def cw(
     with torch.no_grad():
         clean = (score or objective)(x)
     best, best_loss, best_j = x.clone(), clean, -c * values * clean
-    curve, js = [clean], [best_j]
+    curve = [clean]
     for number in range(steps + 1):
         with torch.enable_grad():
             adv = x + allowed * ((w.tanh() + 1) / 2 - x)
@@ -212,9 +204,8 @@ def cw(
         best = torch.where((j < best_j).view(-1, 1, 1, 1), adv.clamp(0, 1), best)
         best_loss, best_j = torch.where(j < best_j, value, best_loss), torch.minimum(j, best_j)
         curve.append(value)
-        js.append(j)
         adam.step()
-    return Attacked(best, best_loss, curve, js)
+    return Attacked(best, best_loss, curve)
 
 
 def cw_search(

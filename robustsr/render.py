@@ -23,7 +23,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .files import StrPath, atomic
-from .report import ARROWS, Cell, Gallery, Plot, Report, Table, Value, paragraphs, plain
+from .report import ARROWS, Cell, Gallery, Plot, Report, Table, Value, plain
 from .webpage import to_html
 
 _LABEL = 16  # columns of a terminal that a row's label has at least
@@ -51,7 +51,10 @@ def to_rich(table: Table, *, notes: bool = True) -> Group:
             shown.add_row(Text(plain(section), style="italic"))
         for row in rows:
             label = Padding(Text(plain(row.label)), (0, 0, 0, 2 if section else 0))
-            cells = [_stack(cell, box) for cell, box in zip(row.cells, boxes, strict=True)]
+            cells = [
+                Text(plain(cell.text).rjust(box), style=("", "bold", "underline")[cell.best])
+                for cell, box in zip(row.cells, boxes, strict=True)
+            ]
             shown.add_row(label, *cells, style="dim" if row.published else "" if row.ranked else "italic")
     below = table.footnotes if notes else []
     # A title of the table's own would be folded to its width.
@@ -89,7 +92,7 @@ def fit(table: Table, width: int) -> list[Table]:
 
 
 def _says(cells: Sequence[Cell]) -> bool:
-    return any(cell.value is not None or cell.published is not None for cell in cells)
+    return any(cell.value is not None for cell in cells)
 
 
 def to_markdown(table: Table) -> str:
@@ -114,14 +117,11 @@ def report_to_markdown(report: Report) -> str:
     """A report in Markdown: plots as tables of their numbers, galleries as their captions."""
     blocks = [f"# {_escape(report.title)}", _escape(report.lead)]
     for section in report.sections:
-        if isinstance(section, str):
-            blocks += [_escape(paragraph) for paragraph in paragraphs(section)]
-        elif isinstance(section, Gallery):
+        if isinstance(section, Gallery):
             blocks += [f"## {_escape(section.title)}", *([_escape(section.crop)] if section.crop else [])]
             for label, panels in section.rows:
                 blocks.append(f"**{_escape(label)}** (pictures in report.html)")
                 blocks.append("\n".join(f"- {_escape(p.label)}: {_escape(p.caption or 'no figures')}" for p in panels))
-            blocks += [f"- {_escape(note)}" for note in section.notes]
         else:
             table = section.table() if isinstance(section, Plot) else section
             blocks += [f"## {_escape(table.title)}", to_markdown(table).rstrip()]
@@ -132,11 +132,9 @@ def report_to_markdown(report: Report) -> str:
 
 def to_csv(table: Table) -> str:
     """A table as CSV with all digits: section, label, whether measured or published, then a column per column."""
-    each = 1 + table.compared
-    heads = [head for column in table.columns for head in (column.full, f"{column.full} (published)")[:each]]
-    lines: list[list[Value]] = [["section", table.label or "label", "source", *heads]]
+    lines: list[list[Value]] = [["section", table.label or "label", "source", *(c.full for c in table.columns)]]
     for row in table.rows:
-        values = [value for cell in row.cells for value in (cell.value, cell.published)[:each]]
+        values = [cell.value for cell in row.cells]
         lines.append([row.section, row.label, "published" if row.published else "measured", *values])
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([_harmless(value) for value in line] for line in lines)
@@ -147,14 +145,11 @@ def to_json(report: Report) -> str:
     """A report as strict JSON with all digits, but without pixels; nan and inf are strings."""
     sections: list[dict[str, Any]] = []
     for section in report.sections:
-        if isinstance(section, str):
-            sections.append({"type": "text", "text": section})
-        elif isinstance(section, Gallery):
+        if isinstance(section, Gallery):
             rows = [(label, [(p.label, p.caption, p.image.size) for p in panels]) for label, panels in section.rows]
             keys = ("label", "caption", "size")
             shown = [{"label": label, "panels": [dict(zip(keys, p, strict=True)) for p in ps]} for label, ps in rows]
             sections.append({"type": "gallery", "title": section.title, "crop": section.crop, "rows": shown})
-            sections[-1]["notes"] = section.notes
         else:
             sections.append({"type": type(section).__name__.lower(), **asdict(section)})
     record = {"title": report.title, "lead": report.lead, "command": report.command, "protocol": report.protocol}
@@ -189,7 +184,7 @@ def _harmless(value: Value) -> Value:
 
 def _marked(cell: Cell) -> str:
     text = _escape(cell.text)
-    return f"{ {1: f'**{text}**', 2: f'<ins>{text}</ins>'}.get(cell.best, text) } {cell.aside}".rstrip()
+    return {1: f"**{text}**", 2: f"<ins>{text}</ins>"}.get(cell.best, text)
 
 
 def _boxes(table: Table) -> list[int]:
@@ -198,17 +193,10 @@ def _boxes(table: Table) -> list[int]:
     for (name, count), start in zip(table.groups, table.starts, strict=True):
         for j in range(start, start + count):
             cells = [row.cells[j] for row in table.rows]
-            texts = [table.columns[j].head, *(cell.text for cell in cells), *(cell.aside for cell in cells)]
+            texts = [table.columns[j].head, *(cell.text for cell in cells)]
             boxes.append(max(cell_len(plain(text)) for text in texts) + (1 if name and j > start else 2))
         boxes[-1] += max(0, cell_len(plain(name)) + 4 - sum(boxes[start:]))
     return boxes
-
-
-def _stack(cell: Cell, box: int) -> Text:
-    """The value, and the published one under it: two side by side would be too wide for the tables of papers."""
-    value = plain(cell.text)
-    text = Text(" " * (box - cell_len(value))).append(value, style=("", "bold", "underline")[cell.best])
-    return text.append(f"\n{cell.aside.rjust(box)}", style="dim") if cell.aside else text
 
 
 def _strict(value: Any) -> Any:  # noqa: ANN401

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -14,31 +13,25 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Value: TypeAlias = "float | str | None"
-Section: TypeAlias = "Table | Plot | Gallery | str"  # a string is text, its paragraphs parted by empty lines
+Section: TypeAlias = "Table | Plot | Gallery"
 
 ARROWS = {"high": "↑", "low": "↓", None: ""}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value; ``None`` shows as n/a. ``published`` is the figure of a paper, shown beside ours.
+    """One value; ``None`` shows as n/a.
 
     ``digits`` after the point; the column's if omitted. ``best`` is set by the table: 1 best, 2 second, 0 neither.
     """
 
     value: Value = None
     digits: int | None = None
-    published: float | None = None
     best: int = 0
 
     @property
     def text(self) -> str:
         return number(self.value, self.digits)
-
-    @property
-    def aside(self) -> str:
-        """The published figure in brackets, or nothing."""
-        return "" if self.published is None else f"({number(self.published, self.digits)})"
 
 
 @dataclass(frozen=True)
@@ -75,16 +68,12 @@ class Row:
         label: str,
         values: Iterable[Value],
         *,
-        beside: Iterable[float | None] | None = None,
         section: str = "",
         published: bool = False,
         ranked: bool = True,
     ) -> Row:
-        """A row of plain values, ``beside`` which stand the published ones, as many."""
-        values = tuple(values)
-        asides = (None,) * len(values) if beside is None else tuple(beside)
-        cells = tuple(Cell(value, published=aside) for value, aside in zip(values, asides, strict=True))
-        return Row(label, cells, section, published, ranked)
+        """A row of plain values."""
+        return Row(label, tuple(map(Cell, values)), section, published, ranked)
 
 
 @dataclass(frozen=True)
@@ -133,11 +122,6 @@ class Table:
         return [0, *accumulate(count for _, count in self.groups)][:-1]
 
     @property
-    def compared(self) -> bool:
-        """Whether published figures stand beside ours."""
-        return any(cell.aside for row in self.rows for cell in row.cells)
-
-    @property
     def footnotes(self) -> list[str]:
         """The notes, and what the marks mean."""
         marks = {cell.best for row in self.rows for cell in row.cells}
@@ -146,7 +130,6 @@ class Table:
             "underlined: second": 2 in marks,
             "published rows: not ranked": any(row.published for row in self.rows),
             "rows in italics: not ranked": any(not row.ranked and not row.published for row in self.rows),
-            "in brackets: published": self.compared,
         }
         used = "; ".join(text for text, holds in legend.items() if holds)
         return [*self.notes, *([used.capitalize() + "."] if used else [])]
@@ -205,7 +188,6 @@ class Gallery:
     title: str
     rows: Sequence[tuple[str, Sequence[Panel]]]
     crop: str = ""
-    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -240,8 +222,3 @@ def rank_key(cell: Cell) -> float | None:
 def plain(text: str) -> str:
     """One line of what can be printed: no control characters, no halves of surrogate pairs."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
-
-
-def paragraphs(text: str) -> list[str]:
-    """The parts of a text that empty lines separate."""
-    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]

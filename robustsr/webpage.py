@@ -12,7 +12,7 @@ from importlib import resources
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .report import Gallery, Panel, Plot, Report, paragraphs, plain
+from .report import Gallery, Panel, Plot, Report, plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,7 +94,6 @@ def to_html(report: Report, *, budget: int = PICTURE_BUDGET) -> str:
         sections=[(type(section).__name__, section) for section in report.sections],
         strips=strips,
         svg=to_svg,
-        paragraphs=paragraphs,
         style=style,
         script=script,
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),

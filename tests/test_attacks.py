@@ -98,21 +98,6 @@ def test_restarts_only_help_and_the_curve_tells_the_first_run():
     assert torch.equal(one.curve[0], objective(x))
 
 
-def test_a_sample_that_reached_its_goal_is_left_alone():
-    x = picture(2, 6, 6) * 0.5
-    scale = torch.tensor([1.0, 0.01], dtype=x.dtype)
-    calls = []
-
-    def objective(z):
-        calls.append(z.detach().clone())
-        return (z - x).mean(dim=(1, 2, 3)) * scale
-
-    found = ascend(x, objective, 0.1, 0.02, 5, goal=0.015)
-    assert found.loss[0] == pytest.approx(0.02)  # two steps, not the five that lead to .1
-    torch.testing.assert_close(calls[-1][0], x[0] + 0.02)
-    torch.testing.assert_close(found.adv[1], x[1] + 0.1)
-
-
 def test_seeds_decide_and_batches_do_not():
     x = picture(3)
     objective = lambda z: (z * 40).sin().mean(dim=(1, 2, 3))  # noqa: E731
@@ -184,8 +169,9 @@ def test_cw_never_ends_below_its_start_and_needs_no_ball(convs):
     objective = against(convs, hr, l1)
     found = cw(x, objective, values=hr[0].numel(), c=0.5, steps=6)
     assert bool((found.loss > objective(x)).all()) and found.adv.min() >= 0 and found.adv.max() <= 1
-    assert len(found.curve) == len(found.j) == 8  # clean, the start, six steps
-    assert bool((torch.stack(found.j[1:]).amin(0) <= found.j[0]).all())
+    assert len(found.curve) == 8  # clean, the start, six steps
+    j = norms(found.adv - x)["l2"] - 0.5 * hr[0].numel() * found.loss
+    assert bool((j <= -0.5 * hr[0].numel() * objective(x)).all())
 
 
 def test_cw_survives_black_and_white_pixels():

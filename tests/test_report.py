@@ -37,15 +37,12 @@ def marks(table, j=0):
     return [row.cells[j].best for row in table.rows]
 
 
-def wide(beside=False):
+def wide():
     """Twelve columns in four groups, as the second table of the paper."""
     names = (("PSNR", "high"), ("SSIM", "high"), ("LPIPS", "low"))
     columns = [Column(name, group, better) for group in ("FGSM", "BIM", "PGD", "CW") for name, better in names]
     values = np.random.default_rng(0).uniform(0.1, 1, (7, 12)) * np.tile([30, 1, 1], 4)
-    rows = [
-        Row.of(f"method number {i}", line, beside=line / 2 if beside else None, section="Ours" if i < 5 else "Paper")
-        for i, line in enumerate(values)
-    ]
+    rows = [Row.of(f"method number {i}", line, section="Ours" if i < 5 else "Paper") for i, line in enumerate(values)]
     return Table("Attacks", columns, rows, ["100 pictures"], "Method")
 
 
@@ -57,8 +54,8 @@ def sample(name="model"):
     table = Table(name, [Column("PSNR", name, "high")], [Row.of(name, [1 / 3]), Row.of("b", [None])], [name], name)
     plot = Plot(name, name, name, [(name, [0, 1, 2], [1.0, math.nan, 3.0]), ("b", [0, 1], [1, 1])], [name])
     panels = [Panel(name, picture(2), name), Panel("b", Image.fromarray(picture(8, 1)), "1 dB")]
-    gallery = Gallery(name, [(name, panels)], name, [name])
-    return Report(name, name, [table, name, plot, gallery], {name: name, "path": Path("x")}, name)
+    gallery = Gallery(name, [(name, panels)], name)
+    return Report(name, name, [table, plot, gallery], {name: name, "path": Path("x")}, name)
 
 
 def printed(table, width):
@@ -118,13 +115,12 @@ def test_a_row_of_another_length_is_refused():
 
 
 def test_numbers_are_whole_at_100_columns():
-    for table in (wide(), wide(beside=True)):
-        text = printed(table, 100)
-        assert max(map(len, text.splitlines())) <= 100
-        shown = re.findall(r"\d+\.\d\d", text)
-        wanted = [text.strip("()") for row in table.rows for cell in row.cells for text in (cell.text, cell.aside)]
-        assert sorted(shown) == sorted(filter(None, wanted))
-        assert all(head in text for head in ("FGSM", "BIM", "PGD", "CW", "PSNR↑", "LPIPS↓", "100 pictures"))
+    table = wide()
+    text = printed(table, 100)
+    assert max(map(len, text.splitlines())) <= 100
+    shown = re.findall(r"\d+\.\d\d", text)
+    assert sorted(shown) == sorted(cell.text for row in table.rows for cell in row.cells)
+    assert all(head in text for head in ("FGSM", "BIM", "PGD", "CW", "PSNR↑", "LPIPS↓", "100 pictures"))
 
 
 def test_narrow_terminals_get_several_tables():
@@ -158,18 +154,17 @@ def test_terminals_get_no_markup_and_no_escapes():
 
 
 def test_markdown_and_csv_hold_the_table():
-    table = wide(beside=True)
+    table = wide()
     lines = [line.split("|")[1:-1] for line in to_markdown(table).splitlines() if line.startswith("|")]
     assert len({tuple(map(len, line)) for line in lines}) == 1  # aligned, and no cell more or less
     body = [[re.sub(r"\*\*|</?ins>", "", cell).strip() for cell in line] for line in lines[2:] if line[1].strip()]
-    assert body == [[row.label, *(f"{cell.text} {cell.aside}" for cell in row.cells)] for row in table.rows]
+    assert body == [[row.label, *(cell.text for cell in row.cells)] for row in table.rows]
 
     read = list(csv.DictReader(io.StringIO(to_csv(table))))
     for line, row in zip(read, table.rows, strict=True):
         assert (line["section"], line["Method"], line["source"]) == (row.section, row.label, "measured")
         for cell, column in zip(row.cells, table.columns, strict=True):
             assert float(line[column.full]) == cell.value  # all digits
-            assert float(line[f"{column.full} (published)"]) == cell.published
 
 
 def test_text_files_are_escaped():
@@ -191,11 +186,11 @@ def test_json_is_complete_and_strict():
         ("title", "lead", "command"), "model"
     )
     assert read["protocol"] == {"model": "model", "path": "x"}
-    table, text, plot, gallery = read["sections"]
-    assert [section["type"] for section in read["sections"]] == ["table", "text", "plot", "gallery"]
+    table, plot, gallery = read["sections"]
+    assert [section["type"] for section in read["sections"]] == ["table", "plot", "gallery"]
     assert [row["cells"][0]["value"] for row in table["rows"]] == [1 / 3, None]
     assert table["columns"][0] == {"name": "PSNR", "group": "model", "better": "high", "digits": 2}
-    assert text["text"] == "model" and plot["series"][0] == ["model", [0, 1, 2], [1, "nan", 3]]
+    assert plot["series"][0] == ["model", [0, 1, 2], [1, "nan", 3]]
     assert gallery["rows"][0]["panels"][1] == {"label": "b", "caption": "1 dB", "size": [8, 8]}
 
 
