@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from .images import Metadata, Picture
 from .models import Loaded, load, seeded
 from .pipeline import upscale_picture
-from .plan import Target, make_plan, smoothing_for
+from .plan import make_plan
+from .settings import Target, smoothing_for
 from .smoothing import Draws, Reduce
 from .types import RobustSRError
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from . import perturbations
 from .craft import craft
 from .models import Loaded, Network
-from .plan import Smoothing, pixels_per_second
+from .plan import pixels_per_second
 from .ruler import Measures, Ruler, sizes
 from .scene import Pixels, Say, Scene, Shown, from_pixels, smoothed
+from .settings import Smoothing
 from .threats import VARIANTS, Threat, Variant
 
 File = Callable[[str, Tensor], Tensor]  # stores an input (1, 3, h, w) under a name, and reads it back

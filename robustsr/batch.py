@@ -23,9 +23,10 @@ from .manifest import Manifest, digest
 from .models import Loaded
 from .noise import ALGORITHM
 from .pipeline import upscale_picture
-from .plan import Plan, Smoothing, Target, cost
+from .plan import Plan, cost
 from .remote import Place, State, Url, delivered, fetched, state
 from .resume import announce, judged, opened, sort_out, taken
+from .settings import Smoothing, Target
 from .types import MAX_PIXELS, Cancelled, RobustSRError
 
 

@@ -115,11 +115,6 @@ class Bounds:
     lower: Tensor  # uint8
     upper: Tensor  # uint8, same shape
 
-    def widened(self) -> tuple[Tensor, Tensor]:
-        """Bounds of the picture before it was rounded, half a level wider: float32 in [0, 1]."""
-        low, high = (self.lower.float() - 0.5) / (LEVELS - 1), (self.upper.float() + 0.5) / (LEVELS - 1)
-        return low.clamp(min=0), high.clamp(max=1)
-
     @property
     def width(self) -> Tensor:
         """upper - lower, in levels: uint8."""

@@ -23,7 +23,7 @@ from .engine import buffers_kept, full_float32, is_out_of_memory
 from .models import Loaded, noise_inside
 from .noise import gaussian
 from .onnx_network import OnnxNetwork
-from .plan import overlap
+from .plan import Counter, overlap
 from .tiling import balanced, windows
 from .types import RobustSRError
 
@@ -111,7 +111,7 @@ def certify(
     size = window_size(network, claim, h, w)
     s = network.scale
     rows, columns = (windows(n, m, network.context, align=network.align) for n, m in zip((h, w), size, strict=True))
-    progress = _Progress(on_draws, len(rows) * len(columns) * (claim.shipped + claim.n))
+    progress = Counter(on_draws, len(rows) * len(columns) * (claim.shipped + claim.n))
     picture, lower, upper = (torch.empty(3, h * s, w * s, dtype=torch.uint8) for _ in range(3))
     try:
         for row in rows:
@@ -194,7 +194,7 @@ class _Cut:
 
 
 def _certify_window(
-    tile: Tensor, network: Loaded, claim: Claim, seed: int, cut: _Cut, progress: _Progress
+    tile: Tensor, network: Loaded, claim: Claim, seed: int, cut: _Cut, progress: Counter
 ) -> tuple[Tensor, Bounds]:
     """The shipped levels and the bounds of what one window contributes, from disjoint draws."""
     s = network.scale
@@ -216,7 +216,7 @@ def _draw(
     sigma: float,
     seed: int,
     cut: _Cut,
-    progress: _Progress,
+    progress: Counter,
 ) -> None:
     """Adds the network's outputs for the noise of ``draws``, several in one pass."""
     s = network.scale
@@ -233,17 +233,3 @@ def _draw(
             histogram.add(network(tile + sigma * noise)[..., rows, columns])
         progress.add(len(now))
         start = now.stop
-
-
-@dataclass
-class _Progress:
-    """Counts draws over all windows."""
-
-    on_draws: OnDraws | None
-    total: int
-    done: int = 0
-
-    def add(self, draws: int) -> None:
-        self.done += draws
-        if self.on_draws is not None:
-            self.on_draws(self.done, self.total)

@@ -41,8 +41,8 @@ from .types import RobustSRError
 
 if TYPE_CHECKING:
     from .models import Loaded
-    from .plan import Smoothing
     from .scene import Box, Scene
+    from .settings import Smoothing
     from .threats import Threat, Variant
     from .universal import Universal
 
@@ -147,8 +147,8 @@ def attack(
     from . import scene as scenes
     from .craft import with_gradients
     from .files import staged
-    from .plan import smoothing_for
     from .scene import LARGEST, box
+    from .settings import smoothing_for
 
     with usage():
         threat = threats.with_options(

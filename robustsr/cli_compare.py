@@ -80,9 +80,9 @@ def compare(
     from . import compare as work
     from . import scene as scenes
     from .files import atomic
-    from .plan import smoothing_for
     from .report import Gallery, Report
     from .ruler import Ruler
+    from .settings import smoothing_for
     from .sheet import contact_sheet
     from .webpage import to_html
 

@@ -100,7 +100,7 @@ def evaluate(
     """Measure models under noise, corruptions and attacks; tables, plots and an HTML report."""
     bring_torch()
     from . import layouts, protocols
-    from .plan import Smoothing
+    from .settings import Smoothing
     from .study import Study, parse
     from .threats import is_threat, with_loss
 

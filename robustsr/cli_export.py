@@ -51,7 +51,7 @@ def export(
     network = load(found(model), "cpu", denoise=denoise and found(denoise))
     from . import export as work
     from .files import atomic
-    from .plan import smoothing_for
+    from .settings import smoothing_for
 
     with usage():
         smoothing = smoothing_for(network, smooth, sigma, samples, draws) if smooth else None

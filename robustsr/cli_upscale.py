@@ -273,12 +273,13 @@ def upscale(
     with status() as tell:
         tell(f"loading {name}")
         from . import batch, images
-        from . import plan as planning
         from .models import load, noise_inside, seeded
+        from .plan import make_plan, pixels_per_second
+        from .settings import Target, smoothing_for
 
         imported = time.perf_counter()
         with usage():
-            target = planning.Target(**sizes)  # type: ignore[arg-type]
+            target = Target(**sizes)  # type: ignore[arg-type]
             images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
         output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
         here = {"device": "cpu", "precision": "fp32"} if ray else {"device": device, "precision": asked}
@@ -289,14 +290,14 @@ def upscale(
     with usage():
         smoothing = None
         if smooth != "off":
-            smoothing = planning.smoothing_for(network, smooth, deviation, copies, draws, seed, limit)
-        plan = planning.make_plan(network, smoothing, tile, tile_pad)
+            smoothing = smoothing_for(network, smooth, deviation, copies, draws, seed, limit)
+        plan = make_plan(network, smoothing, tile, tile_pad)
     requested = {"precision": asked, "tile": tile, "tile_pad": tile_pad, **({"seed": seed or 0} if inside else {})}
     task = batch.Task(network, smoothing, target, output, plan, requested)
     loaded = time.perf_counter()
 
     rows = batch.estimate(todo, task, overwrite=overwrite)
-    speed = planning.pixels_per_second(network) if not ray and any(row.size for row in rows) else None
+    speed = pixels_per_second(network) if not ray and any(row.size for row in rows) else None
     for warning in warnings:
         console.say(f"note: {warning}", "yellow")
     for line in console.forecast(rows, network, smoothing, speed, "Ray" if ray else ""):

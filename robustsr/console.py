@@ -15,7 +15,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from .batch import Forecast
     from .models import Loaded
-    from .plan import Smoothing
+    from .settings import Smoothing
 
 for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):

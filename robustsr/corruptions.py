@@ -163,8 +163,3 @@ KINDS = {
     "spatter": Kind(imagenet_c.spatter, _SEVERITY, "ImageNet-C extra: drops of water, or mud from severity 4"),
     "saturate": Kind(imagenet_c.saturate, _SEVERITY, "ImageNet-C extra: pale colours at 1 and 2, garish ones from 3"),
 }
-
-
-def names() -> list[str]:
-    """The names of all kinds, in the order of the help."""
-    return list(KINDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +14,9 @@ from .losses import loss as loss_by_name
 from .models import Loaded, Network
 from .objectives import Checkpointed, Fresh, Objective, against, mean_of_losses
 from .perturbations import random_noise, rounded
-from .plan import Smoothing, smallest_tile
+from .plan import smallest_tile
 from .resample import OnResized
+from .settings import Smoothing
 from .smoothing import Smoothed
 from .threats import Threat, Variant
 from .tiling import Tiled
@@ -60,7 +60,6 @@ def with_gradients(network: Loaded) -> Network:
 class Crafted:
     """An adversarial input ``adv (N, 3, h, w)`` in the levels of its file, and how it was found."""
 
-    variant: Variant | Literal["random"]
     adv: Tensor
     found: Attacked | None
     c: float | None = None  # that cw used
@@ -92,7 +91,7 @@ def craft(
         raise RobustSRError(f"eps {eps:g} is less than one level of an {bits}-bit file: nothing of it would be left")
     if threat.method == "random":
         noisy = random_noise(x, eps, threat.norm, mask=mask, seed=seed, bits=bits)
-        return Crafted("random", noisy, None)
+        return Crafted(noisy, None)
     if targeted and threat.drop is not None:
         raise RobustSRError("a drop is how far the output is from the truth, which an attack with a target leaves be")
     size = (x.shape[-2], x.shape[-1])
@@ -106,7 +105,7 @@ def craft(
         raise RobustSRError(f"{network.name} is x{up.scale}: it cannot craft attacks for outputs of another size")
     objective, score = _objective(threat, up, variant, reference, targeted, seed)
     found, c = _search(threat, x, objective, score, up, reference, own, mask, seed, eps, bits)
-    return Crafted(variant, _filed(threat, x, found.adv, bits, eps), found, c)
+    return Crafted(_filed(threat, x, found.adv, bits, eps), found, c)
 
 
 def _objective(

@@ -22,8 +22,9 @@ from .files import atomic
 from .models import Loaded, load
 from .pairs import Pair
 from .perturbations import Norm, norms, random_noise
-from .plan import Smoothing, compose, make_plan, refuse_smoothed
+from .plan import compose, make_plan
 from .resample import OnResized
+from .settings import Smoothing, refuse_smoothed
 from .smoothing import Smoothed, is_gray
 from .study import VERSION, Record, Study, append, parse, records
 from .threats import Threat, Variant

@@ -23,7 +23,7 @@ from .engine import PRECISIONS
 from .models import Loaded, Network, faithful, photograph_like
 from .noise import ALGORITHM
 from .onnx_facts import Facts
-from .plan import AutoSmoothing, Smoothing
+from .settings import AutoSmoothing, Smoothing
 from .smoothing import Smoothed
 from .types import RobustSRError, Upscaler
 

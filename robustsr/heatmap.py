@@ -6,27 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-# Dark to bright, also for eyes that see no red or green, and in gray print: anchors of matplotlib's "inferno".
-ANCHORS = np.array(
-    [
-        [0, 0, 4],
-        [40, 11, 84],
-        [101, 21, 110],
-        [159, 42, 99],
-        [212, 72, 66],
-        [245, 125, 21],
-        [250, 193, 39],
-        [252, 255, 164],
-    ]
-)
 STRIP, NARROWEST = 52, 260  # pixels of the scale below the picture, and of a picture that its words fit under
 
 
 def heat(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """``values (...)`` in [0, 1] as colours ``(..., 3)``."""
-    at = np.clip(values, 0, 1) * (len(ANCHORS) - 1)
-    channels = [np.interp(at, np.arange(len(ANCHORS)), ANCHORS[:, c]) for c in range(3)]
-    return np.floor(np.stack(channels, -1) + 0.5).astype(np.uint8)
+    """``values (...)`` in [0, 1] as colours ``(..., 3)``: dark to bright, also for the colour-blind."""
+    from matplotlib import colormaps  # slow to import
+
+    colours: NDArray[np.uint8] = colormaps["inferno"](np.clip(values, 0, 1), bytes=True)
+    return colours[..., :3]
 
 
 def width_map(width: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image
 
 from .catalogue import BICUBIC, ENDINGS
-from .plan import Smoothing
 from .report import Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results
+from .settings import Smoothing
 from .study import Record, Study
 from .threats import is_threat, parse, variants_for
 

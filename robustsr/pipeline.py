@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from .engine import buffers_kept, is_out_of_memory
 from .images import Picture, bleed
 from .models import Loaded
-from .plan import Plan, Smoothing, Target, Watched, compose, count_windows, smallest_tile
+from .plan import Counter, Plan, Watched, compose, count_windows, smallest_tile
+from .settings import Smoothing, Target
 from .smoothing import is_gray
 from .types import RobustSRError
 
@@ -89,7 +90,7 @@ def _upscale(
     total = count_windows(network, smoothing, plan, (h, w), passes)
     if len(jobs) > 1:
         total += count_windows(network, None, plan, (h, w), passes)
-    counter = _Counter(on_window, total)
+    counter = Counter(on_window, total)
     planes = []
     for pixels, smooth, kind in zip(jobs, (smoothing, None), ("colours", "alpha"), strict=False):
         low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))  # beyond [0, 1] for wide gamuts
@@ -122,20 +123,6 @@ def _hold_between(sr: Tensor, x: Tensor, scale: int) -> None:
     plane = x[:, :1]
     for bound, hold in ((-F.max_pool2d(-plane, 3, 1, 1), torch.maximum), (F.max_pool2d(plane, 3, 1, 1), torch.minimum)):
         hold(sr, F.interpolate(bound, scale_factor=scale), out=sr)
-
-
-@dataclass
-class _Counter:
-    """Counts windows over all passes and planes of one picture."""
-
-    on_window: OnWindow | None
-    total: int
-    done: int = 0
-
-    def add(self, windows: int) -> None:
-        self.done += windows
-        if self.on_window is not None:
-            self.on_window(self.done, self.total)
 
 
 def resize(pixels: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:

@@ -9,9 +9,9 @@ from typing import Any
 from . import layouts
 from .catalogue import BICUBIC
 from .pairs import Pictures
-from .plan import Smoothing
 from .report import Section
 from .results import Results
+from .settings import Smoothing
 from .study import Study
 from .types import RobustSRError
 

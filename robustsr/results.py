@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from .plan import Smoothing
+from .settings import Smoothing
 from .study import Record, parse
 
 HIGH = ("psnr", "ssim", "psnr_y", "ssim_y")  # metrics of which more is better

@@ -17,8 +17,9 @@ from torch import Tensor
 from .catalogue import BICUBIC, catalogue, shipped
 from .images import Picture
 from .models import Loaded, load
-from .plan import Smoothing, compose, make_plan
+from .plan import compose, make_plan
 from .resample import resize
+from .settings import Smoothing
 from .smoothing import is_gray
 from .types import RobustSRError
 

@@ -24,9 +24,10 @@ from .jobs import Job, Result
 from .manifest import Events, digest
 from .models import load, seeded
 from .onnx_network import outside
-from .plan import Smoothing, Target, make_plan
+from .plan import make_plan
 from .remote import Place, Url, sweep
 from .resume import announce, opened, sort_out
+from .settings import Smoothing, Target
 from .types import RobustSRError
 from .version import __version__
 

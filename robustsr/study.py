@@ -14,7 +14,7 @@ from typing import Any
 
 from . import corruptions, losses, threats
 from .pairs import Pictures
-from .plan import Smoothing
+from .settings import Smoothing
 from .threats import Threat
 from .types import RobustSRError, meant
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from .perturbations import Norm
-from .plan import Smoothing
+from .settings import Smoothing
 from .types import RobustSRError, number, shown
 
 Method = Literal["fgsm", "bim", "pgd", "cw", "random"]

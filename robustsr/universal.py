@@ -13,9 +13,9 @@ from . import attacks, losses, objectives, perturbations
 from .attack import Attempt, File, Outcome, kept, watched
 from .craft import attackable
 from .models import Loaded
-from .plan import Smoothing
 from .ruler import Ruler, sizes
 from .scene import Say, Scene, Shown, bicubic, from_pixels, smoothed
+from .settings import Smoothing
 from .threats import Threat
 from .types import RobustSRError
 

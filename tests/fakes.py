@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from robustsr.plan import Smoothing
 from robustsr.scene import scene
+from robustsr.settings import Smoothing
 
 FEW = Smoothing("median", 0.03, 4)
 needs_compiler = pytest.mark.skipif(

@@ -19,7 +19,8 @@ from robustsr.console import forecast
 from robustsr.jobs import Job, plan_jobs
 from robustsr.manifest import locked
 from robustsr.models import load
-from robustsr.plan import Smoothing, Target, make_plan
+from robustsr.plan import make_plan
+from robustsr.settings import Smoothing, Target
 from robustsr.types import Cancelled, RobustSRError
 
 SMOOTHING = Smoothing("median", 0.03, 4)
@@ -262,7 +263,8 @@ import sys
 from robustsr.batch import Output, Task, run
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
-from robustsr.plan import Target, make_plan
+from robustsr.plan import make_plan
+from robustsr.settings import Target
 net = load(sys.argv[2], device="cpu", precision="fp32")
 jobs, _ = plan_jobs([sys.argv[1]], None)
 now = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) / 1024

@@ -8,7 +8,7 @@ from PIL import Image
 from robustsr import catalogue
 from robustsr.calibration import Point, estimate_noise, fit, sigma_for
 from robustsr.models import load
-from robustsr.plan import AutoSmoothing, Smoothing, smoothing_for
+from robustsr.settings import AutoSmoothing, Smoothing, smoothing_for
 from robustsr.types import RobustSRError
 
 

@@ -317,15 +317,6 @@ def test_levels_are_those_that_files_get():
     assert np.array_equal(to_levels(x).numpy(), np.floor(x.numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
-def test_half_a_level_covers_what_was_not_rounded():
-    draws = normal(101, 500)
-    middle = draws.sort(0).values[50]
-    levels = histogram(draws).order_statistic(51)
-    low, high = Bounds(levels, levels).widened()
-    assert (low - 1e-7 <= middle).all() and (middle <= high + 1e-7).all()
-    assert (high - low).max() == pytest.approx(1 / 255, abs=1e-6)
-
-
 def test_values_that_are_no_numbers():
     with pytest.raises(RobustSRError, match="not numbers"):
         histogram(torch.tensor([[0.1, float("nan")]]))

@@ -25,8 +25,8 @@ from robustsr.batch import Forecast
 from robustsr.catalogue import package_weights
 from robustsr.jobs import Job
 from robustsr.models import load
-from robustsr.plan import Smoothing
 from robustsr.progress import Bar
+from robustsr.settings import Smoothing
 from robustsr.types import RobustSRError
 from robustsr.version import __version__
 

@@ -19,7 +19,8 @@ from robustsr.models import denoised, load
 from robustsr.noise import gaussian
 from robustsr.onnx_network import OnnxNetwork
 from robustsr.pairs import Pictures
-from robustsr.plan import Smoothing, compose, make_plan, smoothing_for
+from robustsr.plan import compose, make_plan
+from robustsr.settings import Smoothing, smoothing_for
 from robustsr.study import Study
 from robustsr.types import RobustSRError
 

@@ -13,8 +13,8 @@ from robustsr.evaluate import run
 from robustsr.manifest import Manifest
 from robustsr.models import load
 from robustsr.pairs import Pictures
-from robustsr.plan import Smoothing
 from robustsr.results import Results
+from robustsr.settings import Smoothing
 from robustsr.study import VERSION, Study
 from robustsr.types import RobustSRError
 

@@ -25,7 +25,8 @@ from robustsr.models import load, seeded
 from robustsr.noise import philox
 from robustsr.onnx_graph import Graph
 from robustsr.onnx_smoothing import smoothed
-from robustsr.plan import AutoSmoothing, Smoothing, make_plan, smoothing_for
+from robustsr.plan import make_plan
+from robustsr.settings import AutoSmoothing, Smoothing, smoothing_for
 from robustsr.smoothing import Smoothed
 from robustsr.tiling import Tiled
 from robustsr.types import RobustSRError

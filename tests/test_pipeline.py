@@ -13,7 +13,8 @@ from fakes import Plain
 from robustsr.images import Metadata, Picture
 from robustsr.models import load
 from robustsr.pipeline import resize, upscale_picture
-from robustsr.plan import Smoothing, Target, compose, cost, count_windows, make_plan
+from robustsr.plan import compose, cost, count_windows, make_plan
+from robustsr.settings import Smoothing, Target
 from robustsr.types import Cancelled, RobustSRError
 
 
@@ -167,7 +168,8 @@ import numpy as np
 from robustsr.images import Metadata, Picture
 from robustsr.models import load
 from robustsr.pipeline import upscale_picture
-from robustsr.plan import Target, make_plan
+from robustsr.plan import make_plan
+from robustsr.settings import Target
 net = load(sys.argv[1], device="cpu", precision="fp32")
 pic = Picture(np.random.default_rng(0).random((900, 900, 3), dtype=np.float32), None, False, 8, Metadata(), "png")
 small = Picture(pic.rgb[:64, :64], None, False, 8, Metadata(), "png")

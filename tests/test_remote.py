@@ -16,8 +16,9 @@ from robustsr.files import part_of
 from robustsr.jobs import plan_jobs
 from robustsr.manifest import Manifest, digest
 from robustsr.models import load
-from robustsr.plan import Smoothing, Target, make_plan
+from robustsr.plan import make_plan
 from robustsr.remote import Url, below, check_folder, delivered, fetched, looked_up, place, state, sweep
+from robustsr.settings import Smoothing, Target
 from robustsr.types import Cancelled, RobustSRError
 
 

@@ -7,8 +7,9 @@ from PIL import Image
 from robustsr import images
 from robustsr.models import load
 from robustsr.pipeline import upscale_picture
-from robustsr.plan import Smoothing, Target, make_plan
+from robustsr.plan import make_plan
 from robustsr.scene import Shown, box, from_picture, pixels
+from robustsr.settings import Smoothing, Target
 from robustsr.types import RobustSRError
 
 

@@ -24,8 +24,9 @@ from robustsr.batch import Output, Task
 from robustsr.files import part_of
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
-from robustsr.plan import Smoothing, Target, make_plan
+from robustsr.plan import make_plan
 from robustsr.remote import Url
+from robustsr.settings import Smoothing, Target
 from robustsr.types import RobustSRError
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'robustsr[ray]'")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustsr import threats
-from robustsr.plan import Smoothing
+from robustsr.settings import Smoothing
 from robustsr.threats import Threat, parse, variants_for
 from robustsr.types import RobustSRError, number, shown
 

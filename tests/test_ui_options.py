@@ -7,7 +7,7 @@ from robustsr_ui.options import Options
 
 from robustsr import cli
 from robustsr.cli_common import sigma_of
-from robustsr.plan import Target
+from robustsr.settings import Target
 from robustsr.types import RobustSRError
 
 COMMAND = typer.main.get_command(cli.app).commands["upscale"]

@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 from robustsr import batch
 from robustsr.catalogue import find
 from robustsr.models import Loaded, noise_inside, seeded
-from robustsr.plan import Smoothing, Target, make_plan, smoothing_for
+from robustsr.plan import make_plan
+from robustsr.settings import Smoothing, Target, smoothing_for
 from robustsr.smoothing import Draws, Reduce
 from robustsr.types import RobustSRError
 from robustsr.types import number as read_number

@@ -12,10 +12,10 @@ from PIL import Image
 
 from robustsr import attack, attack_files, attack_report, compare, images, losses, scene, threats
 from robustsr.catalogue import package_samples
-from robustsr.plan import smoothing_for
 from robustsr.report import Table
 from robustsr.ruler import Ruler, in_words
 from robustsr.scene import Scene, Shown
+from robustsr.settings import smoothing_for
 from robustsr.smoothing import Reduce
 from robustsr.types import RobustSRError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from robustsr import losses
 from robustsr.evaluate import run
 from robustsr.pairs import Pictures
-from robustsr.plan import Smoothing
 from robustsr.results import Results
+from robustsr.settings import Smoothing
 from robustsr.study import Study
 
 REFERENCE = (21, "independent")

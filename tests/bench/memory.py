@@ -15,7 +15,8 @@ from PIL import Image
 from robustsr.batch import Output, Task, run
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
-from robustsr.plan import Target, make_plan
+from robustsr.plan import make_plan
+from robustsr.settings import Target
 
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # as `robustsr upscale` does
 

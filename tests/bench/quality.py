@@ -13,7 +13,7 @@ from PIL import Image
 from robustsr.metrics import psnr
 from robustsr.models import load
 from robustsr.noise import gaussian
-from robustsr.plan import smoothing_for
+from robustsr.settings import smoothing_for
 from robustsr.smoothing import Smoothed
 
 

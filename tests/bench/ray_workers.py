@@ -18,7 +18,8 @@ from robustsr import spread
 from robustsr.batch import Output, Task
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
-from robustsr.plan import Smoothing, Target, make_plan
+from robustsr.plan import make_plan
+from robustsr.settings import Smoothing, Target
 
 
 def rate(folder, workers, model):

@@ -22,7 +22,8 @@ from robustsr import attacks, certificate, losses, objectives
 from robustsr.certify import Claim
 from robustsr.engine import auto_precision, buffers_kept, devices
 from robustsr.models import load, photograph_like
-from robustsr.plan import Smoothing, compose, make_plan
+from robustsr.plan import compose, make_plan
+from robustsr.settings import Smoothing
 
 SIGMA, EPS, STEPS = 0.03, 10 / 255, 10
 
