@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import zlib
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import Tensor
 from . import images
 from .attack import File, Result
 from .attack_report import contact
-from .files import atomic
+from .files import atomic, strict_json
 from .scene import from_picture, pixels
 from .sheet import amplified
 from .universal import Universal
@@ -116,13 +114,4 @@ def _save_array(x: Tensor, path: Path) -> None:
 
 def _save_json(values: dict[str, Any], path: Path) -> None:
     with atomic(path) as part:
-        part.write_text(json.dumps(_strict(values), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _strict(value: Any) -> Any:  # noqa: ANN401
-    """Infinite figures, such as the PSNR of equal pictures, as strings."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        part.write_text(strict_json(values), encoding="utf-8")

@@ -1,15 +1,17 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, or line by line."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .types import RobustSRError
 
@@ -71,6 +73,38 @@ def staged(folder: Path) -> Iterator[Path]:
         if not there:
             with suppress(OSError):  # it is not empty: the usual end
                 folder.parent.rmdir()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line of ASCII to a file, which is made; after one that a kill cut short it begins anew.
+
+    RobustSRError: the operating system refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(line.encode("ascii") + b"\n")
+    except OSError as error:
+        raise RobustSRError(f"cannot write {path}: {error.strerror}") from error
+
+
+def strict_json(values: Any) -> str:  # noqa: ANN401
+    """The text of a JSON file; what JSON cannot hold, such as the infinite PSNR of equal pictures, as strings."""
+    return json.dumps(_strict(values), indent=1, allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)
 
 
 def sha256(path: Path) -> str:

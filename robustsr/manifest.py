@@ -22,7 +22,7 @@ from typing import Any
 
 import filelock
 
-from .files import sha256
+from .files import append_line, sha256
 from .remote import Place, State, Url, below, delivered, fetched, place, state
 from .types import RobustSRError
 
@@ -167,14 +167,7 @@ class Manifest:
             if time.monotonic() > self._due:
                 self.flush()
             return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab+") as file:
-                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                    file.write(b"\n")  # ends a line that a kill cut short
-                file.write(line.encode() + b"\n")
-        except OSError as error:
-            raise RobustSRError(f"cannot write {path}: {error.strerror}") from error
+        append_line(path, line)
 
     def flush(self) -> None:
         """Makes sure that what was recorded so far is there. RobustSRError: it cannot be written."""

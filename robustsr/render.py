@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .files import StrPath, atomic
+from .files import StrPath, atomic, strict_json
 from .report import ARROWS, Cell, Gallery, Plot, Report, Table, Value, plain
 from .webpage import to_html
 
@@ -153,7 +151,7 @@ def to_json(report: Report) -> str:
         else:
             sections.append({"type": type(section).__name__.lower(), **asdict(section)})
     record = {"title": report.title, "lead": report.lead, "command": report.command, "protocol": report.protocol}
-    return json.dumps(_strict({**record, "sections": sections}), indent=1, allow_nan=False) + "\n"
+    return strict_json({**record, "sections": sections})
 
 
 def save(report: Report, folder: StrPath) -> list[Path]:
@@ -197,14 +195,3 @@ def _boxes(table: Table) -> list[int]:
             boxes.append(max(cell_len(plain(text)) for text in texts) + (1 if name and j > start else 2))
         boxes[-1] += max(0, cell_len(plain(name)) + 4 - sum(boxes[start:]))
     return boxes
-
-
-def _strict(value: Any) -> Any:  # noqa: ANN401
-    """What JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return str(value)

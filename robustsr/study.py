@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import corruptions, losses, threats
+from .files import append_line
 from .pairs import Pictures
 from .settings import Smoothing
 from .threats import Threat
@@ -99,14 +100,7 @@ def records(folder: Path) -> dict[str, Record]:
 
 def append(folder: Path, record: Record) -> None:
     """Adds a line to the records of a folder, which is made. RobustSRError: it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "records.jsonl", "ab+") as file:
-            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                file.write(b"\n")  # ends a line that a kill cut short
-            file.write(json.dumps(record).encode("ascii") + b"\n")
-    except OSError as error:
-        raise RobustSRError(f"cannot write {folder / 'records.jsonl'}: {error.strerror}") from error
+    append_line(folder / "records.jsonl", json.dumps(record))
 
 
 def parse(spec: str) -> Threat | corruptions.Corruption | None:
