@@ -34,4 +34,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - torch is imported only when
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "load", "upscale"]
+    return __all__

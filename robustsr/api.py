@@ -27,6 +27,10 @@ def upscale(
     model: str | Path | Loaded | None = None,
     *,
     scale: float | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    long_side: int | None = None,
+    short_side: int | None = None,
     smooth: Reduce | None = None,
     sigma: float | Literal["auto"] | None = None,
     samples: int | Literal["auto"] | None = None,
@@ -36,6 +40,7 @@ def upscale(
     device: str = "auto",
     precision: str = "auto",
     denoise: str | Path | None = None,
+    tile: int | None = None,
 ) -> AnyImage:
     """Upscales a picture in memory and returns the same kind of thing.
 
@@ -43,16 +48,16 @@ def upscale(
     array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or floats in [0, 1]; or a tensor ``(3, h, w)`` or
     ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second) channel is alpha. Results are clamped to [0, 1] and
     rounded to integers for integer input. ``model``: a name, a path, or what ``load`` returned (faster for several
-    pictures; ``device`` and ``precision`` are then its own).
+    pictures; ``device`` and ``precision`` are then its own). ``scale``, or sides of the result in pixels (``width`` and
+    ``height`` together: to fit into that box), as in the command line; the model's own scale if none is given.
     ``sigma`` in [0, 1] units or "auto", ``samples`` and ``draws`` default to the model's catalogue entry; ``samples``
     "auto" takes as many as each picture needs for an RMS error of ``tolerance``, 1/255 unless given.
     ``denoise``: the name or path of a denoiser that runs before the model, on each noisy copy where it is smoothed.
+    ``tile``: pixels a side of the pieces that large pictures are upscaled in; smaller ones need less memory.
     RobustSRError: anything else, or an unknown model.
     """
-    from .catalogue import default_model
-
     if isinstance(model, str | Path | None):
-        network = load(model or default_model(), device=device, precision=precision, denoise=denoise)
+        network = load(model, device=device, precision=precision, denoise=denoise)
     elif denoise is not None:
         raise RobustSRError("denoise goes with a model's name or path: load(model, denoise=...) makes both one")
     else:
@@ -61,11 +66,16 @@ def upscale(
         raise RobustSRError("sigma, samples, tolerance and draws only matter with smooth='median' or smooth='mean'")
     network = seeded(network, seed)
     smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed, tolerance) if smooth else None
-    target, plan = Target(scale=scale), make_plan(network, smoothing)
+    target, plan = Target(scale, width, height, long_side, short_side), make_plan(network, smoothing, tile)
 
     def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not pixels.size or not np.isfinite(pixels).all() or pixels.min() < -1 or pixels.max() > 2:
-            raise RobustSRError("the picture is empty, or its values are not floats in [0, 1]")
+        if not pixels.size or not np.isfinite(pixels).all():
+            raise RobustSRError("the picture is empty, or some of its values are no finite numbers")
+        if pixels.min() < -1 or pixels.max() > 2:
+            reach = f"these reach from {pixels.min():g} to {pixels.max():g}"
+            raise RobustSRError(
+                f"floats must be in [0, 1], {reach}: divide by the largest value there can be, such as 255"
+            )
         channels = pixels.shape[2]
         gray = channels < 3
         rgb = np.repeat(pixels[..., :1], 3, axis=2) if gray else pixels[..., :3]
@@ -87,7 +97,8 @@ def upscale(
         return stacked if image.ndim == 4 else stacked[0]
     if isinstance(image, Image.Image):
         if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-            raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: convert it first")
+            hint = 'image.convert("RGBA")' if "transparency" in image.info else 'image.convert("RGB")'
+            raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: take {hint}")
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # of broken EXIF Pillow raises whatever comes

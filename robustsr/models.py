@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import checkpoints, kernels, winograd
 from .architectures import Call, Denoised, sizes_of_both
-from .catalogue import BICUBIC, Entry, find
+from .catalogue import BICUBIC, Entry, default_model, find
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
 from .files import sha256
 from .onnx_facts import Facts
@@ -109,17 +109,21 @@ def seeded(network: Loaded, seed: int) -> Loaded:
 
 
 def load(
-    name_or_path: str | Path, *, device: str = "auto", precision: str = "auto", denoise: str | Path | None = None
+    name_or_path: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    denoise: str | Path | None = None,
 ) -> Loaded:
-    """Loads a model by catalogue name or by path (``.pth``, ``.safetensors``, ``.ckpt``, ``.onnx``).
+    """Loads a model by catalogue name or by path (``.pth``, ``.safetensors``, ``.ckpt``, ``.onnx``), else the default.
 
     Checkpoints are read without running code in them. "bicubic" (x4), "bicubic-x2" and "bicubic-x3" are the baseline
-    that needs none. ``precision`` "auto" is the device's fast format if the
-    network stays within 4/255 of float32 everywhere and within 1/255 on 99% of values, else float32. ``denoise``: a
-    denoiser, named likewise, that runs before it (see `denoised`).
+    that needs none. ``precision`` "auto" is the device's fast format if the network stays within 4/255 of float32
+    everywhere and within 1/255 on 99% of values, else float32. ``denoise``: a denoiser, named likewise, that runs
+    before it (see `denoised`).
     """
     with torch.inference_mode(False):  # gradients are asked for here, and of what is loaded
-        network = _load(name_or_path, device, precision)
+        network = _load(name_or_path or default_model(), device, precision)
         if denoise is None:
             return network
         both = denoised(_load(denoise, device, precision), network)

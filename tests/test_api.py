@@ -51,6 +51,20 @@ def test_tensors_keep_shape_and_equal_the_network(net):
     assert robustsr.upscale(x[0].double(), net, scale=1.5).shape == (3, 14, 12)
 
 
+def test_sizes_and_tiles_are_those_of_the_command_line(net):
+    x = torch.rand(3, 40, 64)
+    assert robustsr.upscale(x, net, long_side=100).shape == (3, 62, 100)
+    assert robustsr.upscale(x, net, width=64, height=64).shape == (3, 40, 64)
+    pieces = robustsr.upscale(x, net, tile=48)
+    assert torch.allclose(pieces, robustsr.upscale(x, net), atol=1e-5)
+    with pytest.raises(robustsr.RobustSRError, match="--tile 8 is too small"):
+        robustsr.upscale(x, net, tile=8)
+
+
+def test_without_a_name_the_default_is_loaded():
+    assert robustsr.load(device="cpu").name == "certsr" and sorted(dir(robustsr)) == sorted(robustsr.__all__)
+
+
 def test_a_model_can_be_named_by_path(tiny, photo):
     made = robustsr.upscale(photo(), tiny, device="cpu")
     assert made.shape == (96, 128, 3)
@@ -63,8 +77,8 @@ def test_a_model_can_be_named_by_path(tiny, photo):
         (np.zeros((4, 4, 5), np.uint8), r"must be \(h, w\) or \(h, w, 1 to 4\), got \(4, 4, 5\)"),
         (np.zeros((4, 4, 3), np.int64), "must be uint8, uint16 or float, got int64"),
         (np.zeros((0, 4, 3), np.uint8), "is empty"),
-        (np.full((4, 4, 3), 200.0), r"not floats in \[0, 1\]"),
-        (torch.full((3, 4, 4), float("nan")), r"not floats in \[0, 1\]"),
+        (np.full((4, 4, 3), 200.0), r"must be in \[0, 1\], these reach from 200 to 200: divide by"),
+        (torch.full((3, 4, 4), float("nan")), "no finite numbers"),
         (torch.zeros(1, 4, 4), r"must be float \(3, h, w\)"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), r"must be float \(3, h, w\)"),
     ],
