@@ -160,15 +160,13 @@ def test_a_checkpoint_from_before_a_recipe_had_some_key_still_resumes(folder):
     path = folder / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     del state["recipe"]["inputs"]["attack_step"], state["recipe"]["denoiser"]
-    state["recipe"]["loss"]["taught"] = "all"  # a key that is gone
-    state["pictures"] = 4  # not yet a digest
     torch.save(state, path)
     assert State.resumed(path, config, torch.device("cpu")).step == 3
     with pytest.raises(RobustSRError, match="inputs.attack_step was 0.25 and is 0.7"):
         State.resumed(path, tiny_run.recipe(folder, "inputs.attack_step=0.7"), torch.device("cpu"))
     last = list(train(config, folder / "run", resume=True))[-1]
-    assert last.step == 12 and isinstance(read(path)["pictures"], str)
-    state["pictures"] = 5
+    assert last.step == 12
+    state["pictures"] = "others"
     torch.save(state, path)
     with pytest.raises(RobustSRError, match="made with other pictures than these 4"):
         next(train(config, folder / "run", resume=True))

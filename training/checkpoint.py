@@ -25,7 +25,6 @@ from .recipe import Data, Recipe
 
 DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
 # What may lie elsewhere on another machine:
-RETIRED = {"loss.taught": "all"}  # keys of earlier recipes, and at what they say nothing
 MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.init")
 
 
@@ -33,7 +32,7 @@ MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.
 class State:
     """After ``step`` steps: the network, its moving average, perhaps a discriminator, and their optimisers.
 
-    ``pictures``: the digest of those it has learnt from; None: of none so far; a number: how many, in old checkpoints.
+    ``pictures``: the digest of those it has learnt from; None: of none so far.
     """
 
     net: nn.Module
@@ -42,7 +41,7 @@ class State:
     discriminator: nn.Module | None
     d_optimiser: Adam | None
     step: int = 0
-    pictures: str | int | None = None
+    pictures: str | None = None
 
     @classmethod
     def fresh(cls, recipe: Recipe, device: torch.device) -> State:
@@ -91,7 +90,7 @@ class State:
 
     def meet(self, pairs: Pairs) -> None:
         """From now on it learns from ``pairs``. RobustSRError: it has learnt from others."""
-        if self.pictures not in (None, pairs.digest, len(pairs)):
+        if self.pictures not in (None, pairs.digest):
             raise RobustSRError(
                 f"the checkpoint was made with other pictures than these {len(pairs)}: names, sizes or pixels differ; "
                 "resume with those it began with"
@@ -189,7 +188,7 @@ def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     for section in DECIDES:
         flat |= {f"{section}.{key}": value for key, value in recipe[section].items()}
     flat["generator.denoise"] = bool(recipe["generator"]["denoise"])  # whichever it was, its weights are in the run's
-    return {key: value for key, value in flat.items() if key not in MOVES and RETIRED.get(key) != value}
+    return {key: value for key, value in flat.items() if key not in MOVES}
 
 
 def _start(judge: nn.Module, path: Path) -> None:
