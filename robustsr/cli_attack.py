@@ -59,14 +59,17 @@ def attack(
     ] = "pgd",
     eps: Annotated[
         str | None,
-        Option("--eps", help="Budget: 8/255, 8px or .031. Default: 8/255, of L2 .5.", rich_help_panel=ATTACK),
+        Option("--eps", help="Largest change: 8/255, 8px or .031. Default: 8/255, in L2 .5.", rich_help_panel=ATTACK),
     ] = None,
     norm: Annotated[
-        Literal["linf", "l2"] | None, Option("--norm", help="Of the budget. Default: linf.", rich_help_panel=ATTACK)
+        Literal["linf", "l2"] | None,
+        Option("--norm", help="Norm that --eps limits. Default: linf.", rich_help_panel=ATTACK),
     ] = None,
-    steps: Annotated[int | None, Option("--steps", min=1, help="Default: 10, of cw 6.", rich_help_panel=ATTACK)] = None,
+    steps: Annotated[
+        int | None, Option("--steps", min=1, help="Steps. Default: 10, cw: 6.", rich_help_panel=ATTACK)
+    ] = None,
     step_size: Annotated[
-        str | None, Option("--step-size", help="Of pgd. Default: eps/4.", rich_help_panel=ATTACK)
+        str | None, Option("--step-size", help="Step of pgd. Default: eps/4.", rich_help_panel=ATTACK)
     ] = None,
     restarts: Annotated[
         int | None, Option("--restarts", min=1, help="Runs, of which the best counts.", rich_help_panel=ATTACK)
@@ -74,9 +77,16 @@ def attack(
     c: Annotated[
         float | None, Option("--c", help="Weight of cw's loss against the norm. Default: .01.", rich_help_panel=ATTACK)
     ] = None,
-    lr: Annotated[float | None, Option("--lr", help="Of cw's Adam. Default: .01.", rich_help_panel=ATTACK)] = None,
+    lr: Annotated[
+        float | None, Option("--lr", help="Learning rate of cw. Default: .01.", rich_help_panel=ATTACK)
+    ] = None,
     drop: Annotated[
-        float | None, Option("--drop", help="cw seeks the smallest c that costs so many dB.", rich_help_panel=ATTACK)
+        float | None,
+        Option(
+            "--drop",
+            help="cw: the smallest change that costs so many dB of PSNR to --hr (without it, from 60 dB).",
+            rich_help_panel=ATTACK,
+        ),
     ] = None,
     loss: Annotated[
         str | None,
@@ -92,7 +102,12 @@ def attack(
     ] = "base",
     draws: Annotated[
         int | None,
-        Option("--draws", min=1, help="Fresh noisy copies per step, for --on smoothed.", rich_help_panel=ATTACK),
+        Option(
+            "--draws",
+            min=1,
+            help="Noisy copies per step (a number), for --on smoothed and worst.",
+            rich_help_panel=ATTACK,
+        ),
     ] = None,
     target: Annotated[
         Path | None,
@@ -106,7 +121,9 @@ def attack(
         bool,
         Option("--universal", help="One perturbation for all pictures of a folder.", rich_help_panel=ATTACK),
     ] = False,
-    seed: Annotated[int, Option("--seed", min=0, max=2**32, help="Of all that is random.", rich_help_panel=ATTACK)] = 0,
+    seed: Annotated[
+        int, Option("--seed", min=0, max=2**32, help="Seed of everything random.", rich_help_panel=ATTACK)
+    ] = 0,
     model: Annotated[
         str | None, Option("-m", "--model", help="The attacked model: name or path.", rich_help_panel=MODELS)
     ] = None,
@@ -121,7 +138,12 @@ def attack(
     denoise: DenoiseOption = None,
     smooth: SmoothOption = None,
     sigma: Annotated[
-        str | None, Option("--sigma", help="Of its noise. Default: the model's.", rich_help_panel=MODELS)
+        str | None,
+        Option(
+            "--sigma",
+            help="Standard deviation of the noise, like .03 or 8/255. Default: the model's.",
+            rich_help_panel=MODELS,
+        ),
     ] = None,
     samples: SamplesOption = None,
     hr: HrOption = None,

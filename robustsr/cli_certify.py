@@ -32,7 +32,8 @@ def certify(
     model: Annotated[str | None, Option("-m", "--model", help="Name or path.", rich_help_panel=RUNNING)] = None,
     denoise: Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=RUNNING)] = None,
     smooth: Annotated[
-        Literal["median", "mean"], Option("--smooth", help="What is made of the draws.", rich_help_panel=CLAIM)
+        Literal["median", "mean"],
+        Option("--smooth", help="Median or mean of the outputs for noisy copies.", rich_help_panel=CLAIM),
     ] = "median",
     sigma: Annotated[
         str, Option("--sigma", help="Standard deviation of the noise, like .06 or 15/255.", rich_help_panel=CLAIM)
@@ -41,35 +42,44 @@ def certify(
         str | None,
         Option(
             "--eps",
-            help="L2 norm that perturbations stay below, like .05 or 8/255; of the field. Default: sigma.",
+            help="Changes of a smaller L2 norm are covered, like .05 or 8/255. Default: sigma.",
             rich_help_panel=CLAIM,
         ),
     ] = None,
-    samples: Annotated[int, Option("--samples", min=1, help="Draws for the bounds.", rich_help_panel=CLAIM)] = 1000,
-    ship: Annotated[int, Option("--ship", min=1, help="Draws for the picture.", rich_help_panel=CLAIM)] = 101,
+    samples: Annotated[
+        int, Option("--samples", min=1, help="Noisy copies for the bounds.", rich_help_panel=CLAIM)
+    ] = 1000,
+    ship: Annotated[
+        int, Option("--ship", min=1, help="Noisy copies that make the picture itself.", rich_help_panel=CLAIM)
+    ] = 101,
     alpha: Annotated[float, Option("--alpha", help="Probability that the bounds fail.", rich_help_panel=CLAIM)] = 0.05,
     beta: Annotated[
         float,
         Option(
             "--beta",
-            help="Probability, on each side, that the picture made of few draws leaves them; 0: no claim about it.",
+            help="Probability that the picture itself is below the bounds, and that it is above; 0: no claim about it.",
             rich_help_panel=CLAIM,
         ),
     ] = 0.025,
     scope: Annotated[
         Literal["simultaneous", "value"],
-        Option("--scope", help="These probabilities: for all values at once, or each.", rich_help_panel=CLAIM),
+        Option(
+            "--scope",
+            help="Whether alpha and beta hold for all values at once, or for each value alone.",
+            rich_help_panel=CLAIM,
+        ),
     ] = "simultaneous",
     field: Annotated[
         Literal["auto", "image", "receptive"],
         Option(
             "--field",
-            help="eps is the norm over the whole picture, or inside every receptive field (stronger, where exact).",
+            help="Whether eps limits the change of the whole picture, or in every receptive field (a stronger claim).",
             rich_help_panel=CLAIM,
         ),
     ] = "auto",
     form: Annotated[
-        Literal["cdf", "simple"], Option("--form", help="Of the bounds of a mean.", rich_help_panel=CLAIM)
+        Literal["cdf", "simple"],
+        Option("--form", help="How a mean is bounded: cdf (tighter) or simple.", rich_help_panel=CLAIM),
     ] = "cdf",
     hr: Annotated[
         Path | None, Option("--hr", help="Ground truth, for the certified PSNR.", rich_help_panel=FILES)
@@ -82,7 +92,8 @@ def certify(
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace what is there.", rich_help_panel=FILES)] = False,
     seed: Annotated[
-        int | None, Option("--seed", min=0, help="Of the noise. Default: fresh entropy.", rich_help_panel=RUNNING)
+        int | None,
+        Option("--seed", min=0, help="Seed of the noise. Default: a fresh random one.", rich_help_panel=RUNNING),
     ] = None,
     device: Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)] = "auto",
     json: Annotated[

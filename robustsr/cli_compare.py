@@ -41,7 +41,11 @@ def compare(
     smooth: SmoothOption = None,
     sigma: Annotated[
         list[str] | None,
-        Option("--sigma", help="Of the noise, as often as needed. Default: the model's.", rich_help_panel=MODELS),
+        Option(
+            "--sigma",
+            help="Standard deviation of the noise, as often as needed. Default: the model's.",
+            rich_help_panel=MODELS,
+        ),
     ] = None,
     samples: SamplesOption = None,
     hr: HrOption = None,

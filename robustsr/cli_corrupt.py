@@ -30,7 +30,9 @@ def corrupt(
         list[str] | None,
         typer.Option("-k", "--kind", help="NAME or NAME:key=value,key=value, as often as needed; --list shows all."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of all that is random, with each picture's name.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of everything random; each picture's name is mixed in.")
+    ] = 0,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for NAME_KIND.png.")] = Path("corrupted"),
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Also the folders below.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,

@@ -31,12 +31,14 @@ Models = Annotated[
     Option(
         "-m",
         "--model",
-        help="As often as needed. Default: those that ship; for the thesis, its U-Nets. Bicubic always is.",
+        help="Models, as often as needed. Default: those that ship; for the thesis, its U-Nets. Bicubic is added.",
     ),
 ]
 Out = Annotated[Path, Option("-o", "--out", help="Folder of the records and the report; run again to go on.")]
-Limit = Annotated[int | None, Option(min=1, help="So many pictures, by name.", rich_help_panel=PICTURES)]
-Crop = Annotated[int | None, Option(min=16, help="Central square, in LR pixels.", rich_help_panel=PICTURES)]
+Limit = Annotated[int | None, Option(min=1, help="Only the first N pictures, by name.", rich_help_panel=PICTURES)]
+Crop = Annotated[
+    int | None, Option(min=16, help="Only a central square of so many LR pixels a side.", rich_help_panel=PICTURES)
+]
 Lr = Annotated[
     Path | None, Option(help="Folder of the LR pictures. Default: made by bicubic.", rich_help_panel=PICTURES)
 ]
@@ -46,11 +48,20 @@ Lpips = Annotated[
 Denoise = Annotated[str | None, Option(help=DENOISE, rich_help_panel=DEFENCE)]
 Sigmas = Annotated[
     list[float] | None,
-    Option("--sigma-grid", help="Sigmas the oracle chooses from.", rich_help_panel=DEFENCE, **SIGMA),
+    Option(
+        "--sigma-grid",
+        help="One more sigma; repeatable. The oracle takes the best for each model and perturbation.",
+        rich_help_panel=DEFENCE,
+        **SIGMA,
+    ),
 ]
-Samples = Annotated[int | None, Option(min=1, help="Draws. Default: the protocol's.", rich_help_panel=DEFENCE)]
+Samples = Annotated[
+    int | None, Option(min=1, help="Number of noisy copies. Default: the protocol's, else 21.", rich_help_panel=DEFENCE)
+]
 Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
-Precision = Annotated[Literal["fp32", "bf16", "fp16", "auto"], Option(help="Of the measured passes; attacks use fp32.")]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"], Option(help="Number format of what is measured; attacks use fp32.")
+]
 
 
 def evaluate(
@@ -68,29 +79,36 @@ def evaluate(
     ] = None,
     on: Annotated[
         str,
-        Option(help="Of smoothed models attack base, smoothed (adaptively) or worst.", rich_help_panel=ATTACKS),
+        Option(
+            help="What of smoothed models is attacked: base (the network), smoothed (adaptively) or worst (all ways).",
+            rich_help_panel=ATTACKS,
+        ),
     ] = "base",
     craft_on: Annotated[
         str | None, Option(help="Craft attacks on this model (transfer).", rich_help_panel=ATTACKS)
     ] = None,
     loss: Annotated[
         str | None,
-        Option(help="Of attacks that name none. Default: l1; of protocols paper, with VGG19.", rich_help_panel=ATTACKS),
+        Option(
+            help="Loss of attacks that name none. Default: l1; of protocols the paper's, which needs VGG19.",
+            rich_help_panel=ATTACKS,
+        ),
     ] = None,
     denoise: Denoise = None,
     smooth: Annotated[
-        Literal["off", "median", "mean"], Option(help="Without --protocol: also smoothed.", rich_help_panel=DEFENCE)
+        Literal["off", "median", "mean"],
+        Option(help="Also measure the models smoothed (a --protocol decides this itself).", rich_help_panel=DEFENCE),
     ] = "off",
-    sigma: Annotated[float, Option(help="The fixed sigma, of all rows.", rich_help_panel=DEFENCE, **SIGMA)] = 0.03,
+    sigma: Annotated[float, Option(help="Sigma of all smoothed rows.", rich_help_panel=DEFENCE, **SIGMA)] = 0.03,
     sigma_grid: Sigmas = None,
     samples: Samples = None,
     lr: Lr = None,
     limit: Limit = None,
     crop: Crop = None,
     lpips: Lpips = "auto",
-    gallery: Annotated[int, Option(min=0, help="So many pictures are shown in the report.")] = 1,
+    gallery: Annotated[int, Option(min=0, help="Number of pictures shown in the report.")] = 1,
     out: Out = Path("evaluation"),
-    seed: int = 0,
+    seed: Annotated[int, Option(help="Seed of everything random.")] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     list_: Annotated[
@@ -167,7 +185,8 @@ def tune(
     sets: Sets,
     model: Models = None,
     metric: Annotated[
-        Literal["auto", "ssim", "lpips", "psnr"], Option(help="Chooses sigma; auto: LPIPS where it can be measured.")
+        Literal["auto", "ssim", "lpips", "psnr"],
+        Option(help="Metric that chooses sigma; auto: LPIPS where it can be measured."),
     ] = "auto",
     perturb: Annotated[
         list[str] | None,
@@ -188,7 +207,7 @@ def tune(
     lpips: Lpips = "auto",
     save: Annotated[bool, Option(help="Calibrate --sigma auto with what is found.")] = True,
     out: Out = Path("tuning"),
-    seed: int = 0,
+    seed: Annotated[int, Option(help="Seed of everything random.")] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:

@@ -27,16 +27,16 @@ HrOption = Annotated[
 ]
 CropOption = Annotated[str | None, Option("--crop", help="x,y,width,height in input pixels.", rich_help_panel=FILES)]
 WholeOption = Annotated[
-    bool, Option("--whole", help="Also a large picture whole, instead of its centre.", rich_help_panel=FILES)
+    bool, Option("--whole", help="Use all of a large picture, not only its centre.", rich_help_panel=FILES)
 ]
 OverwriteOption = Annotated[bool, Option("--overwrite", help="Replace what is there.", rich_help_panel=FILES)]
 DenoiseOption = Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=MODELS)]
 SmoothOption = Annotated[
     Literal["median", "mean"] | None,
-    Option("--smooth", help="How the smoothed model is made.", rich_help_panel=MODELS),
+    Option("--smooth", help="Median or mean of the outputs for noisy copies.", rich_help_panel=MODELS),
 ]
 SamplesOption = Annotated[
-    int | None, Option("--samples", min=1, help="Its noisy copies. Default: the model's.", rich_help_panel=MODELS)
+    int | None, Option("--samples", min=1, help="Number of noisy copies. Default: the model's.", rich_help_panel=MODELS)
 ]
 DeviceOption = Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)]
 

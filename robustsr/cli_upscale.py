@@ -54,7 +54,7 @@ def upscale(
     ] = False,
     suffix: Annotated[
         str | None,
-        Option("--suffix", help="Goes into the name before the ending.", rich_help_panel=FILES),
+        Option("--suffix", help="Text added to each name, before the extension.", rich_help_panel=FILES),
     ] = None,
     format: Annotated[
         str | None,
@@ -62,7 +62,9 @@ def upscale(
     ] = None,
     quality: Annotated[
         int | None,
-        Option("-q", "--quality", min=1, max=100, help="Of JPEG, WebP and AVIF.", rich_help_panel=FILES),
+        Option(
+            "-q", "--quality", min=1, max=100, help="Quality of JPEG, WebP and AVIF results.", rich_help_panel=FILES
+        ),
     ] = None,
     lossless: Annotated[bool, Option("--lossless", help="WebP without loss.", rich_help_panel=FILES)] = False,
     background: Annotated[
@@ -94,21 +96,23 @@ def upscale(
         Option(
             "--max-pixels",
             min=1,
-            help="Refuse pictures that have, or would get, more pixels, on the way to a smaller --scale too.",
+            help="Refuse pictures with more pixels, before or after enlarging (also if --scale then shrinks them).",
             rich_help_panel=FILES,
         ),
     ] = MAX_PIXELS,
     scale: Annotated[
         float | None,
-        Option("-s", "--scale", help="Any factor. Default: the model's.", rich_help_panel=SIZE),
+        Option("-s", "--scale", help="Any factor. Default: the model's own.", rich_help_panel=SIZE),
     ] = None,
     width: Annotated[
         int | None,
-        Option("--width", help="Pixels; with --height: fit into the box.", rich_help_panel=SIZE),
+        Option("--width", help="Width in pixels; with --height: fit into that box.", rich_help_panel=SIZE),
     ] = None,
-    height: Annotated[int | None, Option("--height", rich_help_panel=SIZE)] = None,
-    long_side: Annotated[int | None, Option("--long-side", rich_help_panel=SIZE)] = None,
-    short_side: Annotated[int | None, Option("--short-side", rich_help_panel=SIZE)] = None,
+    height: Annotated[int | None, Option("--height", help="Height in pixels.", rich_help_panel=SIZE)] = None,
+    long_side: Annotated[int | None, Option("--long-side", help="Longer side in pixels.", rich_help_panel=SIZE)] = None,
+    short_side: Annotated[
+        int | None, Option("--short-side", help="Shorter side in pixels.", rich_help_panel=SIZE)
+    ] = None,
     smooth: Annotated[
         Literal["off", "median", "mean"],
         Option(
@@ -152,7 +156,9 @@ def upscale(
             rich_help_panel=SMOOTHING,
         ),
     ] = None,
-    seed: Annotated[int | None, Option("--seed", help="Of the noise. Default: 0.", rich_help_panel=SMOOTHING)] = None,
+    seed: Annotated[
+        int | None, Option("--seed", help="Seed of the noise. Default: 0.", rich_help_panel=SMOOTHING)
+    ] = None,
     denoise: Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=SMOOTHING)] = None,
     model: Annotated[
         str | None,
@@ -197,7 +203,7 @@ def upscale(
         Option(
             "--workers",
             min=1,
-            help="How many, with --ray. Default: one for each GPU; without any, for four processors.",
+            help="Number of Ray workers. Default: one per GPU; without a GPU, one per four processors.",
             rich_help_panel=RUNNING,
         ),
     ] = None,

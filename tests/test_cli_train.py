@@ -107,7 +107,7 @@ def test_ctrl_c_while_pictures_are_decoded_ends_at_once(train, folder, home, mon
     """The first two pictures, one a thread, are being decoded; the last of the others never begin."""
     from robustsr_training import data
 
-    names, read = [], data.read
+    names, read = [], data.read_rgb
 
     def slow(path):
         names.append(path.name)
@@ -116,7 +116,7 @@ def test_ctrl_c_while_pictures_are_decoded_ends_at_once(train, folder, home, mon
         time.sleep(0.5)
         return read(path)
 
-    monkeypatch.setattr(data, "read", slow)
+    monkeypatch.setattr(data, "read_rgb", slow)
     monkeypatch.setattr(data.os, "cpu_count", lambda: 2)
     before = signal.getsignal(number)
     code, _, err = train()
