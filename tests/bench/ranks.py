@@ -1,6 +1,6 @@
 """Mean ranks over PSNR, SSIM and LPIPS under every attack, from what `robustsr evaluate` measured.
 
-python -m tests.bench.ranks evaluation/ [adaptive/ ...] --smoothed certsr:.06 --smoothed certsr-photo:.06
+python -m tests.bench.ranks evaluation/ [adaptive/ ...] --smoothed certsr:.07 --smoothed certsr-photo:.07
 
 Each model competes once: with the median of that sigma where --smoothed says so, else alone. Where a picture was
 attacked in several ways, the worst one counts, metric by metric; only pictures that are in every folder count.
