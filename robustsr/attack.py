@@ -125,7 +125,7 @@ def run(
     results = [next(o for o in outcomes if (o.label, o.input) == (victim.label, a.name)).measures for a in attempts]
     strength = [-(m["psnr"] or 0) if scene.target is None else m["target"] or 0 for m in results]
     worst = attempts[strength.index(max(strength))]
-    norm: perturbations.Norm = "l2" if threat.method == "cw" else threat.norm
+    norm = threat.measure
     random = perturbations.random_noise(
         scene.x, worst.sizes[norm], norm, mask=scene.mask, seed=seed + 1, bits=scene.bits
     )

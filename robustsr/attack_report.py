@@ -32,7 +32,7 @@ def named(result: Result, name: str, label: str) -> str:
 
 def tables(result: Result) -> list[Table]:
     """What was done to the input, and what every model made of it."""
-    scene, norm = result.scene, "L2" if result.threat.method == "cw" or result.threat.norm == "l2" else "Linf"
+    scene, norm = result.scene, result.threat.measure.capitalize()
     change = [
         Row.of(
             named(result, a.name, result.victim), [a.sizes[key] for key in ("levels", "linf", "l2", "l2_rel", "psnr")]

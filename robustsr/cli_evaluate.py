@@ -120,13 +120,12 @@ def evaluate(
     from . import layouts, protocols
     from .settings import Smoothing
     from .study import Study, parse
-    from .threats import is_threat, with_loss
+    from .threats import is_attack, with_loss
 
     specs = tuple(perturb or ["clean"])
     with usage():
         chosen = protocols.protocol(protocol) if protocol is not None else None
-        for spec in specs:
-            parse(spec)
+        attacks = [spec for spec in specs if is_attack(parse(spec))]
         specs = tuple(dict.fromkeys(with_loss(spec, loss) for spec in specs))
     if loss is not None and protocol is not None and not protocol.startswith("paper"):
         raise typer.BadParameter(f"--loss: the attacks of {protocol} are on the MSE")
@@ -134,8 +133,7 @@ def evaluate(
     if chosen is None and smooth == "off" and idle:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(idle))
         raise typer.BadParameter(f"{names}: only with --smooth median, --smooth mean or --protocol")
-    peaceful = not any(is_threat(spec) and not spec.startswith("random") for spec in specs)
-    peaceful &= protocol in (None, "paper-table1", "paper-table3")
+    peaceful = not attacks and protocol in (None, "paper-table1", "paper-table3")
     if peaceful and typed(context) & {"loss", "craft_on", "on"}:
         raise typer.BadParameter("--on, --loss and --craft-on are about attacks, and there are none")
     if chosen is None and smooth == "off" and on != "base":

@@ -46,7 +46,7 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
     RobustSRError: a model, picture or perturbation that cannot be used, before anything is measured where possible.
     """
     parsed = [parse(spec) for spec in study.perturbations]
-    if any(isinstance(p, Threat) and p.method != "random" for p in parsed):
+    if any(map(threats.is_attack, parsed)):
         threats.variants_for(study.on, next((d for d in study.defences if d), None))
     for threat in parsed:
         if isinstance(threat, Threat):
@@ -91,7 +91,7 @@ def _cost(study: Study, name: str, spec: str) -> float:
     """Network passes over one picture, roughly."""
     threat = parse(spec)
     passes = float(sum(d.samples if d else 1 for d in _defences(study, name)))
-    if isinstance(threat, Threat) and threat.method != "random":
+    if threats.is_attack(threat):
         each = 3 * threat.iterations * threat.restarts * (6 if losses.backbone_of(threat.loss) == "vgg19" else 1)
         passes += each
         if study.on != "base":
@@ -115,7 +115,7 @@ def _measured(
     inputs: dict[object, Tensor] = {}  # perturbed once for all defences
     for smoothing in _defences(study, network.name):
         variants: list[Variant | Literal["random"]] = ["base"]
-        if isinstance(perturbation, Threat) and perturbation.method != "random":
+        if threats.is_attack(perturbation):
             variants = [*threats.variants_for("base" if smoothing is None else study.on, smoothing)]
             if smoothing is None:
                 variants.append("random")
@@ -174,7 +174,7 @@ def _measured(
 
 def _as_large(study: Study, perturbation: Any, pair: Pair, adv: Tensor) -> Tensor:  # noqa: ANN401
     """Random noise of the attack's norm: the baseline of every attack."""
-    norm: Norm = "l2" if perturbation.method == "cw" else perturbation.norm
+    norm: Norm = perturbation.measure
     size = float(norms(adv.double() - pair.lr.double())[norm])
     return random_noise(pair.lr, size, norm, seed=_seed(study, pair) + 1, bits=8 if study.quantised else None)
 

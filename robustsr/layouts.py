@@ -17,7 +17,7 @@ from .report import Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results
 from .settings import Smoothing
 from .study import Record, Study
-from .threats import is_threat, parse, variants_for
+from .threats import is_attack, is_threat, parse, variants_for
 
 UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
 TUNED_EPS = (0, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2)
@@ -97,7 +97,7 @@ def _rows(
     notes: list[str] = []
     metric, high = _oracle(study)
     named = labels(study)
-    attacks = [p if is_threat(p) and not p.startswith("random") else None for p in perturbations]
+    attacks = [p if is_threat(p) and is_attack(parse(p)) else None for p in perturbations]
 
     def line(model: str, defences: Sequence[Smoothing | None], way: str = "worst") -> list[float | None]:
         pairs = zip(perturbations, defences, strict=True)

@@ -55,7 +55,7 @@ class Study:
         p = self.pictures
         lr = "paired" if p.files[0][1] else "bilinear down and up again" if p.resized else "antialiased bicubic, 8 bits"
         specs = [parse(spec) for spec in self.perturbations]
-        attacks = [t for t in specs if isinstance(t, Threat) and t.method != "random"]
+        attacks = [t for t in specs if threats.is_attack(t)]
         resolved = {losses.resolved(t.loss) for t in attacks}
         precision = sorted({f"{r['model']} {r['precision']}" for r in records})
         smooth = next((d for d in self.defences if d), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from torch import Tensor
 
@@ -90,6 +90,11 @@ class Threat:
         return self.eps or 0 if self.norm == "linf" else 0
 
     @property
+    def measure(self) -> Norm:
+        """The norm that its size is given in: cw makes the L2 norm small, and has no budget."""
+        return "l2" if self.method == "cw" else self.norm
+
+    @property
     def iterations(self) -> int:
         """Steps: what is asked for, else 10, of cw 6 as in the paper."""
         return (
@@ -157,6 +162,11 @@ def is_threat(spec: str) -> bool:
     return spec.partition(":")[0] in NAMES
 
 
+def is_attack(perturbation: object) -> TypeGuard[Threat]:
+    """Whether a perturbation, parsed, is an attack that searches: no corruption, and no random noise."""
+    return isinstance(perturbation, Threat) and perturbation.method != "random"
+
+
 def variants_for(on: str, smoothing: Smoothing | None) -> list[Variant]:
     """Which attacks ``--on`` stands for: base; smoothed, the adaptive ones; worst, all; or some, with commas.
 
@@ -183,6 +193,5 @@ def with_options(threat: Threat, **given: Any) -> Threat:  # noqa: ANN401
 
 def with_loss(spec: str, loss: str | None) -> str:
     """A perturbation's spec, with ``loss`` where it is an attack that names none."""
-    if loss is None or not is_threat(spec) or spec.startswith("random") or "loss=" in spec:
-        return spec
-    return with_options(parse(spec), loss=loss).spec
+    threat = parse(spec) if is_threat(spec) else None
+    return with_options(threat, loss=loss).spec if loss and is_attack(threat) and "loss=" not in spec else spec

@@ -58,17 +58,11 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
     """A table of the core as headers and rows of text."""
     sectioned = any(row.section for row in table.rows)
     head = ["", *(column.name if column.group == "output" else column.full for column in table.columns)]
-    digits = [column.digits for column in table.columns]
     rows = []
     for row in table.rows:
         label = f"{row.section}, {row.label}" if sectioned and row.section else row.label
-        cells = [cell.text if d is None else _number(cell.value, d) for cell, d in zip(row.cells, digits, strict=True)]
-        rows.append([label, *cells])
+        rows.append([label, *(cell.text for cell in row.cells)])
     return head, rows
-
-
-def _number(value: Any, digits: int) -> str:  # noqa: ANN401
-    return "n/a" if value is None else f"{value:.{digits}f}" if isinstance(value, int | float) else str(value)
 
 
 # --- compare ---

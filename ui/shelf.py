@@ -11,7 +11,6 @@ from robustsr.types import RobustSRError
 
 from .desk import Desk, Say
 
-ENDINGS = [".safetensors", ".pth", ".ckpt", ".onnx"]
 HEAD = ("model", "scale", "where", "what it is")
 
 
@@ -95,8 +94,8 @@ def pull(name: str, say: Say) -> str:
 
 def add(desk: Desk, path: Path) -> str:
     """Keeps an uploaded checkpoint among the models. RobustSRError: it holds code, is damaged, or the name is taken."""
-    if path.suffix.lower() not in ENDINGS:
-        raise RobustSRError(f"{path.name}: give a {', '.join(ENDINGS)} file")
+    if path.suffix.lower() not in catalogue.ENDINGS:
+        raise RobustSRError(f"{path.name}: give a {', '.join(catalogue.ENDINGS)} file")
     network = load(path, device="cpu", precision="fp32")
     name = catalogue.add(path).stem  # of a catalogued model its own
     return f"{name}: x{network.scale}, can be used now."

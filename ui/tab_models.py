@@ -32,7 +32,7 @@ def models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Calla
             chosen = gr.Dropdown([row[0] for row in shelf.rows()], value=catalogue.default_model(), label="Details of")
             details = gr.Markdown(shelf.details(catalogue.default_model()), elem_id="model-details")
             pull = gr.Button("Download it", visible=False)
-            own = gr.File(label="A checkpoint of your own", file_types=shelf.ENDINGS, height=150)
+            own = gr.File(label="A checkpoint of your own", file_types=list(catalogue.ENDINGS), height=150)
             said_ = gr.Markdown(elem_classes="quiet")
 
     def show(name: str) -> tuple[str, Any]:

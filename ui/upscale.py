@@ -55,9 +55,9 @@ def look(desk: Desk, path: Path) -> Looked:
     picture = images.read(path, max_pixels=desk.max_pixels)
     traits = [f"{info.width} x {info.height} pixels", info.format.upper(), f"{info.bits} bits"]
     traits += ["gray"] * info.gray + ["transparent"] * info.alpha
-    kept = [name for name in ("exif", "xmp", "iptc") if getattr(picture.meta, name, None)]
+    kept = [name.upper() for name in ("exif", "xmp", "iptc") if getattr(picture.meta, name, None)]
     kept += ["colour profile"] * bool(picture.meta.icc)
-    words = ", ".join(traits) + (f"; carries {', '.join(kept).replace('exif', 'EXIF')}" if kept else "")
+    words = ", ".join(traits) + (f"; carries {', '.join(kept)}" if kept else "")
     return Looked(
         view.saved(view.bounded(view.flat(picture)), desk.folder()),
         "\n\n".join([f"**{path.name}**: {words}", *picture.notes]),
