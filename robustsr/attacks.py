@@ -124,7 +124,7 @@ def ascend(
         base = seed + 1_000_003 * restart
         z = x
         if start > 0 or restart > 0:
-            first = random_in_ball(x * allowed, norm, eps * (start or 1), base) * allowed
+            first = random_in_ball(x, norm, eps * (start or 1), base, allowed)
             z = _confined(x, first, norm, eps, clip)
         for number in range(steps):
             value, gradient = _gradient(objective, z)

@@ -3,7 +3,7 @@
 Windows outside, draws inside: the counts of one window are all that is held, whatever the number of draws. The
 function that is certified is the network applied window by window with hard cuts, in float32, output clamped. Noise is
 pseudo-random, in float32, and never exceeds 5.9 sigma (see ``noise``): taken for Gaussian. Rounding does not count:
-by Winograd's convolutions an output moves by some 1e-6 with what lies outside its receptive field.
+by Winograd's convolutions an output moves by some 1e-5 with what lies outside its receptive field.
 """
 
 from __future__ import annotations

@@ -39,10 +39,10 @@ def ranks(n: int, r: float, alpha: float) -> tuple[int, int] | None:
 
 
 def draws_needed(r: float, alpha: float) -> int | None:
-    """The smallest n with ``ranks(n, r, alpha)``: Phi(r)^n <= alpha/2. None: more than anyone can draw."""
+    """The smallest n with ``ranks(n, r, alpha)``: Phi(r)^n <= alpha/2. None: more than ``MOST_DRAWS``."""
     log_p = float(special.log_ndtr(r))
     estimate = math.log(alpha / 2) / log_p if log_p else math.inf
-    if estimate > 1e12:
+    if estimate > MOST_DRAWS:
         return None
     n = max(1, math.floor(estimate) - 1)
     while special.bdtr(0, n, special.ndtr(-r)) > alpha / 2:  # as in ranks, to the last bit

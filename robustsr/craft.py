@@ -87,7 +87,7 @@ def craft(
     """
     x = x.to(network.device)
     eps = threat.budget(x)
-    if bits is not None and threat.norm == "linf" and threat.method != "cw" and 0 < eps * ((1 << bits) - 1) < 1 - 1e-6:
+    if bits is not None and threat.method != "cw" and 0 < eps * ((1 << bits) - 1) < 1 - 1e-6:  # in L2, too
         raise RobustSRError(f"eps {eps:g} is less than one level of an {bits}-bit file: nothing of it would be left")
     if threat.method == "random":
         noisy = random_noise(x, eps, threat.norm, mask=mask, seed=seed, bits=bits)

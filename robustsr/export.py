@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from . import onnx_smoothing
 from .engine import PRECISIONS
-from .models import Loaded, Network, faithful, photograph_like
+from .models import Loaded, Network, faithful
 from .noise import ALGORITHM
 from .onnx_facts import Facts
+from .probes import photograph_like
 from .settings import AutoSmoothing, Smoothing
 from .smoothing import Smoothed
 from .types import RobustSRError, Upscaler

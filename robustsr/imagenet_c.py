@@ -78,10 +78,11 @@ def defocus_blur(x: Float, rng: Rng, severity: int) -> Float:
     radius, soft = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity - 1]
     offsets = np.arange(-max(radius, 8), max(radius, 8) + 1)
     disk = (offsets**2 + offsets[:, None] ** 2 <= radius**2).astype(np.float32)
+    disk /= disk.sum()  # before its edge is softened, as published: the largest disks then brighten by a hundredth
     _, weights = taps(3 if radius <= 8 else 5, soft, "odd")
     for axis in (0, 1):
         disk = ndimage.correlate1d(disk, weights, axis, mode="mirror")
-    return filtered(x, disk / disk.sum())
+    return filtered(x, disk)
 
 
 def glass_blur(x: Float, rng: Rng, severity: int) -> Float:

@@ -18,11 +18,10 @@ from .engine import PRECISIONS, auto_precision, check_precision, full_float32, r
 from .files import sha256
 from .onnx_facts import Facts
 from .onnx_network import OnnxNetwork, load_onnx
+from .probes import photograph_like, receptive_radius
 from .resample import Bicubic, grown
-from .tiling import ALIGNED, EFFECTIVE_CONTEXT, FEATHER
+from .tiling import ALIGNED, FEATHER
 from .types import RobustSRError
-
-LARGEST_EXACT = 48  # LR pixels: a larger receptive radius costs more than it gives
 
 
 @dataclass(frozen=True)
@@ -227,30 +226,6 @@ def _bicubic(name: str, scale: int, device: torch.device) -> Network:
     return Network(Bicubic(scale), call, scale, 2, True, name, name, device)
 
 
-def receptive_radius(module: nn.Module, call: Call, multiple: int = 1) -> tuple[int, bool]:
-    """How far, in LR pixels, an output pixel depends on the input, and whether that is exact.
-
-    The radii of all stride-1 convolutions added up bound it; where the sum is small and the gradient of a
-    centre pixel vanishes beyond it, it is exact. Otherwise an effective radius is returned.
-    """
-    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
-    radius = sum((max(m.kernel_size) - 1) // 2 * max(m.dilation) for m in convs)
-    plain = all(isinstance(m, nn.Conv2d) and max(m.stride) == 1 for m in convs)
-    if not convs or not plain or multiple > 1 or radius > LARGEST_EXACT:
-        return max(EFFECTIVE_CONTEXT, 2 * multiple), False
-    size = 2 * (radius + 8) + 1
-    weight = convs[0].weight
-    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight.device)
-    x.requires_grad_(True)
-    with torch.enable_grad():
-        sr = call(module, x)
-    s = sr.shape[-1] // size
-    centre = sr[..., (size // 2) * s : (size // 2 + 1) * s, (size // 2) * s : (size // 2 + 1) * s]
-    (gradient,) = torch.autograd.grad(centre.square().sum(), x)
-    gradient[..., 8:-8, 8:-8] = 0
-    return (EFFECTIVE_CONTEXT, False) if gradient.any() else (radius, True)
-
-
 def quickened(network: Network) -> Network:
     """The network with fast convolutions where it has them and they change its output by 1e-5 at most; else itself."""
     try:
@@ -281,15 +256,3 @@ def faithful(fast: Network, exact: Network) -> bool:
     with torch.inference_mode():
         difference = (fast(x).clamp(0, 1) - exact(x).clamp(0, 1)).abs()
     return bool((difference <= 4 / 255).all() and (difference <= 1 / 255).float().mean() >= 0.99)
-
-
-def photograph_like(size: int = 96) -> Tensor:
-    """A picture ``(1, 3, size, size)`` with the falling spectrum of photographs, and two regions with an edge between.
-
-    Measured: it and real photographs accept and reject the same models.
-    """
-    frequency = (torch.fft.fftfreq(size)[:, None].square() + torch.fft.rfftfreq(size).square()).sqrt()
-    noise = torch.randn(4, size, size, generator=torch.Generator().manual_seed(0))
-    field: Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * frequency.clamp(min=1 / size) ** -1.5)
-    field /= field.std((1, 2), keepdim=True)
-    return (0.5 + 0.15 * field[:3] + 0.2 * (4 * field[3]).tanh()).clamp(0, 1)[None]

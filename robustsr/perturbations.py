@@ -48,15 +48,16 @@ def normal(like: Tensor, seed: int) -> Tensor:
     return torch.stack(rows).to(like)
 
 
-def random_in_ball(x: Tensor, norm: Norm, eps: float, seed: int) -> Tensor:
-    """Uniform in the ball: ``(N, 3, h, w)`` like ``x``."""
+def random_in_ball(x: Tensor, norm: Norm, eps: float, seed: int, mask: Tensor | None = None) -> Tensor:
+    """Uniform in the ball: ``(N, 3, h, w)`` like ``x``; of the values where ``mask``, broadcastable to x, is 1."""
+    allowed = torch.ones_like(x[:1]) if mask is None else mask.expand_as(x[:1])
     gaussian = normal(x, seed)
     if norm == "linf":
         uniform: Tensor = torch.special.ndtr(gaussian)
-        return uniform * (2 * eps) - eps
-    d = x[0].numel()
-    radius: Tensor = torch.special.ndtr(normal(x[:, :1, :1, :1], seed + 500_009)) ** (1 / d)
-    return eps * radius * gaussian / l2_length(gaussian).view(-1, 1, 1, 1)
+        return (uniform * (2 * eps) - eps) * allowed
+    gaussian = gaussian * allowed
+    radius: Tensor = torch.special.ndtr(normal(x[:, :1, :1, :1], seed + 500_009)) ** (1 / allowed.sum().clamp(min=1))
+    return eps * radius * gaussian / l2_length(gaussian).clamp(min=1e-30).view(-1, 1, 1, 1)
 
 
 def random_noise(

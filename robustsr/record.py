@@ -6,7 +6,7 @@ import hashlib
 import math
 import operator
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from .certify import Claim
 from .metrics import psnr
 from .models import Loaded
 from .noise import ALGORITHM
+from .sentences import claimed, not_claimed
 from .types import RobustSRError
 from .version import __version__
 
@@ -30,7 +31,12 @@ PICTURES = ("shipped", "lower", "upper")
 # Float32 differs by some 1e-6 between devices: a draw next to a rounding boundary then falls on the other side of it.
 MOVED_LEVELS = 1
 MOVED_SHARE = 0.005
-OTHER_KEYS = {"result", "sha256", "versions", "files"}  # of a record, besides its facts
+VERSIONS = ("robustsr", "torch", "numpy", "scipy", "python", "device")
+WORDS = {  # entries of a record that are its maker's words, which nobody can check
+    *("input.name", "input.crop", "model.name", "model.denoiser.name"),
+    *(f"files.{name}" for name in (*PICTURES, "width")),
+    *(f"versions.{name}" for name in VERSIONS),
+}
 CLAIM_KEYS = ("sigma", "eps", "n", "shipped", "alpha", "beta", "scope", "reduce", "form")
 
 
@@ -58,15 +64,13 @@ def describe(certificate: Certificate, x: Tensor, network: Loaded, hr: Tensor | 
         **_facts(c.claim, c.field, c.seed, c.fresh, c.window, x, network),
         "result": _result(c.claim, pictures(c), hr),
         "sha256": {name: digest(levels) for name, levels in pictures(c).items()},
-        "versions": {
-            "robustsr": __version__,
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "python": platform.python_version(),
-            "device": str(network.device),
-        },
+        "versions": dict(zip(VERSIONS, _versions(network), strict=True)),
     }
+
+
+def _versions(network: Loaded) -> tuple[str, ...]:
+    libraries = __version__, str(torch.__version__), np.__version__, scipy.__version__
+    return *libraries, platform.python_version(), str(network.device)
 
 
 def _facts(
@@ -126,64 +130,6 @@ def _finite(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-# --- in words ---
-
-
-def claimed(claim: Claim, field: Field) -> list[str]:
-    """The sentences of what is claimed: exactly, then plainly."""
-    if field.radius is None:
-        inside = f"over the whole {field.w}x{field.h} input (all three channels)"
-    else:
-        side = 2 * field.radius + 1
-        inside = f"inside the receptive field ({side}x{side} input pixels, all three channels) of every output pixel"
-    where = (
-        f"in all {claim.values:,} values at once"
-        if claim.scope == "simultaneous"
-        else f"at each of {claim.values:,} values by itself (on average, a share of {claim.alpha:.6g} may be outside)"
-    )
-    true = f"true {claim.reduce} of the smoothed model, rounded to 8 bits,"
-    sure = (
-        f"With probability at least {1 - claim.alpha:.6g} (1 - alpha) over n = {claim.n} random draws with sigma "
-        f"{claim.sigma:.6g}, for every perturbation whose L2 norm is below eps = {claim.eps:.6g} {inside}, the {true} "
-        f"lies between the lower and the upper picture {where}."
-    )
-    among_these = f" (but for a share {claim.failure:.6g}, on average)" if claim.scope == "value" else ""
-    ours = (
-        f"With probability at least {1 - claim.failure:.6g} (1 - alpha - 2 beta; alpha {claim.alpha:.6g}, beta "
-        f"{claim.beta:.6g}) the same holds for the picture itself{among_these}, made in the same way "
-        f"from {claim.shipped} new draws after any one such perturbation, if that was chosen without knowledge of "
-        f"these draws."
-    )
-    if claim.beta == 0:
-        ours = (
-            f"The picture, made of {claim.shipped} draws, is an estimate of that {claim.reduce}: beta is 0, so nothing "
-            f"is claimed about the picture itself."
-        )
-    each = claim.eps * 255 / field.values**0.5
-    among = "of the input" if field.radius is None else "that a result pixel depends on"
-    plain = (
-        f"In plain words: so small a change of the input cannot push the result out of the range between the lower and "
-        f"the upper picture. So small is: one colour value by up to {claim.eps * 255:.3g} of 255 levels, or all "
-        f"{field.values:,} values {among} by up to {each:.2g} levels each."
-    )
-    return [sure, ours, plain]
-
-
-def not_claimed(claim: Claim, field: Field, budget: float = 10 / 255) -> list[str]:
-    """The sentences of what is not claimed, with the L2 norm of an Linf ``budget``."""
-    norm = budget * field.values**0.5
-    where = "on this input" if field.radius is None else "inside one receptive field"
-    return [
-        f"Not claimed: larger changes. An attack may move every value by {budget * 255:g}/255 (Linf), up to an L2 norm "
-        f"of {norm:.3g} {where}, r = {norm / claim.sigma:.3g}; certified is r = {claim.r:.3g}. Camera noise, JPEG "
-        f"compression and resizing are far outside as well.",
-        "Not claimed: exact arithmetic. In float32, values move by about 1e-6 with what lies beyond their field, too.",
-        "Not claimed: perturbations chosen with knowledge of the shipped draws; the certificate tells their seed.",
-        "Not claimed: the best of several runs. Seed, n, eps and sigma have to be chosen before any result is seen.",
-        "Not claimed: that the picture is right. The bounds say how little it can be moved, not how good it is.",
-    ]
-
-
 # --- verification ---
 
 
@@ -240,14 +186,19 @@ def verify(
         return Verdict([f"{', '.join(wrong)}: not {size[2]}x{size[1]} pixels, as the certified pictures are"], 0, [])
     facts = _facts(claim, field, seed, fresh, window_size(network, claim, h, w), x, network)
     problems = [_message(name, was, now, claim) for name, was, now in _differences(record, facts)]
-    problems += [f"{key}: no certificate has such an entry" for key in record.keys() - facts.keys() - OTHER_KEYS]
+    known = {*_entries(facts), *WORDS, *(f"sha256.{name}" for name in PICTURES)}
+    strange = [name for name in _entries(record) if name not in known and not name.startswith("result.")]
+    problems += [f"{name}: no certificate has such an entry" for name in strange]
     for name in PICTURES:
         if digest(stored[name]) != recorded_digests.get(name):
             problems.append(f"{name}: the picture is not the one that was certified (its sha256 differs)")
     if problems:
         return Verdict(problems, 0, [])
 
-    notes = ["nobody can check that the seed was fresh, and that this was the only run"]
+    notes = [
+        "nobody can check that the seed was fresh, and that this was the only run",
+        "its names, its versions and the picture of the width are its maker's words",
+    ]
     unchecked: tuple[str, ...] = ()
     if "hr_sha256" in recorded_result and hr is None:
         unchecked = tuple(k for k in recorded_result if "psnr" in k)
@@ -269,6 +220,15 @@ def verify(
     if not fresh:
         notes.append("the seed was given by a person: the claim needs that it was chosen before any result was seen")
     return Verdict(problems, moved, notes, unchecked)
+
+
+def _entries(record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The names of all values in a record, however deep: ``model.sha256``."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _entries(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _differences(recorded: Mapping[str, Any], computed: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from robustsr.architectures import UNet, unet_like
 from robustsr.craft import attackable
-from robustsr.models import EFFECTIVE_CONTEXT, load, photograph_like
+from robustsr.models import load
 from robustsr.plan import compose, make_plan
+from robustsr.probes import photograph_like
+from robustsr.tiling import EFFECTIVE_CONTEXT
 from robustsr.types import RobustSRError
 
 

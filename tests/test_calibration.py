@@ -16,6 +16,7 @@ from robustsr.types import RobustSRError
 def test_the_noise_of_flat_pictures_is_found(sigma):
     x = 0.5 + sigma * torch.randn(1, 3, 128, 130, generator=torch.Generator().manual_seed(0))
     assert sigma * 0.6 < estimate_noise(x) < sigma  # the lowest tenth of the blocks lies below the mean
+    assert sigma * 0.6 < estimate_noise(x[:, :1].expand(-1, 3, -1, -1)) < sigma  # gray has one channel's noise
 
 
 def test_the_estimate_grows_with_the_noise_of_photographs(photo):

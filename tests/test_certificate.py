@@ -323,6 +323,10 @@ def test_what_no_certificate_says_is_refused_and_so_are_pictures_of_another_size
     written, stored, hr = told
     verdict = record.verify({**written, "certified_psnr": 99}, photo(), net, stored, hr)
     assert verdict.problems == ["certified_psnr: no certificate has such an entry"]
+    sections = {"derived": {"certified_linf": 0.04}, "noise": {"sequential": True}, "versions": {"certified": "Linf"}}
+    for section, entry in sections.items():
+        verdict = record.verify({**written, section: {**written[section], **entry}}, photo(), net, stored, hr)
+        assert verdict.problems == [f"{section}.{next(iter(entry))}: no certificate has such an entry"]
     smaller = {name: levels[..., :4] for name, levels in stored.items()}
     assert "not 32x24 pixels" in record.verify(written, photo(), net, smaller, hr).problems[0]
 

@@ -175,6 +175,9 @@ def test_a_point_out_of_focus_is_a_disk():
     y, centre, _ = spread_of_a_point("defocus-blur:severity=1")
     rows, columns = torch.meshgrid(*[torch.arange(41) - 20] * 2, indexing="ij")
     assert torch.equal(y > 1e-4, rows**2 + columns**2 <= 9) and centre == pytest.approx([0, 0], abs=1e-4)
+    flat = torch.full((3, 40, 40), 0.5)  # the published kernel of large disks sums to more than 1
+    sums = [float(run(f"defocus-blur:severity={s}", flat).mean()) / 0.5 for s in range(1, 6)]
+    assert sums == pytest.approx([1, 1, 1, 1.01298, 1.01079], abs=1e-4)
 
 
 def test_motion_draws_a_point_out_into_half_a_line():

@@ -119,6 +119,9 @@ def test_onnx_models_are_refused(network):
 def test_a_budget_below_one_level_of_the_file_is_refused(network):
     with pytest.raises(RobustSRError, match="less than one level of an 8-bit file"):
         craft(parse("pgd:eps=0.5px"), network, picture())
+    for spec in ("pgd-l2:eps=0.003", "random:norm=l2,eps=0.003"):  # one value by one level is more
+        with pytest.raises(RobustSRError, match="less than one level of an 8-bit file"):
+            craft(parse(spec), network, picture())
     assert craft(parse("pgd:eps=0.5px,steps=1"), network, picture(), bits=16).adv.shape == (1, 3, 12, 14)
 
 

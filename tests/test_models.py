@@ -15,9 +15,11 @@ from torch import nn
 from robustsr import models, upscale
 from robustsr.engine import PRECISIONS, auto_precision
 from robustsr.metrics import psnr
-from robustsr.models import load, receptive_radius
+from robustsr.models import load
 from robustsr.onnx_network import outside
+from robustsr.probes import receptive_radius
 from robustsr.spread import Weights
+from robustsr.tiling import EFFECTIVE_CONTEXT
 from robustsr.types import RobustSRError
 
 
@@ -64,7 +66,20 @@ def test_a_network_with_a_global_operation_has_no_exact_radius():
         def forward(self, x):
             return self.conv(x) * x.mean((2, 3), keepdim=True)
 
-    assert receptive_radius(Global(), nn.Module.__call__) == (models.EFFECTIVE_CONTEXT, False)
+    assert receptive_radius(Global(), nn.Module.__call__) == (EFFECTIVE_CONTEXT, False)
+
+
+def test_nor_has_one_that_looks_beyond_only_at_some_pictures():
+    class Gated(nn.Module):
+        def __init__(self, shift):
+            super().__init__()
+            self.conv, self.shift = nn.Conv2d(3, 3, 3, padding=1), shift
+
+        def forward(self, x):
+            return self.conv(x) * (1 - (x.mean((1, 2, 3), keepdim=True) - self.shift).relu())
+
+    assert receptive_radius(Gated(0.6), nn.Module.__call__) == (EFFECTIVE_CONTEXT, False)  # bright ones
+    assert receptive_radius(Gated(2), nn.Module.__call__) == (1, True)
 
 
 @pytest.mark.parametrize(

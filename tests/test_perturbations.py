@@ -32,6 +32,10 @@ def test_projection_is_idempotent_and_random_points_fill_the_ball(norm):
     assert sizes.max() <= 0.5 + 1e-6
     assert float((sizes < 0.4).float().mean()) == pytest.approx(0.8**3, abs=0.03)  # volume of the smaller ball
     assert inside.mean().abs() < 0.02
+    mask = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+    masked = random_in_ball(torch.zeros(4000, 3, 1, 2), norm, 0.5, 0, mask)
+    assert not masked[..., 1].any()  # and of the three values left it fills the ball alike
+    assert float((norms(masked)[norm] < 0.4).float().mean()) == pytest.approx(0.8**3, abs=0.03)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -11,7 +11,8 @@ from fakes import needs_compiler
 from torch import nn
 
 from robustsr import kernels, winograd
-from robustsr.models import load, photograph_like, quickened
+from robustsr.models import load, quickened
+from robustsr.probes import photograph_like
 from robustsr.smoothing import median, selection_network
 from robustsr.winograd import Conv3x3, FastConvolutions, accelerated
 

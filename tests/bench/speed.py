@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from robustsr import attacks, certificate, losses, objectives
 from robustsr.certify import Claim
 from robustsr.engine import auto_precision, buffers_kept, devices
-from robustsr.models import load, photograph_like
+from robustsr.models import load
 from robustsr.plan import compose, make_plan
+from robustsr.probes import photograph_like
 from robustsr.settings import Smoothing
 
 SIGMA, EPS, STEPS = 0.03, 10 / 255, 10
