@@ -89,7 +89,7 @@ def examine(source: Path, target: Place, task: Task) -> tuple[Info, tuple[int, i
             f"{source}: {w}x{h} enlarged {factors[-1]} times has {largest:,} pixels, over the limit of {limit:,}: "
             f"{f'--scale {fits} is possible, or ' if fits else ''}"
             f"{f'take a model of x{less[0].scale} ({less[0].name}), or ' if less else ''}"
-            f"--max-pixels {largest} if memory allows (about {largest * 24 / 2**30:.1f} GB)"
+            f"set --max-pixels to {largest} if memory allows (about {largest * 24 / 2**30:.1f} GB)"
         )
     path = Path(target.name) if isinstance(target, Url) else target
     images.check(path, *size, quality=output.quality, lossless=output.lossless, background=output.background)

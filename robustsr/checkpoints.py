@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,9 @@ def read(path: Path) -> Any:  # noqa: ANN401 - spandrel is not typed
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n\t")[0].split("Please file")[0]
-        raise RobustSRError(
-            f"{path} was refused, nothing in it was run: damaged, or a pickle with more than weights in it. {reason}"
-        ) from None
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's own words advise to trust it
+        more = f"holds more than weights ({asked[1]})" if asked else "is damaged, or holds more than weights"
+        raise RobustSRError(f"{path} was refused, and nothing in it was run: it {more}") from None
     except Exception as error:  # readers of damaged files raise whatever comes
         words = str(error) if " " in str(error) else "it is damaged, or something else"  # not a mere number
         raise RobustSRError(f"{path} cannot be read as a checkpoint: {words}") from error

@@ -26,7 +26,7 @@ def ui(
     max_upload: Annotated[int, Option("--max-upload", min=1, help="Largest upload, in megabytes.")] = 200,
     max_pixels: Annotated[
         int, Option("--max-pixels", min=1, help="Most pixels of a picture, and of a result.")
-    ] = 100_000_000,
+    ] = 200_000_000,
     device: Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     browser: Annotated[bool, Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:

@@ -229,11 +229,11 @@ def test_a_picture_over_the_limit_fails_before_it_is_decoded(folder, net):
     assert [r.status for r in results] == ["done", "failed", "failed", "failed", "failed"]
     assert (
         "24x21 enlarged 4 times has 8,064 pixels, over the limit of 7,700: take a model of x2 (realesrgan-x2plus), "
-        "or --max-pixels 8064 if" in results[2].error
+        "or set --max-pixels to 8064 if" in results[2].error
     )
     for limit, target in ((7700, Target(scale=3)), (2000, Target())):  # with x2 as many after two passes; too many
         results = go(folder, net, output=Output(max_pixels=limit), target=target, overwrite=True)
-        assert f"over the limit of {limit:,}: --max-pixels 8064 if" in results[2].error
+        assert f"over the limit of {limit:,}: set --max-pixels to 8064 if" in results[2].error
     results = go(folder, net, output=Output(max_pixels=200_000), target=Target(scale=100), overwrite=True)
     assert "enlarged 256 times has 33,030,144 pixels, over the limit of 200,000: --scale 16 is pos" in results[2].error
 

@@ -31,7 +31,8 @@ def files(tmp_path, photo):
 
 def test_a_bad_file_stops_nothing_and_says_why(home, tiny, tmp_path, files):
     batches = Batches(Desk(tmp_path / "desk", device="cpu"))
-    name = batches.start(sorted(files.iterdir()), Options(str(tiny), samples="4", sigma="0.05"))
+    name = "one"
+    batches.start(name, sorted(files.iterdir()), Options(str(tiny), samples="4", sigma="0.05"))
     job = finished(batches, name)
     rows = {row[0]: row[1:] for row in job.table()}
     assert job.state == "done" and "2 of 3 upscaled, 1 failed" in job.words()
@@ -51,9 +52,12 @@ def test_a_batch_can_be_cancelled_while_it_waits(home, tiny, tmp_path, files, ph
     Image.fromarray(photo(64, 64, seed=5)).save(files / "c.png")
     batches = Batches(Desk(tmp_path / "desk", device="cpu"))
     with batches._desk.line.turn(Token(), lambda done, text: None):
-        name = batches.start([files / "a.png", files / "c.png"], Options(str(tiny)))
+        name = "one"
+        batches.start(name, [files / "a.png", files / "c.png"], Options(str(tiny)))
         time.sleep(0.1)
         assert batches.find(name).state == "waiting" and "1 job before this one" in batches.find(name).words()
+        with pytest.raises(RobustSRError, match="a batch of this browser is at work"):
+            batches.start(name, [files / "a.png"], Options(str(tiny)))
         batches.find(name).token.cancel()
         job = finished(batches, name)
     assert job.state == "cancelled" and job.zip is None and {row[1] for row in job.table()} == {"cancelled"}
@@ -82,7 +86,8 @@ def test_pictures_of_one_name_in_several_folders_keep_them(home, tiny, tmp_path,
     data = (files / "a.png").read_bytes()
     path = zipped(tmp_path / "card.zip", {"100/IMG_1.png": data, "101/IMG_1.png": data})
     batches = Batches(Desk(tmp_path / "desk", device="cpu"))
-    job = finished(batches, batches.start([path, files / "a.png", files / "a.png"], Options(str(tiny), smooth="off")))
+    batches.start("one", [path, files / "a.png", files / "a.png"], Options(str(tiny), smooth="off"))
+    job = finished(batches, "one")
     assert [row[:2] for row in job.table() if row[1] != "done"] == []
     with zipfile.ZipFile(job.zip) as archive:
         assert sorted(archive.namelist()) == [
@@ -96,7 +101,8 @@ def test_pictures_of_one_name_in_several_folders_keep_them(home, tiny, tmp_path,
 def test_uploads_that_are_deleted_meanwhile_are_not_missed(home, tiny, tmp_path, files):
     batches = Batches(Desk(tmp_path / "desk", device="cpu"))
     with batches._desk.line.turn(Token(), lambda done, text: None):
-        name = batches.start([files / "a.png"], Options(str(tiny), smooth="off"))
+        name = "one"
+        batches.start(name, [files / "a.png"], Options(str(tiny), smooth="off"))
         (files / "a.png").unlink()
     assert finished(batches, name).table()[0][1] == "done"
 
@@ -104,7 +110,8 @@ def test_uploads_that_are_deleted_meanwhile_are_not_missed(home, tiny, tmp_path,
 def test_a_name_cannot_lead_out_of_the_folder(home, tiny, tmp_path, files):
     batches = Batches(Desk(tmp_path / "desk", device="cpu"))
     with pytest.raises(RobustSRError, match="cannot be a part of a name"):
-        batches.start([files / "a.png"], Options(str(tiny), suffix="/../../x"))
+        batches.start("one", [files / "a.png"], Options(str(tiny), suffix="/../../x"))
+    assert batches.find("one") is None
 
 
 @pytest.mark.parametrize("kind", ["large", "broken", "damaged", "empty"])

@@ -14,8 +14,8 @@ def test_measured_figures_have_their_names_and_units():
     figures = catalogue.catalogue()["psnr"].quality
     fgsm = f"{figures['fgsm_psnr']:.2f} dB, LPIPS {figures['fgsm_lpips']:.3f}"
     assert f"| FGSM 10/255 | {fgsm} |" in shelf.details("psnr")
-    assert f"; FGSM 10/255 {fgsm}; PGD 10/255 " in shelf.line("psnr")
-    assert f"Set5 (Y) {figures['set5_y_psnr']:.2f} dB;" in shelf.line("psnr")
+    assert f"| Set5 (Y) | {figures['set5_y_psnr']:.2f} dB |" in shelf.details("psnr")
+    assert shelf.line("psnr") == f"{catalogue.catalogue()['psnr'].description}."
 
 
 def test_ones_own_model_is_described_by_what_was_loaded(tiny):

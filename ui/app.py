@@ -18,8 +18,11 @@ from .parts import QUIET, who
 def build(desk: Desk, batches: Batches) -> gr.Blocks:
     """The page of a server. To be built after the environment says where Gradio keeps files."""
     with gr.Blocks(title="robustsr", analytics_enabled=False, delete_cache=(600, int(desk.keep))) as page:
-        gr.Markdown("# robustsr\nUpscale pictures with models that stay stable, attack them, and prove what holds.")
-        job = gr.BrowserState("", storage_key="robustsr-batch")  # not inside a tab: those are made when first looked at
+        gr.Markdown(
+            "# robustsr\nUpscale pictures steadily under noise and small attacks; attack, measure and certify models."
+        )
+        # Not inside a tab: those are made when first looked at.
+        job = gr.BrowserState("", storage_key="robustsr-browser")
         with gr.Tab("Upscale", id="upscale"):
             forms = [tab_pictures.upscale(desk)]
         with gr.Tab("Batch", id="batch"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 import os
-import secrets
 import shutil
 import threading
 import time
@@ -67,11 +66,13 @@ class BatchJob:
         parts += [f"{counts['failed']} failed"] * bool(counts["failed"])
         first = {"done": "Finished", "cancelled": "Cancelled", "failed": "Stopped"}.get(self.state, "")
         text = f"**{first or self.state.capitalize()}**: {', '.join(parts)}. {self.error or self.about}"
+        if self.state == "waiting":
+            text = f"**{self.about.capitalize() or 'Waiting'}**, {len(self.rows)} to upscale."
         return "\n\n".join([text, *self.notes])
 
 
 class Batches:
-    """The batches of a server, by names that cannot be guessed."""
+    """The last batch of each browser, by names that cannot be guessed."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk, self._jobs = desk, dict[str, BatchJob]()
@@ -85,8 +86,10 @@ class Batches:
         for job in self._jobs.values():
             job.token.cancel()
 
-    def start(self, files: Sequence[Path], options: Options) -> str:
-        """Begins a batch and returns its name. RobustSRError: nothing to do, or an option that makes no sense."""
+    def start(self, name: str, files: Sequence[Path], options: Options) -> None:
+        """Begins a batch of that browser. RobustSRError: one is at work, nothing to do, or a senseless option."""
+        if (before := self.find(name)) and before.active:
+            raise RobustSRError("a batch of this browser is at work: wait until it has ended, or cancel it")
         options.target, options.output  # noqa: B018 - refused before anything waits
         folder = self._desk.folder()
         self._desk.held.add(folder)
@@ -102,10 +105,8 @@ class Batches:
         except RobustSRError as error:
             self._desk.held.discard(folder)
             raise RobustSRError(_inside(str(error), folder)) from error
-        name = secrets.token_urlsafe(16)
         self._jobs[name] = made
         threading.Thread(target=self._run, args=(made, jobs, options), name="batch", daemon=True).start()
-        return name
 
     def _run(self, made: BatchJob, jobs: list[Job], options: Options) -> None:
         def say(done: float | None, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,11 +29,10 @@ class Certified:
     gallery: list[tuple[str, str]]
     claim: str
     files: list[str]
+    command: str
 
 
-def claim_of(
-    smooth: Reduce, sigma: str, eps: str, n: float | None, ship: float | None, alpha: float | None, scope: str
-) -> Claim:
+def claim_of(smooth: Reduce, sigma: str, eps: str, n: str, ship: str, alpha: str, scope: str) -> Claim:
     """What is to be claimed. RobustSRError: numbers that make no sense, a sigma that follows the picture."""
     if sigma.strip() == "auto":
         raise RobustSRError("sigma auto cannot be certified: it would depend on the perturbed picture; give a number")
@@ -41,9 +41,13 @@ def claim_of(
         raise RobustSRError("sigma is missing: give a number from 0 to 1")
     radius = number(eps, "eps")
     radius = deviation if radius is None else radius
-    draws, shipped, fails = whole(n, "n"), whole(ship, "the draws of the picture"), number(alpha, "alpha")
+    draws, shipped, fails = (
+        whole(n, "the samples for the bounds"),
+        whole(ship, "those of the picture"),
+        number(alpha, "alpha"),
+    )
     if draws is None or shipped is None or fails is None:
-        raise RobustSRError("n, the draws of the picture and alpha have to be given")
+        raise RobustSRError("the samples for the bounds, those of the picture and alpha have to be given")
     which: Literal["simultaneous", "value"] = "value" if scope == "each value" else "simultaneous"
     return Claim(deviation, radius, draws, shipped, fails, fails / 2, which, smooth)
 
@@ -55,10 +59,15 @@ def certify(
     if hr is not None and path is None:
         raise RobustSRError("give the picture that belongs to the ground truth")
     box = scene.box(crop) if crop.strip() else None if path else certificate_files.SAMPLE_CROP
+    part = ""
     if box is None and path is not None:
         info = images.inspect(path, max_pixels=desk.max_pixels)
         wide, high = min(CENTRE, info.width), min(CENTRE, info.height)
         box = ((info.width - wide) // 2, (info.height - high) // 2, wide, high)
+        if (wide, high) != (info.width, info.height):
+            part = (
+                f"**Only the centre, {wide}x{high} of {info.width}x{info.height} pixels**: the crop takes another part."
+            )
     with desk.job(who, say) as token:
         say(None, f"loading {model}")
         network = desk.model(model, "fp32")
@@ -86,8 +95,15 @@ def certify(
     if "certified_psnr" in result:
         about.append(f"Certified PSNR: at least {float(result['certified_psnr']):.2f} dB.")
     about += notes
-    text = "\n\n".join([" ".join(about), *record["claim"], *(f"*{line}*" for line in record["not_claimed"])])
+    text = "\n\n".join(
+        [*filter(None, [part]), " ".join(about), *record["claim"], *(f"*{line}*" for line in record["not_claimed"])]
+    )
     shown = {"shipped": "certified picture", "width": "distance of the bounds", "lower": "lower", "upper": "upper"}
     gallery = [(str(folder / files[key]), caption) for key, caption in shown.items()]
     everything = [str(folder / f"{source.stem}_certificate.json"), *(str(folder / files[key]) for key in shown)]
-    return Certified(gallery, text, everything)
+    words = ["robustsr", "certify", *([path.name] if path else []), "-m", model, "--smooth", claim.reduce]
+    for flag in ("sigma", "eps", "alpha", "beta"):
+        words += [f"--{flag}", f"{getattr(claim, flag):g}"]
+    words += ["--samples", str(claim.n), "--ship", str(claim.shipped), "--scope", claim.scope]
+    words += ["--crop", ",".join(map(str, box))] if box else []
+    return Certified(gallery, text, everything, shlex.join([*words, *(["--hr", hr.name] if hr else [])]))

@@ -83,7 +83,7 @@ class Desk:
     """
 
     root: Path
-    max_pixels: int = 100_000_000
+    max_pixels: int = 200_000_000
     max_upload: int = 200 << 20
     keep: float = 4 * 3600
     device: str = "auto"

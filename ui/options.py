@@ -65,9 +65,10 @@ class Options:
         names = SIZES[self.size]
         numbers: dict[str, Any] = {}
         for name, text in zip(names, (self.first, self.second), strict=False):
-            numbers[name] = number(text, name) if name == "scale" else whole(text, name)
+            words = "factor" if name == "scale" else name.replace("_", " ")
+            numbers[name] = number(text, words) if name == "scale" else whole(text, words)
             if numbers[name] is None:
-                raise RobustSRError(f"the size is {self.size!r}: give its {name.replace('_', ' ')}")
+                raise RobustSRError(f"the size is {self.size!r}: give its {words}")
         return Target(**numbers)
 
     @property
@@ -107,7 +108,7 @@ class Options:
 
     @property
     def _samples(self) -> int | Literal["auto"] | None:
-        return "auto" if str(self.samples).strip() == "auto" else whole(self.samples, "samples")
+        return "auto" if str(self.samples).strip().lower() == "auto" else whole(self.samples, "samples")
 
     @property
     def denoiser(self) -> str | None:
@@ -189,7 +190,7 @@ def whole(text: str | float | None, name: str) -> int | None:
 
 def level(text: str | None) -> float | Literal["auto"] | None:
     """Sigma as it is typed: a number or auto; empty: the model's."""
-    if str(text).strip() == "auto":
+    if str(text).strip().lower() == "auto":
         return "auto"
     try:
         return number(text, "sigma")

@@ -38,7 +38,7 @@ FLAGS = {  # of the command line, as the form calls them; others by their names
     "--field": "the field",
     "--scale": "the factor",
     "--on": "attack",
-    "--ship": "draws of the picture",
+    "--ship": "samples of the picture",
 }
 PROGRESS = gr.Progress()
 PRIVATE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
@@ -65,7 +65,10 @@ def plain(desk: Desk, text: str) -> str:
     """A message without the server's folders, and in the form's words for the command line's flags."""
     text = re.sub(re.escape(str(desk.root)) + r"[\\/](?:[^\\/\s:,]+[\\/])*", "", text)
     text = re.sub(r"(?<![^\s(])--[a-z][a-z-]*", lambda flag: FLAGS.get(flag[0], flag[0][2:].replace("-", " ")), text)
-    return text[:1].upper() + text[1:]
+    text = re.sub(r"(?<![^\s(])-m (?=\w)", "the model ", text)
+    text = re.sub(r"`robustsr models pull [^`]+`", "the tab Models", text)
+    first = text.partition(" ")[0]
+    return text if first in catalogue.listed() or not first.isalpha() else text[:1].upper() + text[1:]
 
 
 def said(progress: gr.Progress) -> Say:
@@ -106,6 +109,13 @@ def loupe(desk: Desk, label: str) -> tuple[gr.HTML, gr.State]:
 def optional(label: str, empty: str) -> gr.Textbox:
     """A number that may be left out, and what it is then."""
     return gr.Textbox("", label=label, placeholder=empty, min_width=130)
+
+
+def command_line() -> gr.Textbox:
+    """Where the command line that does the same is shown."""
+    return gr.Textbox(
+        label="The same in a terminal", interactive=False, buttons=["copy"], lines=1, elem_classes="command"
+    )
 
 
 def form() -> dict[str, Any]:
@@ -178,7 +188,8 @@ def _devices() -> list[str]:
 
 def options(values: Sequence[Any]) -> Options:
     """What a form holds, from the values of its components in order."""
-    return Options(**dict(zip(FIELDS, values, strict=True)))
+    tidy: Any = (value.strip() if isinstance(value, str) else value for value in values)
+    return Options(**dict(zip(FIELDS, tidy, strict=True)))
 
 
 def named(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from robustsr import attack, attack_files, attack_report, compare, images, losses, scene, threats
+from robustsr import attack, attack_files, attack_report, compare, console, images, losses, scene, threats
 from robustsr.catalogue import package_samples
 from robustsr.report import Table
 from robustsr.ruler import Ruler, in_words
@@ -44,12 +47,15 @@ def part(desk: Desk, path: Path | None, hr: Path | None, scale: int, crop: str) 
     return made
 
 
-def _telling(token: Token, say: Say) -> Word:
-    """A core's ``say``: passes words on, and stops when asked to."""
+def _telling(token: Token, say: Say, seconds: float = math.inf) -> Word:
+    """A core's ``say``: passes words on, with the share of the estimated time that is over, and stops when asked to."""
+    start = time.perf_counter()
 
     def word(text: str) -> None:
         token.check()
-        say(None, text)
+        over = time.perf_counter() - start
+        left = f", about {console.duration(seconds - over)} left" if over < seconds < math.inf else ""
+        say(min(0.95, over / seconds), text + left)
 
     return word
 
@@ -136,6 +142,7 @@ class Attacked:
     curve: list[tuple[str, int, float]]
     files: list[str]
     about: str
+    command: str
 
 
 def threat_of(method: str, eps: str, steps: str, loss: str) -> threats.Threat:
@@ -174,6 +181,10 @@ def attacked(
         smoothing = smoothing_for(network, smooth, level(sigma), whole(samples, "samples"))
         variants = threats.variants_for(on, smoothing)
         what, folder = part(desk, path, hr, network.scale, crop), desk.folder()
+        seconds = attack.forecast(what.size, network, threat, variants, smoothing, 1)
+        if seconds > 2 * 3600:
+            raise RobustSRError(f"that would take about {console.duration(seconds)}: fewer steps, or the command line")
+        word = _telling(token, say, seconds)
         others = scene.others(network, None, desk.device)
         result = attack.run(
             what,
@@ -194,17 +205,23 @@ def attacked(
     size = result.strongest.sizes
     captions = ["clean input", f"attacked: Linf {size['levels']:.3g}/255, L2 {size['l2']:.3g}", f"difference x{times}"]
     gallery = [(_large(folder / name, folder), text) for name, text in zip(names[:3], captions, strict=True)]
-    panes = [
+    victim = result.victim
+    panes = [(f"{victim}, clean", view.keep(scene.eight(result.outcome(victim, "clean").sr), folder))]
+    panes += [
         (f"{label}, attacked", view.keep(scene.eight(result.outcome(label, result.worst).sr), folder))
         for label in result.labels
     ]
     curve = [(attack_report.HOW[a.name], i, value) for a in result.attempts for i, value in enumerate(a.curve)]
-    words = f"{threat.spec} on {result.victim}; {what.place}."
+    words = f"Attack: {threat.spec} on {result.victim}; {what.place}."
     if on != "base":
         words += f" Of {len(variants)} ways the strongest: {attack_report.HOW[result.worst]}."
     files = [str(folder / name) for name in names]
     told = "  \n".join([words, *attack_report.verdict(result).splitlines(), *what.notes])
-    return Attacked(gallery, view.Loupe(panes, folder), change, outputs, curve, files, told)
+    line = ["robustsr", "attack", *([path.name] if path else []), "-m", model, "--method", threat.spec, "--on", on]
+    line += ["--smooth", smooth, "--sigma", f"{smoothing.sigma:g}", "--samples", str(smoothing.samples)]
+    line += ["--crop", ",".join(map(str, what.box))] if what.box else []
+    command = shlex.join([*line, *(["--hr", hr.name] if hr else [])])
+    return Attacked(gallery, view.Loupe(panes, folder), change, outputs, curve, files, told, command)
 
 
 def _large(path: Path, folder: Path, side: int = 384) -> str:

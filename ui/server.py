@@ -69,6 +69,11 @@ def served(
         ).set(  # white on a darker teal, which eyes can read
             button_primary_background_fill="*primary_700",
             button_primary_background_fill_hover="*primary_800",
+            button_primary_background_fill_dark="*primary_700",
+            button_primary_background_fill_hover_dark="*primary_800",
+            body_text_color_subdued="*neutral_600",
+            block_info_text_color="*neutral_600",
+            input_placeholder_color="*neutral_500",
         )
         hosts = (*LOOPBACK, "::1") if local and not share else None
         try:

@@ -26,16 +26,9 @@ def usable(use: str = "upscale") -> list[tuple[str, str]]:
 
 
 def line(name: str) -> str:
-    """What a model is, and how good it was measured, in a line."""
+    """What a model is, in a line; its figures are in its `details`."""
     entry = catalogue.catalogue().get(name)
-    if entry is None:
-        return "Your own."
-    figures = "; ".join(f"{what} {values}" for what, values in entry.measured.items())
-    return (
-        f"{entry.description}. Measured (PSNR, SSIM: higher is better; LPIPS: lower): {figures}."
-        if figures
-        else entry.description
-    )
+    return f"{entry.description}." if entry else "Your own."
 
 
 def defences() -> list[str]:
@@ -70,7 +63,7 @@ def details(name: str) -> str:
     }
     lines += [f"- **{key}**: {value}" for key, value in facts.items() if value]
     if entry.quality:
-        lines += ["", "| measured | |", "|---|---|"]
+        lines += ["", "| measured | PSNR, SSIM: higher is better; LPIPS: lower |", "|---|---|"]
         lines += [f"| {what} | {values} |" for what, values in entry.measured.items()]
     if entry.trained:
         lines += ["", f"<details><summary>How it was trained</summary>\n\n{entry.trained}\n\n</details>"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from .options import FIELDS
 from .parts import PRIVATE, PROGRESS, QUIET, options, readable, said, who
 
 LOOKING: dict[str, Any] = {**PRIVATE, "concurrency_limit": 2, "concurrency_id": "look"}  # decodes whole pictures
-WIDTHS: list[str | int] = [136, 70, 96, 82, 176]  # of a batch's columns, in pixels: on a phone the table scrolls
+# Of a batch's columns: on a phone the table scrolls.
+WIDTHS: list[str | int] = [150, 92, 104, 84, 226]
 
 
 def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
@@ -31,13 +33,16 @@ def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
             )
             preview = gr.Image(label="Input", interactive=False, height=200, visible=False, buttons=[])
             about_input = gr.Markdown(elem_classes="quiet")
+            gr.Markdown(
+                "Old, grainy or compressed? Take the model `certsr-photo`, and 0.06 for sigma.", elem_classes="quiet"
+            )
             form = parts.form()
             against = gr.Radio([single.BICUBIC, single.PLAIN], value=single.BICUBIC, label="Compare with")
             estimate = gr.Markdown(elem_classes="quiet", elem_id="estimate")
             with gr.Row():
                 run = gr.Button("Upscale", variant="primary", elem_id="upscale-run")
                 stop = gr.Button("Cancel", variant="stop", interactive=False, elem_id="upscale-stop")
-        with gr.Column(scale=7, min_width=320):
+        with gr.Column(scale=7, min_width=320, elem_classes="beside"):
             slider = gr.ImageSlider(
                 label="Before and after",
                 interactive=False,
@@ -48,17 +53,17 @@ def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
             )
             result = gr.Markdown(elem_id="upscale-about")
             download = gr.DownloadButton("Download", interactive=False, variant="primary", elem_id="upscale-download")
-            command = gr.Textbox(
-                label="The same in a terminal", interactive=False, buttons=["copy"], lines=1, elem_classes="command"
-            )
+            command = parts.command_line()
             loupe, kept = parts.loupe(desk, "1:1")
 
     def look(path: str | None) -> tuple[Any, ...]:
         nothing = None, "", gr.DownloadButton("Download", value=None, interactive=False), "", "", None
         if path is None:
             return gr.update(visible=False, value=None), "", *nothing
-        with readable(desk):
+        try:
             found = single.look(desk, Path(path))
+        except RobustSRError as error:
+            return gr.update(visible=False, value=None), f"**{parts.plain(desk, str(error))}**", *nothing
         return gr.update(visible=True, value=found.preview), found.about, *nothing
 
     def forecast(path: str | None, *values: Any) -> str:
@@ -80,10 +85,15 @@ def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
             panes = made.loupe()
             return made.slider(), made.about, ready, made.command, panes.show(), panes
 
+    def removed(request: gr.Request) -> None:
+        """Nobody waits for what becomes of a picture that was taken away."""
+        desk.cancel(who(request, "upscale"))
+
     fields, results = [*form.values()], [slider, result, download, command, loupe, kept]
+    file.clear(removed, None, None, **QUIET)
     file.change(look, file, [preview, about_input, *results], show_progress_on=[about_input], **LOOKING)
     gr.on(
-        [file.change, *(form[name].change for name in FIELDS if name != "suffix")],
+        [file.change, *(form[name].change for name in FIELDS)],
         forecast,
         [file, *fields],
         estimate,
@@ -121,7 +131,7 @@ def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) 
             with gr.Row():
                 run = gr.Button("Upscale all", variant="primary", elem_id="batch-run")
                 stop = gr.Button("Cancel", variant="stop", interactive=False, elem_id="batch-stop")
-        with gr.Column(scale=7, min_width=320):
+        with gr.Column(scale=7, min_width=320, elem_classes="beside"):
             words = gr.Markdown("Nothing has been started.", elem_id="batch-about")
             table = gr.Dataframe(
                 headers=list(HEAD),
@@ -133,34 +143,28 @@ def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) 
                 column_widths=WIDTHS,
             )
             download = gr.DownloadButton("Download all", interactive=False, variant="primary", elem_id="batch-download")
-            command = gr.Textbox(
-                label="The same in a terminal", interactive=False, buttons=["copy"], lines=1, elem_classes="command"
-            )
+            command = parts.command_line()
     timer = gr.Timer(1, active=False)
 
     def where(job: str) -> tuple[Any, ...]:
         found = batches.find(job)
         if found is None:
-            words = "This batch is no longer kept." if job else gr.update()
-            return (
-                words,
-                gr.update(),
-                gr.update(),
-                gr.update(),
-                gr.Timer(active=False),
-                gr.update(interactive=True),
-                gr.update(interactive=False),
-            )
+            still = (gr.skip(),) * 4
+            return *still, gr.Timer(active=False), gr.update(interactive=True), gr.update(interactive=False)
         ready = gr.DownloadButton(value=str(found.zip) if found.zip else None, interactive=found.zip is not None)
         active = found.active
         buttons = gr.update(interactive=not active), gr.update(interactive=active)
-        return found.words(), found.table(), ready, found.command, gr.Timer(active=active), *buttons
+        words, rows = (
+            parts.plain(desk, found.words()),
+            [[*row, parts.plain(desk, notes)] for *row, notes in found.table()],
+        )
+        return words, rows, ready, found.command, gr.Timer(active=active), *buttons
 
-    def start(paths: list[str] | None, *values: Any) -> str:
+    def start(job: str, paths: list[str] | None, *values: Any) -> None:
         if not paths:
             raise gr.Error("Choose pictures or a zip archive first.", print_exception=False)
         with readable(desk):
-            return batches.start([Path(p) for p in paths], options(values))
+            batches.start(job, [Path(p) for p in paths], options(values))
 
     def idle(yes: bool) -> Any:
         return gr.update(interactive=yes)
@@ -170,12 +174,14 @@ def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) 
             found.token.cancel()
 
     outputs = [words, table, download, command, timer, run, stop]
-    started = run.click(lambda: idle(False), None, run, **QUIET).then(start, [files, *form.values()], name, **PRIVATE)
-    started.success(where, name, outputs, **QUIET)
-    started.failure(lambda: idle(True), None, run, **QUIET)
+    inputs = [name, files, *form.values()]
+    started = run.click(lambda: idle(False), None, run, **QUIET).then(start, inputs, None, **PRIVATE)
+    for ended in (started.success, started.failure):  # which may be of another window of the same browser
+        ended(where, name, outputs, **QUIET)
     stop.click(cancel, name, None, **QUIET)
     timer.tick(where, name, outputs, **QUIET)
-    page.load(where, name, outputs, **QUIET)
+    known = page.load(lambda job: job or secrets.token_urlsafe(16), name, name, **QUIET)
+    known.then(where, name, outputs, **QUIET)
     return form["model"], form["denoise"]
 
 

@@ -32,7 +32,7 @@ def compare(desk: Desk) -> gr.Dropdown:
             )
             sigma = gr.Textbox("", label="Sigma of the smoothed ones", placeholder="the model's, a number, or auto")
             run, stop = _buttons("Compare", "compare")
-        with gr.Column(scale=8, min_width=320):
+        with gr.Column(scale=8, min_width=320, elem_classes="beside"):
             loupe, kept = parts.loupe(desk, "Side by side")
             table = gr.Dataframe(interactive=False, wrap=True, label="Measured", elem_id="compare-table", visible=False)
             notes = gr.Markdown(elem_classes="quiet")
@@ -50,7 +50,7 @@ def compare(desk: Desk) -> gr.Dropdown:
             made = scenes.side_by_side(
                 desk, who(request, "compare"), one(picture), one(truth), models, sigma, crop, said(progress)
             )
-        return made.loupe.show(), made.loupe, _frame((made.head, made.rows)), made.notes
+        return made.loupe.show(), made.loupe, _frame((made.head, made.rows)), parts.plain(desk, made.notes)
 
     inputs = [file, hr, choices, sigma, crop]
     parts.work(desk, run, stop, work, inputs, [loupe, kept, table, notes], api_name="compare", shown_on=[loupe])
@@ -64,8 +64,8 @@ def attack(desk: Desk) -> gr.Dropdown:
             model = model_list("Attacked model")
             with gr.Row():
                 method = gr.Dropdown(METHODS, value="pgd", label="Method", min_width=110)
-                eps = optional("Budget (eps)", "8/255, of pgd-l2 0.5, of cw none")
-                steps = optional("Steps", "10, of cw 6")
+                eps = optional("Budget (eps)", "8/255, L2 0.5")
+                steps = optional("Steps", "10, cw 6")
             on = gr.Radio(
                 ["base", "smoothed", "worst"],
                 value="base",
@@ -79,9 +79,14 @@ def attack(desk: Desk) -> gr.Dropdown:
                     number = optional("Samples", "the model's")
                 loss = gr.Dropdown(["l1", "mse", "paper", "perceptual"], value="l1", label="Loss")
             run, stop = _buttons("Attack", "attack")
-        with gr.Column(scale=8, min_width=320):
+        with gr.Column(scale=8, min_width=320, elem_classes="beside"):
             gallery = gr.Gallery(
-                label="Input", columns=3, height=260, object_fit="contain", interactive=False, elem_id="attack-gallery"
+                label="Input",
+                columns=3,
+                object_fit="contain",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="attack-gallery",
             )
             about = gr.Markdown()
             loupe, kept = parts.loupe(desk, "Outputs")
@@ -90,7 +95,8 @@ def attack(desk: Desk) -> gr.Dropdown:
             )
             change = gr.Dataframe(interactive=False, wrap=True, label="Change of the input", visible=False)
             curve = gr.LinePlot(x="step", y="loss", color="attack", title="Loss, step by step", height=220)
-            files = gr.Files(label="Downloads", interactive=False)
+            files = gr.Files(label="Downloads", interactive=False, elem_classes="downloads")
+            command = parts.command_line()
 
     def work(
         picture: str | None,
@@ -128,17 +134,18 @@ def attack(desk: Desk) -> gr.Dropdown:
             )
         return (
             made.gallery,
-            made.about,
+            parts.plain(desk, made.about),
             made.loupe.show(),
             made.loupe,
             _frame(made.outputs),
             _frame(made.change),
             pandas.DataFrame(made.curve, columns=["attack", "step", "loss"]),
             made.files,
+            made.command,
         )
 
     inputs = [file, hr, model, method, eps, steps, on, smooth, sigma, number, loss, crop]
-    shown = [gallery, about, loupe, kept, outputs, change, curve, files]
+    shown = [gallery, about, loupe, kept, outputs, change, curve, files, command]
     parts.work(desk, run, stop, work, inputs, shown, api_name="attack", shown_on=[gallery])
     return model
 
@@ -153,23 +160,25 @@ def certify(desk: Desk) -> gr.Dropdown:
                 sigma = gr.Textbox("0.06", label="Sigma", min_width=90)
                 eps = gr.Textbox("", label="eps (L2)", placeholder="sigma", min_width=90)
             with gr.Row():
-                n = gr.Number(
-                    1000, label="Draws for the bounds (n)", precision=0, minimum=2, maximum=100_000, min_width=110
-                )
-                ship = gr.Number(
-                    101, label="Draws of the picture", precision=0, minimum=1, maximum=10_000, min_width=110
-                )
-                alpha = gr.Number(0.05, label="May fail (alpha)", minimum=1e-9, maximum=0.5, min_width=110)
+                n = gr.Textbox("1000", label="Samples for the bounds", min_width=110)
+                ship = gr.Textbox("101", label="Samples of the picture", min_width=110)
+                alpha = gr.Textbox("0.05", label="May fail (alpha)", min_width=110)
             scope = gr.Radio(
                 ["all values at once", "each value"], value="all values at once", label="The claim is about"
             )
             run, stop = _buttons("Certify", "certify")
-        with gr.Column(scale=8, min_width=320):
+        with gr.Column(scale=8, min_width=320, elem_classes="beside"):
             gallery = gr.Gallery(
-                label="Picture and bounds", columns=4, height=240, object_fit="contain", interactive=False
+                label="Picture and bounds",
+                columns=4,
+                object_fit="contain",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="certify-gallery",
             )
             claim = gr.Markdown("Small perturbations only, in L2: the certificate says how small.", elem_id="claim")
-            files = gr.Files(label="Downloads", interactive=False)
+            files = gr.Files(label="Downloads", interactive=False, elem_classes="downloads")
+            command = parts.command_line()
 
     def work(
         picture: str | None,
@@ -178,9 +187,9 @@ def certify(desk: Desk) -> gr.Dropdown:
         smooth: Reduce,
         sigma: str,
         eps: str,
-        n: float | None,
-        ship: float | None,
-        alpha: float | None,
+        n: str,
+        ship: str,
+        alpha: str,
         scope: str,
         crop: str,
         request: gr.Request,
@@ -191,10 +200,10 @@ def certify(desk: Desk) -> gr.Dropdown:
             made = certificates.certify(
                 desk, who(request, "certify"), one(picture), one(truth), model, asked, crop, said(progress)
             )
-        return made.gallery, made.claim, made.files
+        return made.gallery, parts.plain(desk, made.claim), made.files, made.command
 
     inputs = [file, hr, model, smooth, sigma, eps, n, ship, alpha, scope, crop]
-    parts.work(desk, run, stop, work, inputs, [gallery, claim, files], api_name="certify", shown_on=[gallery])
+    parts.work(desk, run, stop, work, inputs, [gallery, claim, files, command], api_name="certify", shown_on=[gallery])
     return model
 
 
@@ -217,5 +226,6 @@ def _buttons(label: str, name: str) -> tuple[gr.Button, gr.Button]:
 def _frame(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> gr.Dataframe:
     """A table's contents; before there are any it is hidden."""
     head, rows = table
-    widths = ["34%", *[f"{66 / (len(head) - 1):.1f}%"] * (len(head) - 1)]  # long names are broken, not figures left out
+    others = max(84, 600 // (len(head) - 1))  # pixels: on a phone it scrolls, and long names are broken, not figures
+    widths: list[str | int] = [200, *[others] * (len(head) - 1)]
     return gr.Dataframe(value=[list(row) for row in rows], headers=list(head), column_widths=widths, visible=True)
