@@ -129,7 +129,7 @@ def form() -> dict[str, Any]:
             [MODELS_OWN, "auto", "0.01", "0.03", "0.06", "0.1"],
             value=MODELS_OWN,
             allow_custom_value=True,
-            label="Sigma: its strength, 0 to 1",
+            label="Sigma, 0 to 1",
             min_width=150,
         )
         made["samples"] = optional("Samples, or auto", MODELS_OWN)

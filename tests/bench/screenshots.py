@@ -20,6 +20,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 def keep(page, name, height):
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(1500)
     picture = Image.open(BytesIO(page.screenshot(full_page=True))).convert("RGB")
     picture.crop((0, 0, picture.width, min(height, picture.height))).save(ASSETS / name, quality=88)
