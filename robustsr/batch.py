@@ -265,8 +265,8 @@ class Forecast:
     size: tuple[int, int] | None = None
     cost: float = 0.0
     done: bool = False
-    replaces: bool = False  # an earlier result, made with other settings or from another version of the input,
-    damaged: bool = False  # or one that is no longer whole
+    replaces: bool = False  # an earlier result: one made with other settings, or of an input that changed since
+    damaged: bool = False  # an earlier result that is no longer whole
     error: str = ""
 
 

@@ -95,7 +95,7 @@ def _further() -> list[Path]:
 
 
 def lost() -> str:
-    """What to add where something is not found: the folders of ``ROBUSTSR_WEIGHTS`` that are none; mostly nothing."""
+    """A hint for where something is not found: folders of ``ROBUSTSR_WEIGHTS`` that cannot be read; usually empty."""
     further = [folder for folder in _further() if not (os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK))]
     names = ", ".join(map(str, further))
     return f" (no folder to be read, though ROBUSTSR_WEIGHTS names it: {names})" if names else ""

@@ -58,9 +58,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None = Non
 
 
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """What `convolve` of ``x (N, cin, h, w)`` passes on of ``gradient (N, cout, h, w)``: ``(36, cin, cout)``, float32.
+    """The gradient of `convolve` with respect to its transformed weights: ``(36, cin, cout)``, float32.
 
-    That of the transformed weights, in the order of G w G^T.
+    From its input ``x (N, cin, h, w)`` and the ``gradient (N, cout, h, w)`` of its output; in the order of G w G^T.
     """
     n, cin, h, w = x.shape
     cout = gradient.shape[1]
@@ -74,7 +74,9 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def prelu_gradient(z: Tensor, gradient: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of ``z (N, channels, h, w)`` and ``slope (channels,)`` for that behind a PReLU of them, float32.
+    """The backward pass of a PReLU: the gradients of its input ``z (N, channels, h, w)`` and ``slope (channels,)``.
+
+    From the ``gradient`` of its output; all float32.
 
     ``channels``: a multiple of PANEL.
     """

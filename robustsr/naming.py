@@ -60,7 +60,10 @@ def tails(folders: list[Place]) -> dict[Place, str]:
 
 
 def _key(target: Place) -> str:
-    """The same for places that may be the same: files might be copied to where A is a, folders are told apart here."""
+    """A key that is equal for targets which a file system that takes A for a could confuse.
+
+    Names always fold, for results may be copied to such a system; folders only where theirs is one.
+    """
     folder = target.parent
     return f"{str(folder).casefold() if _folds(folder) else folder}/{target.name.casefold()}"
 

@@ -35,8 +35,8 @@ class Smoothed(Wrapper):
     ``draws``: "independent", or "antithetic" pairs (+G, -G), whose error is smaller at equal cost; of an odd
     number the last has no partner. The noise is a function of ``seed`` and the absolute position (see noise.py),
     is not clipped, and so needs ``origin`` when ``x`` is a tile. ``gray``: ``x`` has three equal channels; the
-    reduction runs over luma, so the result has, too. Their noise differs, as networks know it: equal noise of all
-    channels, which few were trained on, leaves a mesh.
+    reduction runs over luma, so the result has, too. Each channel still gets noise of its own, as networks saw it in
+    training: the same noise in all of them leaves a mesh.
     ``chunk``: draws per call of ``inner`` (memory and speed only).
     """
 

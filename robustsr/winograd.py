@@ -160,7 +160,7 @@ def _tiles(x: Tensor) -> int:
 
 
 class Kernels(dict[tuple[int, bool], tuple[Tensor, int, Tensor]]):
-    """Transformed weights by the weights they are of."""
+    """A cache from weights to their Winograd transform."""
 
     def of(self, weight: Tensor, *, back: bool) -> Tensor:
         """Those of a convolution, or of the one that its gradient is."""

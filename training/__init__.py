@@ -1,1 +1,1 @@
-"""Training of the models that robustsr ships: recipe, data, one loop; means of runs."""
+"""Training of the models that robustsr ships: recipe, data, one loop; averages of the weights of several runs."""

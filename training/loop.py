@@ -90,7 +90,7 @@ class Session:
         return {k: float(self.crew.reduce(torch.stack([row[k] for row in rows]).mean(), "mean")) for k in rows[0]}
 
     def end(self) -> None:
-        """Several processes part from each other when all have come here."""
+        """Waits until every process has come here, then ends the group of processes."""
         if self.crew.num_processes > 1:
             self.crew.wait_for_everyone()
             self.crew.end_training()

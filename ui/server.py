@@ -50,7 +50,7 @@ def served(
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     desk = Desk(root, max_pixels, max_upload, device=device)
-    stop = threading.Event()
+    stop, page = threading.Event(), None
     try:
         import gradio as gr
         from starlette.middleware import Middleware
@@ -103,7 +103,7 @@ def served(
         yield link or address
     finally:
         stop.set()
-        if "page" in locals():
+        if page is not None:
             batches.close()
             desk.close()
             page.close(verbose=False)
