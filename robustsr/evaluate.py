@@ -25,7 +25,7 @@ from .perturbations import Norm, norms, random_noise
 from .plan import compose, make_plan
 from .resample import OnResized
 from .settings import Smoothing, refuse_smoothed
-from .smoothing import Smoothed, is_gray
+from .smoothing import Gray, Smoothed, is_gray
 from .study import VERSION, Record, Study, append, parse, records
 from .threats import Threat, Variant
 from .types import RobustSRError, Upscaler
@@ -221,7 +221,7 @@ def defended(network: Loaded, smoothing: Smoothing | None, x: Tensor, resized: i
     if resized is None or network.scale == 1:
         return compose(network, smoothing, make_plan(network, smoothing), (x.shape[-2], x.shape[-1]), gray=gray)
     inner = OnResized(network, resized)
-    return Smoothed(inner, **vars(smoothing), gray=gray) if smoothing else inner
+    return Smoothed(inner, **vars(smoothing), gray=gray) if smoothing else Gray(inner) if gray else inner
 
 
 def _metrics(sr: Tensor, hr: Tensor, border: int, distance: losses.Loss | None) -> dict[str, float | None]:

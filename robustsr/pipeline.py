@@ -107,7 +107,7 @@ def _upscale(
                 if kind == "alpha":
                     _hold_between(x, before, network.scale)
         if gray:
-            x = x.mean(1, keepdim=True)
+            x = x[:, :1]
         plane = resize(x[0].permute(1, 2, 0).numpy(), width, height)
         planes.append(np.clip(plane, low, high, out=plane))
     rgb = np.repeat(planes[0], 3, axis=2) if planes[0].shape[2] == 1 else planes[0]

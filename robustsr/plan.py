@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .models import Loaded, noise_inside
 from .settings import Smoothing, Target
-from .smoothing import Smoothed
+from .smoothing import Gray, Smoothed
 from .tiling import Tiled, balanced
 from .types import RobustSRError, Upscaler, Wrapper
 
@@ -86,7 +86,8 @@ def compose(
 ) -> Tiled:
     """``Tiled(Smoothed(network))`` for a picture of (h, w) LR pixels: balanced windows of at most ``plan.tile``.
 
-    ``watch`` is told after each call of the network how many windows it held.
+    ``gray``: the picture's channels are equal, and so will be the result's. ``watch`` is told after each call of the
+    network how many windows it held.
     """
     shared = overlap(network, plan.context)
     window = network.fixed_size or tuple(balanced(n, plan.tile, shared, network.align) for n in size)
@@ -94,6 +95,8 @@ def compose(
     if smoothing is not None and smoothing.sigma > 0:
         chunk = max(1, plan.batch // (min(window[0], size[0]) * min(window[1], size[1])))
         inner = Smoothed(inner, **vars(smoothing), gray=gray, chunk=1 if network.fixed_size else chunk)
+    elif gray:
+        inner = Gray(inner)
     return Tiled(inner, (window[0], window[1]), plan.context, network.feather, network.align, network.device)
 
 

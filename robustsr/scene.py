@@ -205,12 +205,9 @@ class Shown:
     def __call__(self, x: Tensor, bits: int = 8) -> Pixels:
         """The output for ``x (1, 3, h, w)`` as `upscale` writes it: integers ``(s*h, s*w, 3)``."""
         plan = make_plan(self.network, self.smoothing)
-        gray = is_gray(x)
-        up = compose(self.network, self.smoothing, plan, (x.shape[-2], x.shape[-1]), gray=gray)
+        up = compose(self.network, self.smoothing, plan, (x.shape[-2], x.shape[-1]), gray=is_gray(x))
         with torch.inference_mode():
             sr = up(x.cpu())
-        if gray:
-            sr = sr.mean(1, keepdim=True).expand_as(sr)
         if not bool(torch.isfinite(sr).all()):
             raise RobustSRError(f"{self.label} gives values that are not numbers for this picture")
         return pixels(sr, bits)

@@ -28,6 +28,15 @@ def is_gray(x: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
+class Gray(Wrapper):
+    """Wraps an upscaler for gray pictures, whose three channels are equal: those of the result are, too, their mean."""
+
+    def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        sr = self.inner(x, origin=origin)
+        return sr.mean(1, keepdim=True).expand_as(sr)
+
+
+@dataclass(frozen=True)
 class Smoothed(Wrapper):
     """Wraps an upscaler in ``samples`` noisy passes and reduces their outputs value by value.
 
