@@ -229,18 +229,19 @@ def test_equal_pictures_count_as_often_as_they_are_there(study, folder, tmp_path
     assert len(values) == 4 and found.mean("psnr", "tiny", None, "clean") == pytest.approx(np.mean(values))
 
 
-def test_gray_pictures_are_smoothed_as_they_ship(study, folder, tmp_path, photo):
+@pytest.mark.parametrize("defence", [None, MEDIAN])
+def test_gray_pictures_are_measured_as_they_ship(defence, study, folder, tmp_path, photo):
     import robustsr
 
     gray = Image.fromarray(photo(80, 96)).convert("L")
     for path in folder.iterdir():
         path.unlink()
     gray.save(folder / "gray.png")
-    found = measure(replace(study, pictures=Pictures(folder, 4), defences=(MEDIAN,), gallery=1), tmp_path / "out")
+    found = measure(replace(study, pictures=Pictures(folder, 4), defences=(defence,), gallery=1), tmp_path / "out")
     (record,) = [r for r in found.records if r["model"] == "tiny"]
     lr, sr = (Image.open(p) for p in found.kept(record))
-    how = {"smooth": "median", "sigma": 0.05, "samples": 3, "draws": "independent", "precision": "fp32"}
-    shipped = robustsr.upscale(lr, "tiny", device="cpu", **how)
+    how = {"smooth": "median", "sigma": 0.05, "samples": 3, "draws": "independent"} if defence else {}
+    shipped = robustsr.upscale(lr, "tiny", device="cpu", precision="fp32", **how)
     assert np.array_equal(np.asarray(sr), np.asarray(shipped)) and np.ptp(np.asarray(sr), axis=2).max() == 0
 
 
