@@ -118,6 +118,15 @@ def test_upscale_compare_and_download(page, photograph, tmp_path):
     assert page.evaluate(styles)[0] != after[0]
 
 
+def begin_what_takes_long(page, path, photo):
+    Image.fromarray(photo(900, 1200)).save(path)
+    choose(page, "upscale-file", path)
+    page.wait_for_selector("text=1200 x 900 pixels", timeout=60_000)
+    page.get_by_label("Samples").first.fill("60")
+    page.click("#upscale-run")
+    page.wait_for_selector("text=/step [1-9][0-9]*\\/[0-9]+, about .* left/", timeout=120_000)
+
+
 def test_an_example_works_with_one_click(page):
     page.get_by_text("sign.png").first.click()
     page.wait_for_selector("text=160 x 120 pixels")
@@ -127,12 +136,7 @@ def test_an_example_works_with_one_click(page):
 
 
 def test_cancel_stops_within_a_tile_and_the_next_run_works(page, tmp_path, photo):
-    Image.fromarray(photo(900, 1200)).save(tmp_path / "large.png")
-    choose(page, "upscale-file", tmp_path / "large.png")
-    page.wait_for_selector("text=1200 x 900 pixels", timeout=60_000)
-    page.get_by_label("Samples").first.fill("60")
-    page.click("#upscale-run")
-    page.wait_for_selector("text=/step [1-9][0-9]*\\/[0-9]+, about .* left/", timeout=120_000)
+    begin_what_takes_long(page, tmp_path / "large.png", photo)
     page.click("#upscale-stop")
     assert "Cancelled" in toast(page)
     page.wait_for_selector("#upscale-run:not([disabled])")
@@ -204,12 +208,7 @@ def test_another_window_of_the_browser_sees_its_batch_and_cannot_lose_it(page, s
 
 
 def test_a_picture_that_is_removed_is_not_waited_for(page, tmp_path, photo):
-    Image.fromarray(photo(700, 900)).save(tmp_path / "large.png")
-    choose(page, "upscale-file", tmp_path / "large.png")
-    page.wait_for_selector("text=900 x 700 pixels", timeout=60_000)
-    page.get_by_label("Samples").first.fill("60")
-    page.click("#upscale-run")
-    page.wait_for_selector("text=/step [1-9][0-9]*\\/[0-9]+, about .* left/", timeout=120_000)
+    begin_what_takes_long(page, tmp_path / "large.png", photo)
     assert page.locator("#slider").bounding_box()["y"] < 800  # what goes on is in sight of the button
     page.locator("#upscale-file").get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
     assert "Cancelled" in toast(page)

@@ -80,14 +80,7 @@ def attack(desk: Desk) -> gr.Dropdown:
                 loss = gr.Dropdown(["l1", "mse", "paper", "perceptual"], value="l1", label="Loss")
             run, stop = _buttons("Attack", "attack")
         with gr.Column(scale=8, min_width=320, elem_classes="beside"):
-            gallery = gr.Gallery(
-                label="Input",
-                columns=3,
-                object_fit="contain",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="attack-gallery",
-            )
+            gallery = _gallery("Input", 3, "attack")
             about = gr.Markdown()
             loupe, kept = parts.loupe(desk, "Outputs")
             outputs = gr.Dataframe(
@@ -168,14 +161,7 @@ def certify(desk: Desk) -> gr.Dropdown:
             )
             run, stop = _buttons("Certify", "certify")
         with gr.Column(scale=8, min_width=320, elem_classes="beside"):
-            gallery = gr.Gallery(
-                label="Picture and bounds",
-                columns=4,
-                object_fit="contain",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="certify-gallery",
-            )
+            gallery = _gallery("Picture and bounds", 4, "certify")
             claim = gr.Markdown("Small perturbations only, in L2: the certificate says how small.", elem_id="claim")
             files = gr.Files(label="Downloads", interactive=False, elem_classes="downloads")
             command = parts.command_line()
@@ -221,6 +207,18 @@ def _buttons(label: str, name: str) -> tuple[gr.Button, gr.Button]:
         run = gr.Button(label, variant="primary", elem_id=f"{name}-run")
         stop = gr.Button("Cancel", variant="stop", interactive=False, elem_id=f"{name}-stop")
     return run, stop
+
+
+def _gallery(label: str, columns: int, name: str) -> gr.Gallery:
+    """Without Gradio's button that shares pictures with the world."""
+    return gr.Gallery(
+        label=label,
+        columns=columns,
+        object_fit="contain",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id=f"{name}-gallery",
+    )
 
 
 def _frame(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> gr.Dataframe:
