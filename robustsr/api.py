@@ -97,7 +97,10 @@ def upscale(
         return stacked if image.ndim == 4 else stacked[0]
     if isinstance(image, Image.Image):
         if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-            hint = 'image.convert("RGBA")' if "transparency" in image.info else 'image.convert("RGB")'
+            clear = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
+            hint = (
+                "an array of it, scaled" if image.mode[0] in "IF" else f'image.convert("{"RGBA" if clear else "RGB"}")'
+            )
             raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: take {hint}")
         try:
             upright = ImageOps.exif_transpose(image)

@@ -156,17 +156,30 @@ def models_remove(
     names: Annotated[list[str], typer.Argument(help="Names from `robustsr models list`.")],
 ) -> None:
     """Delete models that were pulled or added; the bundled ones, and files in folders of yours, stay."""
-    paths = {}
-    for name in names:
-        path = catalogue.installed().get(name) or (backbones.find(name) if name in backbones.BACKBONES else None)
+    kept = {name: _kept(name) for name in names}
+    for name, paths in kept.items():
+        if paths:
+            continue
+        path = catalogue.installed().get(name)
         if path is None:
             raise RobustSRError(f"no model {name!r} is installed: `robustsr models list` shows all")
-        if path.parent not in (catalogue.home() / "models", catalogue.home() / "backbones"):
-            bundled = path.parent == catalogue.package_weights()
-            why = "it comes with robustsr" if bundled else f"{path} is a file of yours: delete it there"
-            raise RobustSRError(f"{name} was neither pulled nor added: {why}")
-        paths[name] = path
-    for name, path in paths.items():
-        size = path.stat().st_size
-        path.unlink()
-        console.out.print(f"{name}: {path} deleted, {size / 2**20:.1f} MB", markup=False, soft_wrap=True)
+        bundled = path.parent == catalogue.package_weights()
+        why = "it comes with robustsr" if bundled else f"{path} is a file of yours: delete it there"
+        raise RobustSRError(f"{name} was neither pulled nor added: {why}")
+    for name, paths in kept.items():
+        for path in paths:
+            size = path.lstat().st_size
+            path.unlink()
+            console.out.print(f"{name}: {path} deleted, {size / 2**20:.1f} MB", markup=False, soft_wrap=True)
+        if still := catalogue.installed().get(name):
+            console.say(f"note: {name} is now {still}", "yellow")
+
+
+def _kept(name: str) -> list[Path]:
+    """The files of a model, or of a network behind losses, that `pull` or `add` put where robustsr keeps them."""
+    folder, entry = catalogue.home() / "models", catalogue.catalogue().get(name)
+    found = [folder / entry.file] if entry else [folder / f"{name}{ending}" for ending in catalogue.ENDINGS]
+    if name in backbones.BACKBONES:
+        stem = backbones.BACKBONES[name].stem
+        found += (catalogue.home() / "backbones").glob(f"{stem}-features*.safetensors")
+    return [path for path in found if path.exists() or path.is_symlink()]

@@ -65,6 +65,12 @@ class Crafted:
     c: float | None = None  # that cw used
 
 
+def check_budget(threat: Threat, eps: float, bits: int) -> None:
+    """RobustSRError: ``eps``, in either norm, is too small for a file of integers to keep anything of it."""
+    if threat.method != "cw" and 0 < eps * ((1 << bits) - 1) < 1 - 1e-6:
+        raise RobustSRError(f"eps {eps:g} is less than one level of an {bits}-bit file: nothing of it would be left")
+
+
 def craft(
     threat: Threat,
     network: Loaded,
@@ -87,8 +93,8 @@ def craft(
     """
     x = x.to(network.device)
     eps = threat.budget(x)
-    if bits is not None and threat.method != "cw" and 0 < eps * ((1 << bits) - 1) < 1 - 1e-6:  # in L2, too
-        raise RobustSRError(f"eps {eps:g} is less than one level of an {bits}-bit file: nothing of it would be left")
+    if bits is not None:
+        check_budget(threat, eps, bits)
     if threat.method == "random":
         noisy = random_noise(x, eps, threat.norm, mask=mask, seed=seed, bits=bits)
         return Crafted(noisy, None)

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import corruptions, losses, metrics, threats
 from .calibration import estimate_noise
 from .catalogue import BICUBIC
-from .craft import craft
+from .craft import check_budget, craft
 from .files import atomic
 from .models import Loaded, load
 from .pairs import Pair
@@ -51,6 +51,8 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
     for threat in parsed:
         if isinstance(threat, Threat):
             losses.loss(threat.loss)  # says what is missing
+            if study.quantised and threat.eps_rel is None:  # which depends on the pictures
+                check_budget(threat, threat.budget(torch.zeros(1)), 8)
     known = records(folder)
     networks = {
         name: load(name, device=study.device, precision=study.precision, denoise=_denoiser(study, name))

@@ -192,7 +192,9 @@ def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
         )
     requirements = descriptor.size_requirements
     call = descriptor._call_fn  # what the descriptor's own call does, which forbids gradients and clamps
-    context, exact = receptive_radius(module, call, requirements.multiple_of)  # on the CPU, whose zeros are zeros
+    context, exact = receptive_radius(
+        module, call, requirements.multiple_of, known=entry is not None
+    )  # on the CPU, whose zeros are zeros
     module = module.to(where)
     network = Network(
         module,

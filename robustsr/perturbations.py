@@ -50,13 +50,13 @@ def normal(like: Tensor, seed: int) -> Tensor:
 
 def random_in_ball(x: Tensor, norm: Norm, eps: float, seed: int, mask: Tensor | None = None) -> Tensor:
     """Uniform in the ball: ``(N, 3, h, w)`` like ``x``; of the values where ``mask``, broadcastable to x, is 1."""
-    allowed = torch.ones_like(x[:1]) if mask is None else mask.expand_as(x[:1])
+    allowed = torch.ones_like(x) if mask is None else mask.expand_as(x)
     gaussian = normal(x, seed)
     if norm == "linf":
         uniform: Tensor = torch.special.ndtr(gaussian)
         return (uniform * (2 * eps) - eps) * allowed
-    gaussian = gaussian * allowed
-    radius: Tensor = torch.special.ndtr(normal(x[:, :1, :1, :1], seed + 500_009)) ** (1 / allowed.sum().clamp(min=1))
+    gaussian, count = gaussian * allowed, allowed.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    radius: Tensor = torch.special.ndtr(normal(x[:, :1, :1, :1], seed + 500_009)) ** (1 / count)
     return eps * radius * gaussian / l2_length(gaussian).clamp(min=1e-30).view(-1, 1, 1, 1)
 
 

@@ -11,12 +11,12 @@ from .tiling import EFFECTIVE_CONTEXT
 LARGEST_EXACT = 48  # LR pixels: a larger receptive radius costs more than it gives
 
 
-def receptive_radius(module: nn.Module, call: Call, multiple: int = 1) -> tuple[int, bool]:
+def receptive_radius(module: nn.Module, call: Call, multiple: int = 1, *, known: bool = False) -> tuple[int, bool]:
     """How far, in LR pixels, an output pixel depends on the input, and whether that is exact.
 
-    The radii of all stride-1 convolutions added up bound it. Where the sum is small, and on pictures of four kinds the
-    gradient of a centre pixel vanishes beyond it and nothing there moves that pixel, it is taken for exact. Otherwise
-    an effective radius is returned.
+    The radii of all stride-1 convolutions added up bound it. Where the sum is small and the gradient of a centre pixel
+    vanishes beyond it, it is taken for exact, unless on dark, bright or saturated pictures what lies beyond moves that
+    pixel, which is not asked of networks that are ``known``. Otherwise an effective radius is returned.
     """
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     radius = sum((max(m.kernel_size) - 1) // 2 * max(m.dilation) for m in convs)
@@ -24,24 +24,26 @@ def receptive_radius(module: nn.Module, call: Call, multiple: int = 1) -> tuple[
     if not convs or not plain or multiple > 1 or radius > LARGEST_EXACT:
         return max(EFFECTIVE_CONTEXT, 2 * multiple), False
     size = 2 * (radius + 8) + 1
-    chance = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)).to(convs[0].weight.device)
-    x = torch.stack([chance[0], chance[1] / 10, 1 - chance[2] / 10, chance[0].round()])  # any, dark, bright, saturated
-    other = x.flip(0).contiguous()
-    other[..., 8:-8, 8:-8] = x[..., 8:-8, 8:-8]
-    x.requires_grad_(True)
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(convs[0].weight.device)
 
     def centre(x: Tensor) -> Tensor:
         sr = call(module, x)
         s = sr.shape[-1] // size
         return sr[..., (size // 2) * s : (size // 2 + 1) * s, (size // 2) * s : (size // 2 + 1) * s]
 
+    def moves(x: Tensor) -> bool:
+        other = 1 - x
+        other[..., 8:-8, 8:-8] = x[..., 8:-8, 8:-8]
+        with torch.no_grad():
+            a, b = centre(x), centre(other)
+        return bool((a - b).abs().max() > 1e-5 * a.abs().max().clamp(min=1))
+
+    seen = x.clone().requires_grad_(True)
     with torch.enable_grad():
-        seen = centre(x)
-    (gradient,) = torch.autograd.grad(seen.square().sum(), x)
+        (gradient,) = torch.autograd.grad(centre(seen).square().sum(), seen)
     gradient[..., 8:-8, 8:-8] = 0
-    with torch.no_grad():
-        moved = (centre(other) - seen).abs().max() > 1e-5 * seen.abs().max().clamp(min=1)
-    return (EFFECTIVE_CONTEXT, False) if gradient.any() or moved else (radius, True)
+    beyond = bool(gradient.any()) or (not known and any(map(moves, (x / 10, 1 - x / 10, x.round()))))
+    return (EFFECTIVE_CONTEXT, False) if beyond else (radius, True)
 
 
 def photograph_like(size: int = 96) -> Tensor:

@@ -25,7 +25,7 @@ from .sentences import claimed, not_claimed
 from .types import RobustSRError
 from .version import __version__
 
-FORMAT = "robustsr-certificate/2"
+FORMAT = "robustsr-certificate/3"
 PICTURES = ("shipped", "lower", "upper")
 
 # Float32 differs by some 1e-6 between devices: a draw next to a rounding boundary then falls on the other side of it.
@@ -33,9 +33,9 @@ MOVED_LEVELS = 1
 MOVED_SHARE = 0.005
 VERSIONS = ("robustsr", "torch", "numpy", "scipy", "python", "device")
 WORDS = {  # entries of a record that are its maker's words, which nobody can check
-    *("input.name", "input.crop", "model.name", "model.denoiser.name"),
-    *(f"files.{name}" for name in (*PICTURES, "width")),
-    *(f"versions.{name}" for name in VERSIONS),
+    *(("input", "name"), ("input", "crop"), ("model", "name"), ("model", "denoiser", "name")),
+    *(("files", name) for name in (*PICTURES, "width")),
+    *(("versions", name) for name in VERSIONS),
 }
 CLAIM_KEYS = ("sigma", "eps", "n", "shipped", "alpha", "beta", "scope", "reduce", "form")
 
@@ -186,9 +186,11 @@ def verify(
         return Verdict([f"{', '.join(wrong)}: not {size[2]}x{size[1]} pixels, as the certified pictures are"], 0, [])
     facts = _facts(claim, field, seed, fresh, window_size(network, claim, h, w), x, network)
     problems = [_message(name, was, now, claim) for name, was, now in _differences(record, facts)]
-    known = {*_entries(facts), *WORDS, *(f"sha256.{name}" for name in PICTURES)}
-    strange = [name for name in _entries(record) if name not in known and not name.startswith("result.")]
-    problems += [f"{name}: no certificate has such an entry" for name in strange]
+    known = {*_entries(facts), *WORDS, *(("sha256", name) for name in PICTURES)}
+    known |= {("result", name) for name in recorded_result}  # looked at below
+    problems += [
+        f"{'.'.join(name)}: no certificate has such an entry" for name in _entries(record) if name not in known
+    ]
     for name in PICTURES:
         if digest(stored[name]) != recorded_digests.get(name):
             problems.append(f"{name}: the picture is not the one that was certified (its sha256 differs)")
@@ -222,13 +224,13 @@ def verify(
     return Verdict(problems, moved, notes, unchecked)
 
 
-def _entries(record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The names of all values in a record, however deep: ``model.sha256``."""
+def _entries(record: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The names of all values in a record, however deep: ("model", "sha256")."""
     for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _entries(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and value:
+            yield from _entries(value, (*above, key))
         else:
-            yield f"{prefix}{key}"
+            yield (*above, key)
 
 
 def _differences(recorded: Mapping[str, Any], computed: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

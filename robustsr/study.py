@@ -105,11 +105,12 @@ def append(folder: Path, record: Record) -> None:
 
 def parse(spec: str) -> Threat | corruptions.Corruption | None:
     """A perturbation by its spec: an attack, a corruption, or None for "clean". RobustSRError: it is neither."""
-    if spec == "clean":
+    head, colon, rest = spec.strip().partition(":")
+    name = head.strip().lower().replace("_", "-")
+    if name == "clean" and not colon:
         return None
-    if threats.is_threat(spec):
-        return threats.parse(spec)
-    name = spec.partition(":")[0].strip().lower().replace("_", "-")
+    if name in threats.NAMES:
+        return threats.parse(f"{name}:{rest}")
     if name not in corruptions.KINDS:
         raise RobustSRError(
             f"no attack or corruption {name!r}; {meant(name, ['clean', *threats.NAMES, *corruptions.KINDS])}"

@@ -42,8 +42,8 @@ def number(text: str) -> float:
 
 def shown(value: float) -> str:
     """The shortest text that `number` reads back: 0.1, 8/255, 2.5/255."""
-    texts = f"{value:.6g}", f"{value * 255:.6g}/255", repr(value)
-    return min((text for text in texts if number(text) == value), key=len)
+    texts = f"{value:.6g}", f"{value * 255:.6g}/255", repr(float(value))
+    return min((text for text in texts if number(text) == value), key=len, default=str(value))
 
 
 def meant(word: str, known: Iterable[str], of: str = "known") -> str:

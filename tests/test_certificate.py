@@ -327,6 +327,9 @@ def test_what_no_certificate_says_is_refused_and_so_are_pictures_of_another_size
     for section, entry in sections.items():
         verdict = record.verify({**written, section: {**written[section], **entry}}, photo(), net, stored, hr)
         assert verdict.problems == [f"{section}.{next(iter(entry))}: no certificate has such an entry"]
+    for entry in ({"result.certified_linf": 0.04}, {"input.name": "x"}, {"extra": {}}):  # nor beside the sections
+        verdict = record.verify({**written, **entry}, photo(), net, stored, hr)
+        assert verdict.problems == [f"{next(iter(entry))}: no certificate has such an entry"]
     smaller = {name: levels[..., :4] for name, levels in stored.items()}
     assert "not 32x24 pixels" in record.verify(written, photo(), net, smaller, hr).problems[0]
 

@@ -36,6 +36,8 @@ def test_projection_is_idempotent_and_random_points_fill_the_ball(norm):
     masked = random_in_ball(torch.zeros(4000, 3, 1, 2), norm, 0.5, 0, mask)
     assert not masked[..., 1].any()  # and of the three values left it fills the ball alike
     assert float((norms(masked)[norm] < 0.4).float().mean()) == pytest.approx(0.8**3, abs=0.03)
+    each = torch.eye(2).view(2, 1, 1, 2)  # a mask for each sample
+    assert torch.equal(random_in_ball(torch.zeros(2, 3, 1, 2), norm, 0.5, 0, each) != 0, each.expand(2, 3, 1, 2) == 1)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

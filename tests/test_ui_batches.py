@@ -58,6 +58,10 @@ def test_a_batch_can_be_cancelled_while_it_waits(home, tiny, tmp_path, files, ph
         assert batches.find(name).state == "waiting" and "1 job before this one" in batches.find(name).words()
         with pytest.raises(RobustSRError, match="a batch of this browser is at work"):
             batches.start(name, [files / "a.png"], Options(str(tiny)))
+        batches._beginning.add("two")  # as while its pictures are unpacked
+        for other, why in (("two", "is at work"), ("", "not yet ready")):
+            with pytest.raises(RobustSRError, match=why):
+                batches.start(other, [files / "a.png"], Options(str(tiny)))
         batches.find(name).token.cancel()
         job = finished(batches, name)
     assert job.state == "cancelled" and job.zip is None and {row[1] for row in job.table()} == {"cancelled"}

@@ -76,6 +76,7 @@ class Batches:
 
     def __init__(self, desk: Desk) -> None:
         self._desk, self._jobs = desk, dict[str, BatchJob]()
+        self._lock, self._beginning = threading.Lock(), set[str]()
 
     def find(self, name: str | None) -> BatchJob | None:
         """The batch of that name; None: there is none."""
@@ -88,8 +89,18 @@ class Batches:
 
     def start(self, name: str, files: Sequence[Path], options: Options) -> None:
         """Begins a batch of that browser. RobustSRError: one is at work, nothing to do, or a senseless option."""
-        if (before := self.find(name)) and before.active:
-            raise RobustSRError("a batch of this browser is at work: wait until it has ended, or cancel it")
+        if not name:
+            raise RobustSRError("the page is not yet ready: load it again")
+        with self._lock:
+            if name in self._beginning or ((before := self.find(name)) and before.active):
+                raise RobustSRError("a batch of this browser is at work: wait until it has ended, or cancel it")
+            self._beginning.add(name)
+        try:
+            self._start(name, files, options)
+        finally:
+            self._beginning.discard(name)
+
+    def _start(self, name: str, files: Sequence[Path], options: Options) -> None:
         options.target, options.output  # noqa: B018 - refused before anything waits
         folder = self._desk.folder()
         self._desk.held.add(folder)

@@ -17,7 +17,7 @@ from robustsr.smoothing import Reduce
 from robustsr.types import RobustSRError
 
 from .desk import Desk, Say
-from .options import number, whole
+from .options import level, number, whole
 from .scenes import CENTRE, SAMPLE
 from .upscale import watched
 
@@ -34,7 +34,7 @@ class Certified:
 
 def claim_of(smooth: Reduce, sigma: str, eps: str, n: str, ship: str, alpha: str, scope: str) -> Claim:
     """What is to be claimed. RobustSRError: numbers that make no sense, a sigma that follows the picture."""
-    if sigma.strip() == "auto":
+    if level(sigma) == "auto":
         raise RobustSRError("sigma auto cannot be certified: it would depend on the perturbed picture; give a number")
     deviation = number(sigma, "sigma")
     if deviation is None:

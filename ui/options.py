@@ -139,7 +139,7 @@ class Options:
         add("model", self.model)
         if self.smooth != "off":
             add("smooth", self.smooth)
-            add("sigma", None if self.sigma == MODELS_OWN else self.sigma)
+            add("sigma", "auto" if self._sigma == "auto" else None if self.sigma == MODELS_OWN else self.sigma)
             add("samples", self._samples)
             add("tolerance", str(self.tolerance or "").strip())
             add("draws", None if self.draws == MODELS_OWN else self.draws)

@@ -38,7 +38,7 @@ FLAGS = {  # of the command line, as the form calls them; others by their names
     "--field": "the field",
     "--scale": "the factor",
     "--on": "attack",
-    "--ship": "samples of the picture",
+    "--ship": "those of the picture",
 }
 PROGRESS = gr.Progress()
 PRIVATE: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
@@ -65,10 +65,10 @@ def plain(desk: Desk, text: str) -> str:
     """A message without the server's folders, and in the form's words for the command line's flags."""
     text = re.sub(re.escape(str(desk.root)) + r"[\\/](?:[^\\/\s:,]+[\\/])*", "", text)
     text = re.sub(r"(?<![^\s(])--[a-z][a-z-]*", lambda flag: FLAGS.get(flag[0], flag[0][2:].replace("-", " ")), text)
-    text = re.sub(r"(?<![^\s(])-m (?=\w)", "the model ", text)
+    text = re.sub(r"\btake -m (?=\w)", "take the model ", text)
     text = re.sub(r"`robustsr models pull [^`]+`", "the tab Models", text)
     first = text.partition(" ")[0]
-    return text if first in catalogue.listed() or not first.isalpha() else text[:1].upper() + text[1:]
+    return text if first in catalogue.catalogue() or not first.isalpha() else text[:1].upper() + text[1:]
 
 
 def said(progress: gr.Progress) -> Say:

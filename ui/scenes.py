@@ -176,7 +176,7 @@ def attacked(
         word = _telling(token, say)
         word(f"loading {model}")
         network = desk.model(model, "fp32")
-        if sigma.strip() == "auto":
+        if level(sigma) == "auto":
             raise RobustSRError("sigma auto follows each picture, and so the attack itself: give a number")
         smoothing = smoothing_for(network, smooth, level(sigma), whole(samples, "samples"))
         variants = threats.variants_for(on, smoothing)

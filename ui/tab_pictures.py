@@ -156,7 +156,7 @@ def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) 
         buttons = gr.update(interactive=not active), gr.update(interactive=active)
         words, rows = (
             parts.plain(desk, found.words()),
-            [[*row, parts.plain(desk, notes)] for *row, notes in found.table()],
+            [[*row, notes and parts.plain(desk, notes)] for *row, notes in found.table()],
         )
         return words, rows, ready, found.command, gr.Timer(active=active), *buttons
 
