@@ -32,7 +32,7 @@ def upscale(
     long_side: int | None = None,
     short_side: int | None = None,
     smooth: Reduce | None = None,
-    sigma: float | Literal["auto"] | None = None,
+    sigma: float | str | None = None,
     samples: int | Literal["auto"] | None = None,
     tolerance: float | None = None,
     draws: Draws | None = None,
@@ -50,8 +50,9 @@ def upscale(
     rounded to integers for integer input. ``model``: a name, a path, or what ``load`` returned (faster for several
     pictures; ``device`` and ``precision`` are then its own). ``scale``, or sides of the result in pixels (``width`` and
     ``height`` together: to fit into that box), as in the command line; the model's own scale if none is given.
-    ``sigma`` in [0, 1] units or "auto", ``samples`` and ``draws`` default to the model's catalogue entry; ``samples``
-    "auto" takes as many as each picture needs for an RMS error of ``tolerance``, 1/255 unless given.
+    ``sigma`` (in [0, 1] units, or text like "8/255" or "auto"), ``samples`` and ``draws`` default to the model's
+    catalogue entry; ``samples`` "auto" takes as many as each picture needs for an RMS error of ``tolerance``, 1/255
+    unless given.
     ``denoise``: the name or path of a denoiser that runs before the model, on each noisy copy where it is smoothed.
     ``tile``: pixels a side of the pieces that large pictures are upscaled in; smaller ones need less memory.
     RobustSRError: anything else, or an unknown model.
@@ -71,11 +72,9 @@ def upscale(
     def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         if not pixels.size or not np.isfinite(pixels).all():
             raise RobustSRError("the picture is empty, or some of its values are no finite numbers")
-        if pixels.min() < -1 or pixels.max() > 2:
+        if pixels.min() < -0.5 or pixels.max() > 1.5:
             reach = f"these reach from {pixels.min():g} to {pixels.max():g}"
-            raise RobustSRError(
-                f"floats must be in [0, 1], {reach}: divide by the largest value there can be, such as 255"
-            )
+            raise RobustSRError(f"floats must be in [0, 1], {reach}: scale them, as by 1/255, or from [-1, 1]")
         channels = pixels.shape[2]
         gray = channels < 3
         rgb = np.repeat(pixels[..., :1], 3, axis=2) if gray else pixels[..., :3]

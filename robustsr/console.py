@@ -101,7 +101,7 @@ def forecast(
         yield f"note: {are} smaller than before: enlarged by {network.name}, then shrunk"
     if replaced:
         what = f"{replaced} earlier result{'s' * (replaced != 1)}"
-        yield f"note: {what}, made with other settings or of another input, will be replaced"
+        yield f"note: {what}, made with other settings or of another input, will be replaced (another -o keeps them)"
     if damaged:
         yield f"note: {damaged} earlier result{'s' * (damaged != 1)}, damaged or cut off since, will be made again"
     if smoothing and smoothing.sigma > 0 and smoothing.samples > 1 and seconds > 30:

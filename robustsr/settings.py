@@ -13,7 +13,7 @@ from .calibration import Calibration, estimate_noise, sigma_for
 from .catalogue import calibration_of
 from .models import Loaded, noise_inside
 from .smoothing import Draws, Reduce, Smoothed, is_gray
-from .types import RobustSRError, Upscaler
+from .types import RobustSRError, Upscaler, number
 
 MOST_SAMPLES = 64  # that --samples auto takes
 
@@ -71,7 +71,7 @@ def _four_windows(x: Tensor, side: int = 64) -> tuple[Tensor, Tensor]:
 def smoothing_for(
     network: Loaded,
     reduce: Reduce,
-    sigma: float | Literal["auto"] | None = None,
+    sigma: float | str | None = None,
     samples: int | Literal["auto"] | None = None,
     draws: Draws | None = None,
     seed: int | None = None,
@@ -79,20 +79,21 @@ def smoothing_for(
 ) -> Smoothing:
     """How to smooth a model: what is given, else what its catalogue entry says, else sigma .03 and 20 draws.
 
-    "auto": by each picture, its noise for ``sigma``, and for ``samples`` as many as ``tolerance`` (default 1/255) needs
-    and at most 64. RobustSRError: there is no calibration for that, a value makes no sense, or the model smooths
-    already.
+    ``sigma`` may be text, such as 8/255. "auto": by each picture, its noise for ``sigma``, and for ``samples`` as many
+    as ``tolerance`` (default 1/255) needs and at most 64. RobustSRError: there is no calibration for that, a value
+    makes no sense, or the model smooths already.
     """
     refuse_smoothed(network)
     entry = network.entry
+    level = number(sigma) if isinstance(sigma, str) and sigma != "auto" else sigma
     known = calibration_of(network.digest, entry) if sigma == "auto" else None
     if sigma == "auto" and known is None:
         raise RobustSRError(
             f"{network.name} has no calibration for --sigma auto: give a number like 0.03, take -m psnr, "
             "which has one, or let `robustsr tune FOLDER`, with -m and --denoise as here, make one from sharp pictures"
         )
-    if isinstance(sigma, str):
-        sigma = max(s for _, s in known or [(0.0, 0.0)])
+    if isinstance(level, str):
+        level = max(s for _, s in known or [(0.0, 0.0)])
     if samples == "auto":
         tolerance, samples = 1 / 255 if tolerance is None else tolerance, MOST_SAMPLES
         if not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
@@ -105,7 +106,7 @@ def smoothing_for(
         raise RobustSRError("--tolerance only matters with --samples auto")
     chosen = Smoothing(
         reduce,
-        sigma if sigma is not None else entry.sigma if entry else 0.03,
+        level if level is not None else entry.sigma if entry else 0.03,
         samples if samples is not None else entry.samples if entry else 20,
         draws or (cast(Draws, entry.draws) if entry else "antithetic"),
         seed or 0,

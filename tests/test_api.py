@@ -61,6 +61,16 @@ def test_sizes_and_tiles_are_those_of_the_command_line(net):
         robustsr.upscale(x, net, tile=8)
 
 
+def test_sigma_may_be_written_as_everywhere_and_is_never_ignored(net):
+    x = torch.rand(3, 12, 16)
+    how = {"smooth": "median", "samples": 4}
+    assert torch.equal(robustsr.upscale(x, net, sigma="8/255", **how), robustsr.upscale(x, net, sigma=8 / 255, **how))
+    with pytest.raises(robustsr.RobustSRError, match="'0,03' is no size"):
+        robustsr.upscale(x, net, sigma="0,03", **how)
+    with pytest.raises(robustsr.RobustSRError, match=r"must be in \[0, 1\], these reach from -"):
+        robustsr.upscale(2 * x - 1, net)
+
+
 def test_without_a_name_the_default_is_loaded():
     assert robustsr.load(device="cpu").name == "certsr" and sorted(dir(robustsr)) == sorted(robustsr.__all__)
 
@@ -77,7 +87,7 @@ def test_a_model_can_be_named_by_path(tiny, photo):
         (np.zeros((4, 4, 5), np.uint8), r"must be \(h, w\) or \(h, w, 1 to 4\), got \(4, 4, 5\)"),
         (np.zeros((4, 4, 3), np.int64), "must be uint8, uint16 or float, got int64"),
         (np.zeros((0, 4, 3), np.uint8), "is empty"),
-        (np.full((4, 4, 3), 200.0), r"must be in \[0, 1\], these reach from 200 to 200: divide by"),
+        (np.full((4, 4, 3), 200.0), r"must be in \[0, 1\], these reach from 200 to 200: scale them"),
         (torch.full((3, 4, 4), float("nan")), "no finite numbers"),
         (torch.zeros(1, 4, 4), r"must be float \(3, h, w\)"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), r"must be float \(3, h, w\)"),

@@ -115,6 +115,7 @@ def test_an_earlier_result_that_is_no_longer_whole_is_called_that(folder, net):
 
     assert said(SMOOTHING) == ["note: 1 earlier result, damaged or cut off since, will be made again"]
     others = "note: 2 earlier results, made with other settings or of another input, will be replaced"
+    others += " (another -o keeps them)"
     assert said(None) == [others, *said(SMOOTHING)] and said(None, overwrite=True) == []
 
 
