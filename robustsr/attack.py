@@ -180,8 +180,11 @@ def forecast(
     variants: Sequence[Variant],
     smoothing: Smoothing,
     count: int,
+    others: int = 0,
 ) -> float:
     """Roughly how many seconds an attack on ``count`` inputs of (h, w) takes, measures on the smoothed model included.
+
+    And on ``others``, taken to be as fast.
 
     From a fraction of a second of the network; a gradient counts as four runs.
     """
@@ -194,7 +197,7 @@ def forecast(
     }
     steps = threat.iterations * threat.restarts * (10 if threat.drop is not None else 1)
     crafting = 0 if threat.method == "random" else sum(draws[v] for v in variants) * (4 * steps + 3)
-    looking = (2 + len(variants)) * (1 + smoothing.samples)
+    looking = (2 + len(variants)) * (1 + smoothing.samples + others)
     return count * size[0] * size[1] * (crafting + looking) / pixels_per_second(network)
 
 

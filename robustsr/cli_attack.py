@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
+from .catalogue import shipped
 from .cli_common import (
     Option,
     bring_torch,
@@ -208,7 +209,7 @@ def attack(
     how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}"
     if smooth is None and variants != ["base"]:
         console.say("no --smooth: the model is attacked with the smoothing of its catalogue entry")
-    seconds = work.forecast(scene.size, network, threat, variants, smoothing, 1)
+    seconds = work.forecast(scene.size, network, threat, variants, smoothing, 1, len(compare or shipped()))
     _announce(scene, network, threat, f"on {on}" + (f" ({how})" if variants != ["base"] else ""), seconds)
     with interruptible("nothing was written"), status() as say, staged(folder) as part:
         file = attack_files.reread(part, scene.bits)

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from robustsr import attack, attack_files, attack_report, compare, console, images, losses, scene, threats
-from robustsr.catalogue import package_samples
+from robustsr.catalogue import package_samples, shipped
 from robustsr.report import Table
 from robustsr.ruler import Ruler, in_words
 from robustsr.scene import Scene, Shown
@@ -181,7 +181,7 @@ def attacked(
         smoothing = smoothing_for(network, smooth, level(sigma), whole(samples, "samples"))
         variants = threats.variants_for(on, smoothing)
         what, folder = part(desk, path, hr, network.scale, crop), desk.folder()
-        seconds = attack.forecast(what.size, network, threat, variants, smoothing, 1)
+        seconds = attack.forecast(what.size, network, threat, variants, smoothing, 1, len(shipped()))
         if seconds > 2 * 3600:
             raise RobustSRError(f"that would take about {console.duration(seconds)}: fewer steps, or the command line")
         word = _telling(token, say, seconds)
