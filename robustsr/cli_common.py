@@ -42,6 +42,8 @@ class Command(typer.core.TyperCommand):
                 known = [o for p in self.params for o in p.opts if o.startswith("--") and "_" not in o]
                 held = [o for o in known if word.startswith("--") and len(word) > 4 and word[2:] in o]
                 error.possibilities = held or get_close_matches(word, known, 1, 0.75)  # type: ignore[attr-defined]
+            if text := getattr(error, "message", ""):
+                error.message = text.removeprefix("Value error, ")  # type: ignore[attr-defined] # the validator's words
             raise
 
 
