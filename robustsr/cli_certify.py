@@ -291,9 +291,7 @@ def _verdict(verdict: Verdict, record: dict[str, Any], path: Path, json: bool) -
     if verdict.problems:
         console.say(f"{path} does NOT hold", "bold red")
         raise typer.Exit(1)
-    same = (
-        "identical" if verdict.moved == 0 else f"{verdict.moved:.2%} of the values moved by a level, within tolerance"
-    )
+    same = f"{verdict.moved:.2%} of the values moved by a level, within tolerance" if verdict.moved else "identical"
     but = f", except {' and '.join(verdict.unchecked)}, which only --hr can check" if verdict.unchecked else ""
     console.say(f"{path} holds{but}: recomputed, {same}", "yellow" if but else "green")
     if not json:

@@ -60,10 +60,11 @@ def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
         nothing = None, "", gr.DownloadButton("Download", value=None, interactive=False), "", "", None
         if path is None:
             return gr.update(visible=False, value=None), "", *nothing
-        try:
-            found = single.look(desk, Path(path))
-        except RobustSRError as error:
-            return gr.update(visible=False, value=None), f"**{parts.plain(desk, str(error))}**", *nothing
+        with readable(desk):
+            try:
+                found = single.look(desk, Path(path))
+            except RobustSRError as error:  # which stays where the picture would be
+                return gr.update(visible=False, value=None), f"**{parts.plain(desk, str(error))}**", *nothing
         return gr.update(visible=True, value=found.preview), found.about, *nothing
 
     def forecast(path: str | None, *values: Any) -> str:
