@@ -88,7 +88,7 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
         ('validation.perturbations=["fogg"]', "no attack or corruption 'fogg'; did you mean 'fog'"),
         ("steps", "--set wants key=value"),
         ('data.hr=""', "data.hr is empty: --set data.hr=FOLDER"),
-        ("data.hr=/no/such/folder", "no folder '/no/such/folder'"),
+        ("data.hr=/no/such/folder", "no folder /no/such/folder"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(tmp_path, photo, home, override, message):
