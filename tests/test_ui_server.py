@@ -74,12 +74,18 @@ def test_a_certificate_with_a_truth_has_a_certified_psnr(client, tmp_path, photo
     Image.fromarray(photo(64, 64)).resize((16, 16), Image.Resampling.BICUBIC).save(tmp_path / "lr.png")
     files = [gradio_client.handle_file(str(tmp_path / name)) for name in ("lr.png", "hr.png")]
     options = {"model": "psnr", "eps": "0.002", "n": 400, "ship": 51, "api_name": "/certify"}
-    claim = client.predict(picture=files[0], truth=files[1], **options)[1]
+    claim, _, command = client.predict(picture=files[0], truth=files[1], **options)[1:]
     assert "Certified PSNR: at least" in claim and "With probability at least 0.95" in claim
+    assert "Only the centre" not in claim and command.startswith("robustsr certify lr.png -m psnr")
     with pytest.raises(Exception, match="[Gg]ive the picture that belongs to"):
         client.predict(picture=None, truth=files[1], **options)
     with pytest.raises(Exception, match="have to be given"):
         client.predict(picture=files[0], truth=None, **{**options, "n": None})
+    Image.fromarray(photo(66, 65)).save(tmp_path / "larger.png")
+    larger = gradio_client.handle_file(str(tmp_path / "larger.png"))
+    few = {**options, "n": 60, "ship": 3, "eps": "0.0001", "scope": "each value"}
+    said, _, command = client.predict(picture=larger, truth=None, **few)[1:]
+    assert "Only the centre, 64x64 of 65x66 pixels" in said and command.endswith("--scope value --crop 0,1,64,64")
 
 
 def test_only_the_jobs_are_in_the_api(client):
