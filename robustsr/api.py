@@ -96,10 +96,8 @@ def upscale(
         return stacked if image.ndim == 4 else stacked[0]
     if isinstance(image, Image.Image):
         if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-            clear = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
-            hint = (
-                "an array of it, scaled" if image.mode[0] in "IF" else f'image.convert("{"RGBA" if clear else "RGB"}")'
-            )
+            like = "RGBA" if "transparency" in image.info or image.mode in ("PA", "La", "RGBa") else "RGB"
+            hint = "an array of it, scaled" if image.mode[0] in "IF" else f"image.convert({like!r})"
             raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: take {hint}")
         try:
             upright = ImageOps.exif_transpose(image)

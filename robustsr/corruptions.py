@@ -15,7 +15,7 @@ from torch import Tensor
 from . import imagenet_c
 from .degradation import WORD, Float, compressed, degrade
 from .imagenet_c import Rng
-from .types import RobustSRError, meant, number, shown
+from .types import RobustSRError, meant, named, number, shown
 
 Value: TypeAlias = float | str
 
@@ -91,7 +91,7 @@ def parse(spec: str) -> Corruption:
     RobustSRError: an unknown name or parameter, or a value out of range.
     """
     head, _, tail = spec.strip().partition(":")
-    name = head.strip().lower().replace("_", "-")
+    name = named(spec)
     if name not in KINDS:
         raise RobustSRError(f"no corruption {head!r}; {meant(name, KINDS)}")
     params = KINDS[name].params

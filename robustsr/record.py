@@ -31,11 +31,9 @@ PICTURES = ("shipped", "lower", "upper")
 # Float32 differs by some 1e-6 between devices: a draw next to a rounding boundary then falls on the other side of it.
 MOVED_LEVELS = 1
 MOVED_SHARE = 0.005
-VERSIONS = ("robustsr", "torch", "numpy", "scipy", "python", "device")
 WORDS = {  # entries of a record that are its maker's words, which nobody can check
     *(("input", "name"), ("input", "crop"), ("model", "name"), ("model", "denoiser", "name")),
     *(("files", name) for name in (*PICTURES, "width")),
-    *(("versions", name) for name in VERSIONS),
 }
 CLAIM_KEYS = ("sigma", "eps", "n", "shipped", "alpha", "beta", "scope", "reduce", "form")
 
@@ -64,13 +62,19 @@ def describe(certificate: Certificate, x: Tensor, network: Loaded, hr: Tensor | 
         **_facts(c.claim, c.field, c.seed, c.fresh, c.window, x, network),
         "result": _result(c.claim, pictures(c), hr),
         "sha256": {name: digest(levels) for name, levels in pictures(c).items()},
-        "versions": dict(zip(VERSIONS, _versions(network), strict=True)),
+        "versions": _versions(network),
     }
 
 
-def _versions(network: Loaded) -> tuple[str, ...]:
-    libraries = __version__, str(torch.__version__), np.__version__, scipy.__version__
-    return *libraries, platform.python_version(), str(network.device)
+def _versions(network: Loaded) -> dict[str, str]:
+    return {
+        "robustsr": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+        "device": str(network.device),
+    }
 
 
 def _facts(
@@ -186,7 +190,7 @@ def verify(
         return Verdict([f"{', '.join(wrong)}: not {size[2]}x{size[1]} pixels, as the certified pictures are"], 0, [])
     facts = _facts(claim, field, seed, fresh, window_size(network, claim, h, w), x, network)
     problems = [_message(name, was, now, claim) for name, was, now in _differences(record, facts)]
-    known = {*_entries(facts), *WORDS, *(("sha256", name) for name in PICTURES)}
+    known = {*_entries(facts | {"versions": _versions(network)}), *WORDS, *(("sha256", name) for name in PICTURES)}
     known |= {("result", name) for name in recorded_result}  # looked at below
     problems += [
         f"{'.'.join(name)}: no certificate has such an entry" for name in _entries(record) if name not in known

@@ -59,6 +59,10 @@ class Url:
     def with_name(self, name: str) -> Url:
         return self.parent / name
 
+    def absolute(self) -> Url:
+        """Itself: it has no folder that it could be relative to."""
+        return self
+
     def resolve(self) -> Place:
         """The one way to write this place, to compare places by: a path where it is on this machine."""
         if self.protocols & {"file", "local"}:

@@ -25,7 +25,7 @@ from .manifest import Events, digest
 from .models import load, seeded
 from .onnx_network import outside
 from .plan import make_plan
-from .remote import Place, Url, sweep
+from .remote import Place, sweep
 from .resume import announce, opened, sort_out
 from .settings import Smoothing, Target
 from .types import RobustSRError
@@ -153,8 +153,8 @@ def run(
         if not todo:
             return
         announce(todo, manifests)
-        sent = [Job(_absolute(job.source), _absolute(job.target), _absolute(job.root)) for job in todo]
-        plans = {_absolute(root): manifest.plans for root, manifest in manifests.items()}
+        sent = [Job(job.source.absolute(), job.target.absolute(), job.root.absolute()) for job in todo]
+        plans = {root.absolute(): manifest.plans for root, manifest in manifests.items()}
         unfinished, at_work = dict[int, Job](), 0
         try:
             with connected(address) as ray:
@@ -243,10 +243,6 @@ class Worker:
             return str(error), []
         again = ("done again, for the worker that had it died",) if tried > 1 else ()
         return replace(result, notes=result.notes + again), manifest.events
-
-
-def _absolute(place: Place) -> Place:
-    return place if isinstance(place, Url) else place.absolute()
 
 
 def _at_home(result: Result, sent: Job, job: Job) -> Result:

@@ -17,7 +17,7 @@ from .files import append_line
 from .pairs import Pictures
 from .settings import Smoothing
 from .threats import Threat
-from .types import RobustSRError, meant
+from .types import RobustSRError, meant, named
 
 VERSION = 4  # of what a record holds and means
 Record = dict[str, Any]
@@ -105,12 +105,11 @@ def append(folder: Path, record: Record) -> None:
 
 def parse(spec: str) -> Threat | corruptions.Corruption | None:
     """A perturbation by its spec: an attack, a corruption, or None for "clean". RobustSRError: it is neither."""
-    head, colon, rest = spec.strip().partition(":")
-    name = head.strip().lower().replace("_", "-")
-    if name == "clean" and not colon:
+    name = named(spec)
+    if name == "clean" and ":" not in spec:
         return None
-    if name in threats.NAMES:
-        return threats.parse(f"{name}:{rest}")
+    if threats.is_threat(spec):
+        return threats.parse(spec)
     if name not in corruptions.KINDS:
         raise RobustSRError(
             f"no attack or corruption {name!r}; {meant(name, ['clean', *threats.NAMES, *corruptions.KINDS])}"

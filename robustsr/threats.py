@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .perturbations import Norm
 from .settings import Smoothing
-from .types import RobustSRError, number, shown
+from .types import RobustSRError, named, number, shown
 
 Method = Literal["fgsm", "bim", "pgd", "cw", "random"]
 NAMES = (*get_args(Method), "pgd-l2")
@@ -132,7 +132,7 @@ class Threat:
 
 def parse(spec: str) -> Threat:
     """An attack from ``METHOD`` or ``METHOD:key=value,...``, such as pgd:eps=10/255,steps=20 or pgd-l2:eps_rel=.05."""
-    name, _, rest = spec.partition(":")
+    name, rest = named(spec), spec.partition(":")[2]
     values: dict[str, Any] = {"method": name}
     if name == "pgd-l2":
         values = {"method": "pgd", "norm": "l2"}
@@ -159,7 +159,7 @@ def parse(spec: str) -> Threat:
 
 def is_threat(spec: str) -> bool:
     """Whether a perturbation's name means an attack (and not a corruption)."""
-    return spec.partition(":")[0] in NAMES
+    return named(spec) in NAMES
 
 
 def is_attack(perturbation: object) -> TypeGuard[Threat]:

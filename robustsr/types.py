@@ -46,6 +46,11 @@ def shown(value: float) -> str:
     return min((text for text in texts if number(text) == value), key=len, default=str(value))
 
 
+def named(spec: str) -> str:
+    """The name that a spec NAME:key=value,... begins with: capitals, and '_' for '-', make no difference."""
+    return spec.partition(":")[0].strip().lower().replace("_", "-")
+
+
 def meant(word: str, known: Iterable[str], of: str = "known") -> str:
     """The words of a message that help after a wrong name: the one that it is close to, or all there are."""
     names = list(known)

@@ -7,7 +7,7 @@ import torch
 
 from robustsr import threats
 from robustsr.settings import Smoothing
-from robustsr.threats import Threat, parse, variants_for
+from robustsr.threats import Threat, parse, variants_for, with_loss
 from robustsr.types import RobustSRError, number, shown
 
 
@@ -24,6 +24,11 @@ def test_sizes_as_people_write_them(text, value):
 @pytest.mark.parametrize("text", ["0.1", "8/255", "2.5/255", "2", "0.2", "0.12345678"])
 def test_sizes_are_shown_as_people_write_them(text):
     assert shown(number(text)) == text
+
+
+def test_attacks_may_be_written_in_capitals():
+    assert parse("PGD_L2:eps=.5") == parse("pgd-l2:eps=.5") and parse(" Pgd:steps=3") == parse("pgd:steps=3")
+    assert with_loss("PGD:eps=8/255", "mse") == "pgd:eps=8/255,loss=mse"
 
 
 @pytest.mark.parametrize("text", ["", "8/", "8/0", "abc", "8 px/2", "px"])
