@@ -1,6 +1,7 @@
 """File formats: the bytes of a file <-> integer pixels and metadata, as stored.
 
-PNG goes through libpng and TIFF through tifffile and our own writer, which keep 16 bits; the rest through Pillow.
+PNG goes through libpng and TIFF through tifffile and our own writer, which keep 16 bits; the rest through Pillow, HEIC
+with pillow-heif where that is installed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 import imagecodecs
@@ -34,6 +36,9 @@ Pixels: TypeAlias = NDArray[Any]  # (h, w, channels), uint8 or uint16
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF"}
 FORMATS |= {"avif": "AVIF", "bmp": "BMP", "gif": "GIF", "jfif": "JPEG", "jpe": "JPEG"}  # ending -> format
 OUTPUT_FORMATS = {ending: name for ending, name in FORMATS.items() if ending not in ("bmp", "gif", "jfif", "jpe")}
+HEIC = ("heic", "heif")
+if find_spec("pillow_heif"):
+    FORMATS |= dict.fromkeys(HEIC, "HEIC")
 DEEP = ("PNG", "TIFF")  # these hold 16 bits, and gray with alpha
 LONGEST_SIDE = {"PNG": 1_000_000, "JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # libpng, libjpeg, WebP, libavif
 QUALITY = {"JPEG": 95, "WEBP": 90, "AVIF": 85}
@@ -45,20 +50,34 @@ _SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "WEBP": rb"RIFF....WEBP",
     "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "HEIC": rb"....ftyp(?!avi[fs]).{0,50}he[iv][a-z]",  # before AVIF, for both may begin as mif1
     "AVIF": rb"....ftyp(avi[fs]|m[is]f1)",
     "BMP": rb"BM",
     "GIF": rb"GIF8[79]a",
 }
+
+
+def _heif(file: BinaryIO) -> Any:  # noqa: ANN401 - Pillow's
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        hint = "`pip install pillow-heif` for these, or convert it to PNG or JPEG"
+        raise RobustSRError(f"it is a HEIC picture: {hint}") from error
+    return HeifImageFile(file)
+
+
 # Not Image.open: its limit on the number of pixels is a global of the process, and ours is the caller's.
 _PILLOW: dict[str, Callable[..., Any]] = {
     "JPEG": jpeg_factory,
     "WEBP": WebPImageFile,
     "TIFF": TiffImageFile,
+    "HEIC": _heif,
     "AVIF": AvifImageFile,
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
 }
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "CMYK")
+_SHALLOW = "its more than 8 bits became 8"
 _HEADER = 1 << 16  # bytes in which an AVIF file says what its colours are
 _STRIP = 256  # rows of a TIFF compressed together
 
@@ -69,7 +88,7 @@ class Info:
 
     width: int
     height: int
-    format: str  # canonical ending: png jpg webp tif avif bmp gif
+    format: str  # canonical ending: png jpg webp tif avif bmp gif heic
     bits: int  # 8 or 16 per channel
     gray: bool
     alpha: bool
@@ -93,8 +112,6 @@ def source(file: BinaryIO) -> Source:
     RobustSRError: a format or a kind of pixels that is not read.
     """
     head = file.read(64)
-    if re.match(rb"....ftyp(?!avi[fs]).{0,50}he[iv][a-z]", head, re.DOTALL):
-        raise RobustSRError("it is a HEIC picture: convert it first, to PNG or JPEG")
     name = next((name for name, magic in _SIGNATURES.items() if re.match(magic, head, re.DOTALL)), None)
     if name in (None, "TIFF") and str(file.name).lower().endswith(_RAW):
         raise RobustSRError("it is a camera raw file: convert it first, to TIFF or JPEG")
@@ -184,6 +201,10 @@ def _coded(primaries: int, transfer: int) -> tuple[str, ...]:
 def _pillow(file: BinaryIO, name: str) -> Source:
     coded, notes = _avif_coded(file) if name == "AVIF" else ((), ())
     image = _PILLOW[name](file)
+    if name == "HEIC":
+        if colours := image.info.get("nclx_profile"):
+            coded = _coded(colours["color_primaries"], colours["transfer_characteristics"])
+        notes = (_SHALLOW,) if image.info["bit_depth"] > 8 else ()
     if image.mode not in _PILLOW_MODES:
         raise RobustSRError(f"its pixels are of the kind {image.mode}; save it as RGB, gray or CMYK")
     gray, alpha = image.mode in ("1", "L", "LA"), image.has_transparency_data
@@ -206,7 +227,7 @@ def _avif_coded(file: BinaryIO) -> tuple[tuple[str, ...], tuple[str, ...]]:
     notes = _coded(*(int.from_bytes(value, "big") for value in colours.groups())) if colours else ()
     configuration = re.search(rb"av1C..(.)", head, re.DOTALL)
     deep = bool(configuration and configuration[1][0] & 0x40)
-    return notes, ("its more than 8 bits became 8",) * deep
+    return notes, (_SHALLOW,) * deep
 
 
 def encode(file: BinaryIO, name: str, pixels: Pixels, meta: Metadata, *, quality: int | None, lossless: bool) -> None:

@@ -92,7 +92,7 @@ def read(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Picture:
     if info.alpha:
         stored, alpha = stored[..., :-1], _floats(stored[..., -1])
     rgb, icc, changes = _in_srgb(stored, meta.icc, alpha if source.premultiplied else None)
-    if _is_gray(stored, 2 if info.format in ("webp", "avif") else 0):  # these round each channel for itself
+    if _is_gray(stored, 2 if info.format in ("webp", "avif", "heic") else 0):  # these round each channel for itself
         rgb = rgb[..., 1:2].repeat(3, -1)
     return Picture(rgb, alpha, info.gray, info.bits, replace(meta, icc=icc), info.format, notes + changes)
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from .images import FORMATS, OUTPUT_FORMATS
+from .formats import FORMATS, HEIC, OUTPUT_FORMATS
 from .manifest import NAME, Manifest
 from .naming import Job as Job
 from .naming import name_of, tails, tell_apart
@@ -189,7 +189,8 @@ def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) 
                 found.append((file, made.get(file)))
     if others:
         kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(others.items()))
-        warnings.append(f"{folder}: {_count(others.total(), 'file')} of other kinds left alone ({kinds})")
+        hint = "; `pip install pillow-heif` takes HEIC too" if {f".{ending}" for ending in HEIC} & others.keys() else ""
+        warnings.append(f"{folder}: {_count(others.total(), 'file')} of other kinds left alone ({kinds}){hint}")
     if found and deeper:
         warnings.append(f"{folder}: {_count(deeper, 'picture')} in folders below left alone: -r takes them too")
     if not found:

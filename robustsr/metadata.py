@@ -105,7 +105,7 @@ def from_tiff(order: str, tags: Directory) -> Metadata:
 
 
 def from_pillow(image: Image.Image) -> Metadata:
-    """Metadata as Pillow found it in a JPEG, WebP, AVIF, BMP or GIF file."""
+    """Metadata as Pillow found it in a JPEG, WebP, AVIF, HEIC, BMP or GIF file."""
     info = image.info
     exif, dpi = info.get("exif"), info.get("dpi")
     if exif and info.get("jfif_unit") not in (1, 2) and not _tells_resolution(exif):

@@ -31,7 +31,7 @@ def name_of(source: Place, suffix: str, format: str | None) -> str:
     """The output's name: stem, suffix, ending; a stem too long for the file system is cut and marked."""
     ending = (format or source.suffix.lstrip(".")).lower().lstrip(".")
     if ending not in OUTPUT_FORMATS:
-        ending = "jpg" if FORMATS.get(ending) == "JPEG" else "png"
+        ending = "jpg" if FORMATS.get(ending) in ("JPEG", "HEIC") else "png"
     elif format is None:
         ending = source.suffix.lstrip(".")  # as it was written
     return _fit(source.stem, f"{suffix}.{ending}")

@@ -36,12 +36,12 @@ def names(jobs):
 
 
 def test_a_folder_goes_to_a_folder_beside_it(here):
-    here("pics/b.JPG", "pics/a.png", "pics/notes.txt", "pics/i.heic", "pics/.hidden.png", "pics/sub/c.png")
+    here("pics/b.JPG", "pics/a.png", "pics/notes.txt", "pics/i.psd", "pics/.hidden.png", "pics/sub/c.png")
     for text in ("pics", "pics/"):
         jobs, warnings = plan_jobs([text], None)
         assert names(jobs) == {"pics/a.png": "pics_upscaled/a.png", "pics/b.JPG": "pics_upscaled/b.JPG"}
         assert warnings == [
-            "pics: 2 files of other kinds left alone (1 .heic, 1 .txt)",
+            "pics: 2 files of other kinds left alone (1 .psd, 1 .txt)",
             "pics: 1 picture in folders below left alone: -r takes them too",
         ]
 
