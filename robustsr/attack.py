@@ -190,9 +190,9 @@ def forecast(
     """
     draws = {
         "base": 1,
-        "eot": 2 * threat.draws,
-        "mean": 2 * threat.draws,
-        "losses": 2 * threat.draws,
+        "eot": 2 * threat.eot_iter,
+        "mean": 2 * threat.eot_iter,
+        "losses": 2 * threat.eot_iter,
         "seed": smoothing.samples,
     }
     steps = threat.iterations * threat.restarts * (10 if threat.drop is not None else 1)

@@ -70,16 +70,14 @@ def attack(
         int | None, Option("--steps", min=1, help="Steps. Default: 10, cw: 6.", rich_help_panel=ATTACK)
     ] = None,
     step_size: Annotated[
-        str | None, Option("--step-size", help="Step of pgd. Default: eps/4.", rich_help_panel=ATTACK)
+        str | None,
+        Option("--step-size", help="Of pgd, default eps/4; of cw, Adam's, default .01.", rich_help_panel=ATTACK),
     ] = None,
     restarts: Annotated[
         int | None, Option("--restarts", min=1, help="Runs, of which the best counts.", rich_help_panel=ATTACK)
     ] = None,
     c: Annotated[
         float | None, Option("--c", help="Weight of cw's loss against the norm. Default: .01.", rich_help_panel=ATTACK)
-    ] = None,
-    lr: Annotated[
-        float | None, Option("--lr", help="Learning rate of cw. Default: .01.", rich_help_panel=ATTACK)
     ] = None,
     drop: Annotated[
         float | None,
@@ -101,12 +99,12 @@ def attack(
             rich_help_panel=ATTACK,
         ),
     ] = "base",
-    draws: Annotated[
+    eot_iter: Annotated[
         int | None,
         Option(
-            "--draws",
+            "--eot-iter",
             min=1,
-            help="Noisy copies per step (a number), for --on smoothed and worst.",
+            help="Noisy copies per step, for --on smoothed and worst. Default: 10.",
             rich_help_panel=ATTACK,
         ),
     ] = None,
@@ -182,10 +180,9 @@ def attack(
             step_size=None if step_size is None else number_of(step_size, "--step-size"),
             restarts=restarts,
             c=c,
-            lr=lr,
             drop=drop,
             loss=loss,
-            draws=draws,
+            eot_iter=eot_iter,
         )
         place = None if crop is None else box(crop)
         if sigma == "auto":

@@ -123,7 +123,7 @@ def _objective(
         return against(up, reference, loss, targeted=targeted), None
     if not isinstance(up, Smoothed):
         raise RobustSRError(f"attack {variant!r} is for smoothed models: give --smooth and a --sigma above 0")
-    fresh = Fresh(up, threat.draws, seed)
+    fresh = Fresh(up, threat.eot_iter, seed)
     score = against(fresh.fixed(), reference, loss, targeted=targeted)
     if variant == "mean":
         fresh = replace(fresh, inner=replace(up, reduce="mean"))
@@ -152,7 +152,7 @@ def _search(
         options: attacks.CW = {
             "values": reference[0].numel(),
             "steps": threat.iterations,
-            "lr": threat.lr,
+            "lr": threat.rate,
             "squared": threat.squared,
             "start": small / 100,  # of w: an Adam step is .01, and noise of that size would hide what it finds
             "mask": mask,

@@ -97,7 +97,7 @@ def _cost(study: Study, name: str, spec: str) -> float:
         each = 3 * threat.iterations * threat.restarts * (6 if losses.backbone_of(threat.loss) == "vgg19" else 1)
         passes += each
         if study.on != "base":
-            passes += sum(each * (2 * threat.draws + d.samples) for d in _defences(study, name) if d)
+            passes += sum(each * (2 * threat.eot_iter + d.samples) for d in _defences(study, name) if d)
     return passes
 
 

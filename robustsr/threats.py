@@ -30,9 +30,9 @@ VARIANTS: dict[Variant, str] = {
 USES = {  # settings that only some methods have; the others refuse them
     "norm": ("pgd", "random"),
     "steps": ("bim", "pgd", "cw"),
-    "step_size": ("pgd",),
+    "step_size": ("pgd", "cw"),
     **dict.fromkeys(("restarts", "clip"), ("fgsm", "bim", "pgd")),
-    **dict.fromkeys(("c", "lr", "squared", "drop"), ("cw",)),
+    **dict.fromkeys(("c", "squared", "drop"), ("cw",)),
 }
 
 
@@ -41,8 +41,9 @@ class Threat:
     """An attack and its budget; eps and step_size in [0, 1] units, whole-picture L2 where ``norm`` is l2.
 
     ``eps_rel``: L2 budget relative to the picture: eps = eps_rel * sqrt(3 h w) (thesis eq. 4.4). ``step_size``: of
-    pgd; None is eps/4. ``c``, ``lr``, ``squared``: of cw. ``drop``: cw searches the smallest c that costs so many
-    dB. ``random``: noise as large as the budget, the baseline. ``draws``: of the adaptive attacks, per step.
+    pgd, None is eps/4; and of cw, Adam's rate, None is .01. ``c``, ``squared``: of cw. ``drop``: cw searches the
+    smallest c that costs so many dB. ``random``: noise as large as the budget, the baseline. ``eot_iter``: draws per
+    step of the adaptive attacks (expectation over transformation).
     ``clip``: whether attacked inputs stay in [0, 1]; those that are written to files always do.
     """
 
@@ -54,11 +55,10 @@ class Threat:
     step_size: float | None = None
     restarts: int = 1
     c: float = 0.01
-    lr: float = 0.01
     squared: bool = False
     drop: float | None = None
     loss: str = "l1"
-    draws: int = 10
+    eot_iter: int = 10
     clip: bool = True
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class Threat:
                 raise RobustSRError(f"{self.method} has no use for {name}, only {', '.join(methods)}")
         if self.eps_rel is not None and (self.norm != "l2" or self.eps is not None):
             raise RobustSRError("eps_rel is an L2 budget, in place of eps")
-        for name in ("eps", "eps_rel", "step_size", "c", "lr", "drop"):
+        for name in ("eps", "eps_rel", "step_size", "c", "drop"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise RobustSRError(f"{name} must be at least 0, got {value:g}")
@@ -82,8 +82,8 @@ class Threat:
             raise RobustSRError(
                 f"eps {self.eps:g} is more than the whole range of [0, 1]: did you mean {self.eps:g}/255?"
             )
-        if self.iterations < 1 or self.restarts < 1 or self.draws < 1:
-            raise RobustSRError("steps, restarts and draws must be at least 1")
+        if self.iterations < 1 or self.restarts < 1 or self.eot_iter < 1:
+            raise RobustSRError("steps, restarts and eot_iter must be at least 1")
 
     @property
     def linf(self) -> float:
@@ -102,10 +102,15 @@ class Threat:
         )
 
     @property
+    def rate(self) -> float:
+        """Of cw: Adam's learning rate."""
+        return 0.01 if self.step_size is None else self.step_size
+
+    @property
     def way(self) -> str:
         """How it goes, with what `spec` leaves to the defaults."""
         if self.method == "cw":
-            return f"{self.iterations} steps of Adam at rate {self.lr:g}, c {self.c:g}"
+            return f"{self.iterations} steps of Adam at rate {self.rate:g}, c {self.c:g}"
         if self.method == "pgd":
             step = "eps/4" if self.step_size is None else shown(self.step_size)
             return f"{self.iterations} steps of {step} from a random start"

@@ -72,7 +72,7 @@ def universal(
     shown += [one for one in bicubic(network.scale, str(network.device)) if one.network.digest != network.digest]
     what = f"universal attack on {network.name}"
     shipped: Any = attackable(watched(network, say, what), scenes[0].size, smoothing if adaptive else None)
-    fresh = objectives.Fresh(shipped, threat.draws, seed) if adaptive and smoothing is not None else None
+    fresh = objectives.Fresh(shipped, threat.eot_iter, seed) if adaptive and smoothing is not None else None
     loss, target = losses.loss(threat.loss), scenes[0].target
     xs = torch.cat([s.x for s in scenes]).to(network.device)
     batches: list[tuple[Tensor, objectives.Objective]] = []

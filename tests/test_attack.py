@@ -48,7 +48,7 @@ def test_every_variant_has_its_rows_and_the_worst_is_marked(network, picture):
     one = here(picture(12, 12), picture(48, 48, seed=1))
     variants = threats.variants_for("worst", FEW)
     others = [Shown("bicubic", models.load("bicubic", device="cpu"))]
-    attack = threats.parse("pgd:steps=2,draws=2,eps=16/255")
+    attack = threats.parse("pgd:steps=2,eot_iter=2,eps=16/255")
     result = run(one, network, attack, variants=variants, smoothing=FEW, others=others)
     assert result.victim == "tiny, median of 4, sigma 0.03"
     for label in result.labels[:2]:

@@ -97,7 +97,7 @@ def test_mistakes_write_nothing(go, bird, arguments, code, message):
 
 
 def test_the_worst_of_all_attacks_on_a_smoothed_model(go, bird):
-    flags = ["--on", "worst", "--steps", 2, "--draws", 2, "--hr", "hr.png", "--compare", "bicubic"]
+    flags = ["--on", "worst", "--steps", 2, "--eot-iter", 2, "--hr", "hr.png", "--compare", "bicubic"]
     code, out, said = go("attack", bird, *flags, "-o", "out", *TWO)
     assert code == 0 and "no --smooth: the model is attacked with the smoothing of its catalogue entry" in said
     assert "against --hr" in said and "The truth (--hr)" in out

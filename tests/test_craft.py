@@ -50,7 +50,7 @@ def test_every_attack_works_with_and_without_ground_truth(network, spec, truth):
 def test_every_variant_attacks_a_smoothed_network(network, reduce, variant):
     x, smoothing = picture(), Smoothing(reduce, 0.1, 3)
     hr = network(x).clamp(0, 1)
-    made = craft(parse("pgd:steps=2,draws=2"), network, x, hr, smoothing=smoothing, variant=variant)
+    made = craft(parse("pgd:steps=2,eot_iter=2"), network, x, hr, smoothing=smoothing, variant=variant)
     assert made.found is not None and len(made.found.curve) == 4
     assert not torch.equal(made.adv, x)
     victim = attackable(network, (12, 14), None if variant == "base" else smoothing)
@@ -69,6 +69,12 @@ def test_clipping_may_be_left_out_but_files_hold_no_more(network):
 def test_a_drop_towards_a_target_makes_no_sense(network):
     with pytest.raises(RobustSRError, match="an attack with a target"):
         craft(parse("cw:drop=1"), network, picture(), network(picture()), targeted=True)
+
+
+def test_the_step_size_of_cw_is_its_optimisers(network):
+    x, hr = picture(), network(picture()).flip(-1).clamp(0, 1)
+    still, slow, fast = (craft(parse(f"cw:c=1,step_size={size}"), network, x, hr).adv - x for size in (0, 0.01, 0.1))
+    assert not still.any() and slow.abs().max() < fast.abs().max()
 
 
 def test_targets_and_masks(network):

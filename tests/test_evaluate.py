@@ -179,7 +179,7 @@ def test_base_attacks_are_the_same_for_every_defence_and_adaptive_ones_are_not(s
     study = replace(
         study,
         pictures=replace(study.pictures, limit=1),
-        perturbations=("pgd:steps=2,draws=3",),
+        perturbations=("pgd:steps=2,eot_iter=3",),
         defences=(None, MEDIAN),
         on="worst",
         gallery=1,

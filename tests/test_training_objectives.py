@@ -146,7 +146,7 @@ def test_the_attacked_share_is_that_of_the_whole_batch(share, processes):
     [
         ("pgd:restarts=2", "training has no restarts: leave it out"),
         ("cw:drop=3", "training has no drop"),
-        ("pgd:draws=4", "training has no draws: leave it out; inputs.draws says how many"),
+        ("pgd:eot_iter=4", "training has no eot_iter: leave it out; inputs.draws says how many"),
         ("random:eps=1/255", "is noise"),
     ],
 )

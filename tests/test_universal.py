@@ -35,7 +35,7 @@ def test_one_perturbation_for_all(network, picture, tmp_path):
 
 def test_universal_through_fresh_draws_and_its_limits(network, picture):
     scenes = [here(picture(12, 12))]
-    attack = threats.parse("pgd-l2:steps=2,draws=2")
+    attack = threats.parse("pgd-l2:steps=2,eot_iter=2")
     made = universal(scenes, network, attack, smoothing=FEW, adaptive=True)
     assert float(torch.linalg.vector_norm(made.delta)) <= 0.5 + 1e-6
     with pytest.raises(RobustSRError, match="a universal attack is --method pgd"):

@@ -88,9 +88,9 @@ def adversary(inputs: Inputs) -> Adversary | None:
     threat = threats.parse(spec)
     if threat.method == "random":
         raise RobustSRError(f"inputs.attack {spec!r} is noise: that is what inputs.sigmas are for")
-    for name in ("restarts", "drop", "draws"):
+    for name in ("restarts", "drop", "eot_iter"):
         if getattr(threat, name) != getattr(threats.Threat, name):
-            hint = "; inputs.draws says how many draws there are" if name == "draws" else ""
+            hint = "; inputs.draws says how many draws there are" if name == "eot_iter" else ""
             raise RobustSRError(f"inputs.attack {spec!r}: training has no {name}: leave it out{hint}")
     return Adversary(inputs, threat, losses.loss(threat.loss))
 
@@ -112,7 +112,7 @@ def attacked(
 
     eps = threat.budget(lr) * share
     if threat.method == "cw":
-        how = attacks.CW(values=hr[0].numel(), steps=threat.iterations, lr=threat.lr, squared=threat.squared)
+        how = attacks.CW(values=hr[0].numel(), steps=threat.iterations, lr=threat.rate, squared=threat.squared)
         found = attacks.cw(lr, objective, c=threat.c * share, **how)  # no seed: it starts at lr
     elif threat.method == "fgsm":
         found = attacks.fgsm(lr, objective, eps, seed=seed)

@@ -25,7 +25,7 @@ def main():
     parser.add_argument("-m", "--model", default="certsr")
     parser.add_argument("--sigma", type=float, default=0.06)
     parser.add_argument("--counts", type=int, nargs="+", default=[2, 4, 6, 10, 20])
-    parser.add_argument("--attack", default="pgd:eps=10/255,draws=4")
+    parser.add_argument("--attack", default="pgd:eps=10/255,eot_iter=4")
     parser.add_argument("--limit", type=int, default=6)
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("-o", "--out", type=Path, help="keeps the records, so that more counts cost only themselves")
