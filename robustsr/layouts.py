@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from .catalogue import BICUBIC, ENDINGS
-from .report import Column, Gallery, Panel, Plot, Row, Section, Table
+from .report import Cell, Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results
 from .settings import Smoothing
 from .study import Record, Study
@@ -99,18 +99,18 @@ def _rows(
     named = labels(study)
     attacks = [p if is_threat(p) and is_attack(parse(p)) else None for p in perturbations]
 
-    def line(model: str, defences: Sequence[Smoothing | None], way: str = "worst") -> list[float | None]:
+    def line(model: str, defences: Sequence[Smoothing | None], way: str = "worst") -> list[Cell]:
         pairs = zip(perturbations, defences, strict=True)
-        return [results.mean(m, model, d, p, way if is_threat(p) else "worst") for p, d in pairs for m in wanted]
+        return [results.cell(m, model, d, p, way if is_threat(p) else "worst") for p, d in pairs for m in wanted]
 
     rows = []
     for model in study.models:
         label = model_label(model)
         section = "No network" if model in BICUBIC else label
-        rows.append(Row.of(label, line(model, [None] * len(perturbations)), section=section))
+        rows.append(Row(label, line(model, [None] * len(perturbations)), section=section))
         if any(attacks):
-            noise = [results.mean(m, model, None, p, "random") if p else None for p in attacks for m in wanted]
-            rows.append(Row.of("random noise of equal norm", noise, section=section, ranked=False))
+            noise = [results.cell(m, model, None, p, "random") if p else Cell() for p in attacks for m in wanted]
+            rows.append(Row("random noise of equal norm", noise, section=section, ranked=False))
         if model in BICUBIC:
             continue
         smooth = [d for d in study.defences if d]
@@ -119,17 +119,17 @@ def _rows(
         fixed = smooth[0]
         how = f"{fixed.reduce} of {fixed.samples}"
         always = [fixed] * len(perturbations)
-        rows.append(Row.of(f"{how}, sigma {fixed.sigma:g}", line(model, always), section=label))
+        rows.append(Row(f"{how}, sigma {fixed.sigma:g}", line(model, always), section=label))
         ways = variants_for(study.on, fixed) if any(attacks) else []
         for way in ways if len(ways) > 1 else []:
-            rows.append(Row.of(f"the same, attack {way}", line(model, always, way), section=label, ranked=False))
+            rows.append(Row(f"the same, attack {way}", line(model, always, way), section=label, ranked=False))
         by_sigma = {0.0: None, **{d.sigma: d for d in smooth}}
         if theirs and by_sigma.keys() >= set(theirs):
             paper = line(model, [by_sigma[sigma] for sigma in theirs])
-            rows.append(Row.of(f"{how}, CertSR's sigmas", paper, section=label, ranked=False))
+            rows.append(Row(f"{how}, CertSR's sigmas", paper, section=label, ranked=False))
         if len(smooth) > 1:
             best = [results.best(metric, model, study.defences, p, high=high) for p in perturbations]
-            rows.append(Row.of(f"{how}, oracle sigma", line(model, best), section=label, ranked=False))
+            rows.append(Row(f"{how}, oracle sigma", line(model, best), section=label, ranked=False))
             chosen = ", ".join(f"{named[p]} {d.sigma if d else 0:g}" for p, d in zip(perturbations, best, strict=True))
             notes.append(
                 f"{label}, oracle sigma by {metric.upper()}: {chosen} (0: not smoothed); chosen on these pictures with "
@@ -171,23 +171,23 @@ def paired(studies: dict[str, Study], results: dict[str, Results]) -> list[Secti
         for m in PAPER
         for name in [*names, *(["mean"] * (len(names) > 1))]
     ]
-    rows: dict[tuple[str, str], dict[str, list[float | None]]] = {}  # by section and label; of each set, PAPER's
+    rows: dict[tuple[str, str], dict[str, Sequence[Cell]]] = {}  # by section and label; of each set, PAPER's
     notes: list[str] = []
     for name, study in studies.items():
         sigma = [PAPER_SETS[name]] if name in PAPER_SETS else []
         made, more = _rows(study, results[name], ("clean",), PAPER, sigma)
         notes += [f"{name}: {line}" for line in more]
         for row in made:
-            rows.setdefault((row.section, row.label), {})[name] = [c.value for c in row.cells]  # type: ignore[misc]
+            rows.setdefault((row.section, row.label), {})[name] = row.cells
     lines = []
     for (section, label), values in rows.items():
-        cells: list[float | None] = []
+        cells: list[Cell] = []
         for k in range(len(PAPER)):
-            per_set = [values.get(name, [None] * len(PAPER))[k] for name in names]
-            complete = [v for v in per_set if v is not None]
+            per_set = [values.get(name, [Cell()] * len(PAPER))[k] for name in names]
+            complete = [c.value for c in per_set if isinstance(c.value, float)]
             mean = sum(complete) / len(complete) if len(complete) == len(names) else None
-            cells += [*per_set, *([mean] * (len(names) > 1))]
-        lines.append(Row.of(label, cells, section=section))
+            cells += [*per_set, *([Cell(mean)] * (len(names) > 1))]
+        lines.append(Row(label, cells, section=section))
     if names == ["NTIRE", "AIM"]:
         for label, v in theirs.items():
             filled = [x for k in range(3) for x in (v[2 * k], v[2 * k + 1], (v[2 * k] + v[2 * k + 1]) / 2)]

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +129,18 @@ def report_to_markdown(report: Report) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """A table as CSV with all digits: section, label, whether measured or published, then a column per column."""
-    lines: list[list[Value]] = [["section", table.label or "label", "source", *(c.full for c in table.columns)]]
+    """A table as CSV with all digits: section, label, whether measured or published, then a column per column.
+
+    Behind each column of means the standard errors.
+    """
+    errors = [any(row.cells[j].error is not None for row in table.rows) for j in range(len(table.columns))]
+    heads = [(c.full, f"{c.full} standard error")[: 1 + more] for c, more in zip(table.columns, errors, strict=True)]
+    lines: list[list[Value]] = [["section", table.label or "label", "source", *chain.from_iterable(heads)]]
     for row in table.rows:
-        values = [cell.value for cell in row.cells]
-        lines.append([row.section, row.label, "published" if row.published else "measured", *values])
+        pairs = [(c.value, c.error)[: 1 + more] for c, more in zip(row.cells, errors, strict=True)]
+        lines.append(
+            [row.section, row.label, "published" if row.published else "measured", *chain.from_iterable(pairs)]
+        )
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([_harmless(value) for value in line] for line in lines)
     return buffer.getvalue()

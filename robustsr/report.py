@@ -22,11 +22,13 @@ ARROWS = {"high": "↑", "low": "↓", None: ""}
 class Cell:
     """One value; ``None`` shows as n/a.
 
-    ``digits`` after the point; the column's if omitted. ``best`` is set by the table: 1 best, 2 second, 0 neither.
+    ``digits`` after the point; the column's if omitted. ``error``: the standard error of a mean. ``best`` is set by the
+    table: 1 best, 2 second, 0 neither.
     """
 
     value: Value = None
     digits: int | None = None
+    error: float | None = None
     best: int = 0
 
     @property
@@ -123,7 +125,7 @@ class Table:
 
     @property
     def footnotes(self) -> list[str]:
-        """The notes, and what the marks mean."""
+        """The notes, how large the standard errors are, and what the marks mean."""
         marks = {cell.best for row in self.rows for cell in row.cells}
         legend = {
             "bold: best": 1 in marks,
@@ -132,7 +134,14 @@ class Table:
             "rows in italics: not ranked": any(not row.ranked and not row.published for row in self.rows),
         }
         used = "; ".join(text for text, holds in legend.items() if holds)
-        return [*self.notes, *([used.capitalize() + "."] if used else [])]
+        largest: dict[str, str] = {}  # by metric, as digits
+        for j, column in enumerate(self.columns):
+            if errors := [error for row in self.rows if (error := row.cells[j].error) is not None]:
+                top = max(*errors, float(largest.get(column.name, 0)), 0)
+                largest[column.name] = number(top, column.digits)
+        most = ", ".join(f"{name} {text}" for name, text in largest.items())
+        note = f"Standard errors of the means over pictures: at most {most}; each is in the CSV and JSON files."
+        return [*self.notes, *([note] if most else []), *([used.capitalize() + "."] if used else [])]
 
 
 @dataclass(frozen=True)

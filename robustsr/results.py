@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import stdev
 from typing import Literal
 
+from .report import Cell
 from .settings import Smoothing
 from .study import Record, parse
 
@@ -38,18 +41,34 @@ class Results:
         groups = self.found(model, defence, perturbation)
         return {key: min(group, key=lambda r: float(r["psnr"])) for key, group in groups.items()}
 
-    def mean(
+    def values(
         self, metric: Metric, model: str, defence: Smoothing | None, perturbation: str, variant: str = "worst"
-    ) -> float | None:
-        """The mean over pictures; None where nothing was, or could be, measured.
+    ) -> list[float]:
+        """One value per picture; none where one of them was not, or could not be, measured.
 
         "worst": of several attacks, per picture and metric, the one that makes that metric worst.
         """
         groups = list(self.found(model, defence, perturbation, variant).values())
-        if not groups or any(record[metric] is None for group in groups for record in group):
-            return None
+        if any(record[metric] is None for group in groups for record in group):
+            return []
         worst = min if metric in HIGH else max
-        return sum(worst(float(record[metric]) for record in group) for group in groups) / len(groups)
+        return [worst(float(record[metric]) for record in group) for group in groups]
+
+    def mean(
+        self, metric: Metric, model: str, defence: Smoothing | None, perturbation: str, variant: str = "worst"
+    ) -> float | None:
+        """The mean of `values`; None where there are none."""
+        values = self.values(metric, model, defence, perturbation, variant)
+        return sum(values) / len(values) if values else None
+
+    def cell(
+        self, metric: Metric, model: str, defence: Smoothing | None, perturbation: str, variant: str = "worst"
+    ) -> Cell:
+        """The mean of `values`, and its standard error where there are two or more."""
+        values = self.values(metric, model, defence, perturbation, variant)
+        some = len(values) > 1 and all(map(math.isfinite, values))
+        error = stdev(values) / math.sqrt(len(values)) if some else None
+        return Cell(sum(values) / len(values) if values else None, error=error)
 
     def best(
         self, metric: Metric, model: str, defences: tuple[Smoothing | None, ...], perturbation: str, *, high: bool

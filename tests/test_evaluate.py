@@ -13,6 +13,7 @@ from robustsr.evaluate import run
 from robustsr.manifest import Manifest
 from robustsr.models import load
 from robustsr.pairs import Pictures
+from robustsr.report import Cell
 from robustsr.results import Results
 from robustsr.settings import Smoothing
 from robustsr.study import VERSION, Study
@@ -282,7 +283,10 @@ def test_the_oracle_takes_the_best_defence(study, tmp_path):
         found.best("mse", "tiny", defences, "clean", high=False)
         == defences[int(np.argmin([found.mean("mse", "tiny", d, "clean") for d in defences]))]
     )
-    assert found.mean("lpips", "tiny", None, "clean") is None
+    values = [r["psnr"] for r in found.records if (r["model"], r["defence"]) == ("tiny", None)]
+    cell = found.cell("psnr", "tiny", None, "clean")
+    assert cell.value == means[0] and cell.error == pytest.approx(np.std(values, ddof=1) / len(values) ** 0.5)
+    assert found.mean("lpips", "tiny", None, "clean") is None and found.cell("lpips", "tiny", None, "clean") == Cell()
     assert found.mean("psnr", "other", None, "clean") is None
 
 

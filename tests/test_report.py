@@ -21,7 +21,7 @@ from rich.console import Console
 
 from robustsr import render as render_module
 from robustsr.render import fit, report_to_markdown, save, to_csv, to_json, to_markdown, to_rich
-from robustsr.report import Column, Gallery, Panel, Plot, Report, Row, Table
+from robustsr.report import Cell, Column, Gallery, Panel, Plot, Report, Row, Table
 from robustsr.types import RobustSRError
 from robustsr.webpage import to_html, to_svg
 
@@ -165,6 +165,25 @@ def test_markdown_and_csv_hold_the_table():
         assert (line["section"], line["Method"], line["source"]) == (row.section, row.label, "measured")
         for cell, column in zip(row.cells, table.columns, strict=True):
             assert float(line[column.full]) == cell.value  # all digits
+
+
+def test_standard_errors_are_in_the_files_and_their_largest_below():
+    columns = [Column("PSNR", g, "high") for g in ("Clean", "PGD")] + [Column("LPIPS", "PGD", "low", 3)]
+    rows = [Row("a", [Cell(20.0, error=0.25), Cell(18.0, error=0.5), Cell(0.2, error=0.01)])]
+    table = Table("t", columns, [*rows, Row("b", [Cell(21.0), Cell(None), Cell(0.1, error=0.02)])])
+    note = "Standard errors of the means over pictures: at most PSNR 0.50, LPIPS 0.020; each is in the CSV and JSON"
+    note += " files."
+    assert note in table.footnotes and note in printed(table, 150) and note in to_markdown(table)
+    first, second = csv.DictReader(io.StringIO(to_csv(table)))
+    assert (first["PGD PSNR"], first["PGD PSNR standard error"], first["PGD LPIPS standard error"]) == (
+        "18.0",
+        "0.5",
+        "0.01",
+    )
+    assert (second["Clean PSNR"], second["Clean PSNR standard error"]) == ("21.0", "")
+    report = Report("t", "", [table], {}, "c")
+    assert json.loads(to_json(report))["sections"][0]["rows"][0]["cells"][1]["error"] == 0.5
+    assert 'title="standard error 0.25"' in to_html(report)
 
 
 def test_text_files_are_escaped():
