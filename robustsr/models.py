@@ -216,7 +216,7 @@ def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
     if precision == "auto":
         fast = network.with_precision(auto_precision(where, winograd=network.winograd))
         supported = {"bf16": descriptor.supports_bfloat16, "fp16": descriptor.supports_half, "fp32": True}
-        return fast if supported[fast.precision] and faithful(fast, network) else network
+        return fast if fast is network or (supported[fast.precision] and faithful(fast, network)) else network
     return network.with_precision(precision)
 
 

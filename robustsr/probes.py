@@ -16,13 +16,16 @@ def receptive_radius(module: nn.Module, call: Call, multiple: int = 1, *, known:
 
     The radii of all stride-1 convolutions added up bound it. Where the sum is small and the gradient of a centre pixel
     vanishes beyond it, it is taken for exact, unless on dark, bright or saturated pictures what lies beyond moves that
-    pixel, which is not asked of networks that are ``known``. Otherwise an effective radius is returned.
+    pixel. Otherwise an effective radius is returned. Networks that are ``known`` to be nothing but layers of pixels
+    and convolutions, as the catalogue's are, are not run.
     """
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     radius = sum((max(m.kernel_size) - 1) // 2 * max(m.dilation) for m in convs)
     plain = all(isinstance(m, nn.Conv2d) and max(m.stride) == 1 for m in convs)
     if not convs or not plain or multiple > 1 or radius > LARGEST_EXACT:
         return max(EFFECTIVE_CONTEXT, 2 * multiple), False
+    if known:
+        return radius, True
     size = 2 * (radius + 8) + 1
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(convs[0].weight.device)
 
@@ -42,7 +45,7 @@ def receptive_radius(module: nn.Module, call: Call, multiple: int = 1, *, known:
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(centre(seen).square().sum(), seen)
     gradient[..., 8:-8, 8:-8] = 0
-    beyond = bool(gradient.any()) or (not known and any(map(moves, (x / 10, 1 - x / 10, x.round()))))
+    beyond = bool(gradient.any()) or any(map(moves, (x / 10, 1 - x / 10, x.round())))
     return (EFFECTIVE_CONTEXT, False) if beyond else (radius, True)
 
 

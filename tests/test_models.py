@@ -57,6 +57,13 @@ def test_the_receptive_radius_is_the_exact_one(tiny):
     assert int(moved.min()) == 4 * (15 - radius) and int(moved.max()) == 4 * (15 + radius) + 3
 
 
+@pytest.mark.parametrize("name", ["certsr", "psnr", "denoiser", "unet-x2"])
+def test_what_is_known_of_the_catalogues_networks_is_what_a_probe_finds(name):
+    network = load(name, device="cpu", precision="fp32")
+    assert receptive_radius(network.module, network.call, network.multiple) == (network.context, network.exact)
+    assert network.exact == (name != "unet-x2")
+
+
 def test_a_network_with_a_global_operation_has_no_exact_radius():
     class Global(nn.Module):
         def __init__(self):
