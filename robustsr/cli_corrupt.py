@@ -90,7 +90,7 @@ def corrupt(
                     continue
                 for note in notes:
                     console.say(f"note: {target.name}: {note}", "yellow")
-                console.out.print(f"{decibel:6.2f} dB  {target}", markup=False, soft_wrap=True)
+                console.say(f"{decibel:6.2f} dB  {target}", to=console.out)
     if failed:
         raise typer.Exit(1)
 

@@ -109,7 +109,7 @@ def models_add(
             )
     target = catalogue.add(path, name)
     named = next((n for n, p in catalogue.installed().items() if p == target), target.stem)
-    console.out.print(f"{named}: x{network.scale}, kept as {target}", markup=False, soft_wrap=True)
+    console.say(f"{named}: x{network.scale}, kept as {target}", to=console.out)
 
 
 @app.command("verify")
@@ -148,7 +148,7 @@ def models_pull(
             console.say(f"{name}: {size / 2**20:.0f} MB")
         with progress.bytes_bar(name) as update:
             path = catalogue.pull(entry, update) if entry else backbones.pull(name, update)
-        console.out.print(f"{name}: {path}", markup=False, soft_wrap=True)
+        console.say(f"{name}: {path}", to=console.out)
 
 
 @app.command("remove")
@@ -170,7 +170,7 @@ def models_remove(
         for path in paths:
             size = path.lstat().st_size
             path.unlink()
-            console.out.print(f"{name}: {path} deleted, {size / 2**20:.1f} MB", markup=False, soft_wrap=True)
+            console.say(f"{name}: {path} deleted, {size / 2**20:.1f} MB", to=console.out)
         if still := catalogue.installed().get(name):
             console.say(f"note: {name} is now {still}", "yellow")
 

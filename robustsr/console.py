@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,31 @@ for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # file names may hold what a console cannot show
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # all but tab and newline
 
 
-def say(text: str, style: str = "") -> None:
+def harmless(text: str) -> str:
+    """Text without what terminals obey: the name of a file may hold anything."""
+    return _CONTROLS.sub("\ufffd", text)
+
+
+def line(text: str) -> str:
+    """`harmless` text without an end of a line in it."""
+    return harmless(text).replace("\n", "\ufffd")
+
+
+class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - rich's
+        super().print(*(harmless(item) if isinstance(item, str) else item for item in objects), **options)
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str = "", to: Console = err) -> None:
     """A line for the person, on standard error, so that standard output stays machine-readable."""
-    err.print(text, style=style, markup=False, soft_wrap=True)
+    to.print(line(text), style=style, markup=False, soft_wrap=True)
 
 
 def emit(record: dict[str, Any]) -> None:
@@ -49,7 +68,7 @@ class _Plain(Table):
     """A table that shows text as it is: brackets in the name of a file are no markup."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:  # noqa: ANN401 - rich's
-        super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+        super().add_row(*(Text(harmless(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 def table(*columns: str, title: str = "") -> Table:
@@ -127,9 +146,9 @@ def dry_run(rows: Sequence[Forecast], speed: float | None, *, as_json: bool) -> 
             )
         otherwise = "failed" if row.error else "is there already" if row.done else "?"
         size = f"{row.size[0]}x{row.size[1]}" if row.size else otherwise
-        shown.add_row(str(row.job.source), str(row.job.target), size, duration(seconds) if seconds else "")
+        shown.add_row(line(str(row.job.source)), line(str(row.job.target)), size, duration(seconds) if seconds else "")
     if not as_json:
         out.print(shown)
         for row in rows:
             if row.error:
-                out.print(f"failed: {row.error}", markup=False, soft_wrap=True)
+                say(f"failed: {row.error}", to=out)

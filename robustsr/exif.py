@@ -46,6 +46,8 @@ def _directory(file: BinaryIO, order: str, offset: int, parent: int = 0) -> Dire
     for position, tag, kind, count in _entries(file, order, offset):
         size = _BYTES.get(kind, 0) * count
         start = _integer(file, order, position + 8) if size > 4 else position + 8
+        if tag in _CHILDREN.get(parent, ()) and tag in tags:
+            continue  # many of them, each with many, would take for ever
         if tag in _CHILDREN.get(parent, ()):
             tags[tag] = 4, 1, _directory(file, order, _integer(file, order, position + 8), tag)
         elif size and start + size <= end and size <= budget:  # tags that point outside the file, or all at one part
@@ -85,9 +87,8 @@ def patched(exif: bytes, values: dict[int, int]) -> bytes:
     file, blob = io.BytesIO(exif), bytearray(exif)
     order = _order(exif)
     entries = list(_entries(file, order, _integer(file, order, 4)))
-    for at, tag, *_ in entries.copy():
-        if tag == EXIF_IFD:
-            entries += _entries(file, order, _integer(file, order, at + 8))
+    if (at := next((at for at, tag, *_ in entries if tag == EXIF_IFD), None)) is not None:
+        entries += _entries(file, order, _integer(file, order, at + 8))
     for at, tag, kind, _ in entries:
         if tag in values:
             short = kind == 3 and values[tag] < 1 << 16

@@ -79,6 +79,7 @@ _PILLOW: dict[str, Callable[..., Any]] = {
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "CMYK")
 _SHALLOW = "its more than 8 bits became 8"
 _HEADER = 1 << 16  # bytes in which an AVIF file says what its colours are
+_MOST_SAMPLES = 16  # values per pixel of a TIFF: all are decoded, and few kept
 _STRIP = 256  # rows of a TIFF compressed together
 
 
@@ -154,6 +155,8 @@ def _tiff(file: BinaryIO) -> Source:
     if kind not in ("u", "b") or bits not in (1, 2, 4, 8, 16) or page.imagedepth > 1:
         what = {"f": "floating-point", "i": "signed integer"}.get(kind, "unusual")
         raise RobustSRError(f"it has {bits}-bit {what} pixels; save it as unsigned integers of 8 or 16 bits")
+    if page.samplesperpixel > _MOST_SAMPLES:
+        raise RobustSRError(f"it has {page.samplesperpixel} values per pixel; save it as gray or RGB")
     if page.photometric not in (0, 1, 2) or bits < 8:
         file.seek(0)
         tags.pop(ORIENTATION, None)  # Pillow turns a TIFF by itself

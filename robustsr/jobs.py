@@ -69,7 +69,9 @@ def plan_jobs(
     folders = [p for p in paths if p.is_dir()]
     own = tails([folder.resolve() for folder in folders])
     jobs: list[Job] = []
-    origins: dict[Job, Place] = {}  # of earlier results; those that lie where the new ones go are out in any case
+    origins: dict[
+        Job, Place
+    ] = {}  # of earlier results, resolved; those that lie where the new ones go are out in any case
     manifest = cache(Manifest.read)
     for path in paths:
         if path.is_dir():
@@ -82,16 +84,16 @@ def plan_jobs(
                 extra = f"_{label}" if suffix is None and _same(folder, source.parent) else suffix or ""
                 jobs.append(Job(source, folder / name_of(source, extra, format), given or root))
                 if origin is not None:
-                    origins[jobs[-1]] = source if inside else origin
+                    origins[jobs[-1]] = source.resolve() if inside else origin
         else:
             root = given or path.parent
             beside = suffix is None and _same(root, path.parent)
             jobs.append(Job(path, root / name_of(path, f"_{label}" if beside else suffix or "", format), root))
             if len(paths) > 1 and (origin := manifest(path.parent).source_of(path)) is not None:
                 # a pattern that matches inputs matches yesterday's results too
-                origins[jobs[-1]] = path if beside else origin
+                origins[jobs[-1]] = path.resolve() if beside else origin
     among = {job.source.resolve() for job in jobs}
-    earlier = {job for job, origin in origins.items() if origin.resolve() in among}
+    earlier = {job for job, origin in origins.items() if origin in among}
     if earlier:
         count, first = _count(len(earlier), "earlier result"), min(str(job.source) for job in earlier)
         warnings.append(f"{count} left out (first: {first})")
@@ -242,4 +244,7 @@ def _same(a: Place, b: Place) -> bool:
 
 def _within(a: Place, b: Place) -> bool:
     """Whether ``a`` is ``b`` or below it."""
-    return f"{a.resolve()}/".startswith(f"{b.resolve()}".rstrip("/") + "/")
+    a, b = a.resolve(), b.resolve()
+    if isinstance(a, Path) and isinstance(b, Path):
+        return a.is_relative_to(b)
+    return f"{a}/".startswith(f"{b}".rstrip("/") + "/")

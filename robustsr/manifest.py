@@ -51,6 +51,8 @@ class Manifest:
         manifest, record = cls(folder), folder / NAME
         if isinstance(record, Url) and not record.exists():
             return manifest
+        if isinstance(record, Path) and (record.is_symlink() or (record.exists() and not record.is_file())):
+            raise RobustSRError(f"{record} is no file, but a link or a pipe: remove it")
         try:
             with fetched(record) as path:
                 text = path.read_text(encoding="utf-8", errors="replace")
@@ -63,7 +65,7 @@ class Manifest:
         for line in text.split("\n"):
             try:
                 manifest._note(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # half a line, or one of another version: the file it spoke of is simply redone
         return manifest
 
@@ -91,11 +93,12 @@ class Manifest:
         return event is not None and bool(state(target).size != event["target_bytes"])
 
     def source_of(self, target: Place) -> Place | None:
-        """What a result of ours was made from; None: it is none."""
+        """What a result of ours was made from, resolved; None: it is none. No server is asked for that."""
         source = self.ours.get(self._key(target))
         if source is None:
             return None
-        return place(source) if "://" in source or os.path.isabs(source) else self.folder / source
+        here = Path() if isinstance(self.folder, Url) else self.folder  # at a URL it is a whole path
+        return Url(source) if "://" in source else (here / source).resolve()
 
     @property
     def origins(self) -> dict[Place, Place | None]:
@@ -137,9 +140,11 @@ class Manifest:
             new: bool = self.plans.get(event["settings"]) != event["plan"]
             self.plans[event["settings"]] = dict(event["plan"])
             return new
-        done, target = event["event"] == "done", event["target"]
-        new = done or self.ours.get(target) != event["source"] or (target in self.done and target not in self.begun)
-        self.ours[target] = event["source"]
+        done, target, source = event["event"] == "done", event["target"], event["source"]
+        if not isinstance(target, str) or not isinstance(source, str):
+            raise TypeError("names are texts")
+        new = done or self.ours.get(target) != source or (target in self.done and target not in self.begun)
+        self.ours[target] = source
         if done and event.keys() >= _DONE:
             self.done[target] = event
         (self.begun.discard if done else self.begun.add)(target)
@@ -200,7 +205,7 @@ def earlier_results(pictures: Sequence[Path], root: Path) -> list[Path]:
     for folder in above:
         origins |= Manifest.read(folder).origins
     among = {path.resolve() for path in pictures} if origins else set()
-    return [path for path in pictures if (origin := origins.get(path)) and origin.resolve() in among]
+    return [path for path in pictures if origins.get(path) in among]
 
 
 @contextmanager

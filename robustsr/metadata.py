@@ -24,6 +24,8 @@ _LONGEST_TEXTS = 1 << 20  # bytes of all texts of a PNG that are kept
 _LONGEST_SEGMENT = 65_450  # bytes of EXIF, XMP or IPTC that surely fit into one JPEG segment
 READ = DESCRIPTIVE | {ORIENTATION, 282, 283, 296, 700, 33723, 34675, 34377}  # tags of a TIFF that become metadata
 _TEXTS = (b"iTXt", b"zTXt", b"tEXt")  # of PNG
+_RAW = "Raw profile type "  # ImageMagick's texts that hold a block
+_BLOCKS = {"XML:com.adobe.xmp", *(_RAW + name for name in ("exif", "APP1", "xmp", "iptc", "8bim"))}
 _KEPT = {b"IHDR", b"tRNS", b"acTL", b"pHYs", b"eXIf", b"iCCP", b"cICP", b"gAMA", b"sRGB", *_TEXTS}
 _SIZE_TAGS = ((0x0100, 0xA002), (0x0101, 0xA003))  # width, height: in the picture's IFD, in the EXIF one
 _XMP_SIZES = (rb"tiff:ImageWidth|exif:PixelXDimension", rb"tiff:ImageLength|exif:PixelYDimension")
@@ -45,14 +47,14 @@ class Metadata:
 
 
 def png_blocks(file: BinaryIO) -> dict[str, bytes]:
-    """The small chunks of a PNG by name, text chunks by their keyword; pixels are passed over, wherever they are.
+    """The small chunks of a PNG by name, texts that hold a block by their keyword; of several of a name the first.
 
-    Texts that are nothing else's container are together in "texts".
+    Texts that are nothing else's container are together in "texts". Pixels are passed over, wherever they are.
     """
     found: dict[str, bytes] = {}
     texts, room = list[bytes](), _LONGEST_TEXTS
     file.seek(8)
-    while len(head := file.read(8)) == 8:
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
         size, name = struct.unpack(">I4s", head)
         if name in _KEPT:
             if size > _LONGEST_TEXT:
@@ -60,20 +62,17 @@ def png_blocks(file: BinaryIO) -> dict[str, bytes]:
             data = file.read(size)
             key, _, rest = data.partition(b"\0")
             text_key = key.decode("latin-1")
-            if name in _TEXTS and not (text_key == "XML:com.adobe.xmp" or text_key.startswith("Raw profile type ")):
+            if name not in _TEXTS:
+                if name.decode() not in found:
+                    found[name.decode()] = (_inflated(rest[1:]) or b"broken") if name == b"iCCP" else data
+            elif text_key in _BLOCKS:
+                if text_key not in found:
+                    text = rest[2:].split(b"\0", 2)[-1] if name == b"iTXt" else rest[1:] if name == b"zTXt" else rest
+                    packed = name == b"zTXt" or (name == b"iTXt" and rest[:1] == b"\1")
+                    found[text_key] = _inflated(text) if packed else text
+            elif not text_key.startswith(_RAW) and len(data) + 12 <= room:  # or they could fill the memory
                 texts.append(_chunk(name, data))
-                if (room := room - len(texts[-1])) < 0:  # or they could fill the memory
-                    texts.pop()
-                name = b""
-            if name == b"iCCP":
-                found["iCCP"] = _inflated(rest[1:]) or b"broken"
-            elif name == b"iTXt":
-                text = rest[2:].split(b"\0", 2)[-1]
-                found[text_key] = _inflated(text) if rest[:1] == b"\1" else text
-            elif name in (b"zTXt", b"tEXt"):
-                found[text_key] = _inflated(rest[1:]) if name == b"zTXt" else rest
-            elif name:
-                found[name.decode()] = data
+                room -= len(texts[-1])
             size = 0
         file.seek(size + 4, io.SEEK_CUR)
     return found | ({"texts": b"".join(texts)} if texts else {})
@@ -168,7 +167,7 @@ def _inflated(data: bytes) -> bytes:
 
 def _raw_profile(blocks: dict[str, bytes], *names: str) -> bytes | None:
     """ImageMagick's way to keep a block in PNG text: a name, a length, then hexadecimal digits."""
-    text = next((blocks[key] for name in names if (key := f"Raw profile type {name}") in blocks), None)
+    text = next((blocks[key] for name in names if (key := _RAW + name) in blocks), None)
     try:
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")) if text else None
     except ValueError:

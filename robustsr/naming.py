@@ -112,6 +112,7 @@ def tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings:
         result.append(job)
     clashes = sum(len(r) for r in by_target.values() if len(r) > 1)
     if clashes:
-        example = next(j.target.name for j in result if j.target not in {o.target for o in jobs})
+        plain = {job.target for job in jobs}
+        example = next(job.target.name for job in result if job.target not in plain)
         warnings.append(f"{clashes} inputs would share a name, so their old endings are put into it, as in {example}")
     return result

@@ -73,8 +73,8 @@ def random_noise(
     chance = normal(x.cpu(), seed).double()
     chance = chance if mask is None else chance * mask.cpu()
     if norm == "linf":
-        signs = (clean + size * chance.sign()).clamp(0, 1).to(x)
-        return signs if bits is None else rounded(x, signs, bits=bits, norm=norm, eps=size)
+        signs = (clean + size * chance.sign()).clamp(0, 1).to(x.dtype)
+        return (signs if bits is None else rounded(x.cpu(), signs, bits=bits, norm=norm, eps=size)).to(x)
 
     def noisy(factor: Tensor) -> Tensor:
         made = (clean + factor.view(-1, 1, 1, 1) * chance).clamp(0, 1)

@@ -54,19 +54,21 @@ class Bar:
     def __init__(self, progress: Progress, costs: dict[Any, float]) -> None:
         self._progress, self._costs, self._start = progress, costs, time.perf_counter()
         self._through: set[Any] = set()  # of the network; their results may come a picture later
+        self._completed = 0.0  # the costs of these
         self._pictures, self._pulse, self._total = 0, Pulse(), max(sum(costs.values()), 1e-9)
         self._task = progress.add_task("", total=self._total, pictures="", now="")
 
     def window(self, key: Any, name: str, done: int, total: int) -> None:  # noqa: ANN401
         """``done`` of ``total`` windows, a tile and a draw each, of the picture ``name`` are through."""
         if done == total:
-            self._through.add(key)
+            self._done(key)
         part = 0.0 if done == total else self._costs[key] * done / total
+        name = console.line(name)
         self._show(part, f"{name}  {done / total:.0%}" if total > 1 else name)
 
     def picture(self, key: Any) -> None:  # noqa: ANN401
         """A picture is done, skipped or given up."""
-        self._through.add(key)
+        self._done(key)
         self._pictures += 1
         self._show(0.0)
 
@@ -76,10 +78,15 @@ class Bar:
 
     def line(self, text: str, style: str = "") -> None:
         """Prints a line above the bar."""
-        self._progress.console.print(text, style=style, markup=False, soft_wrap=True)
+        console.say(text, style, self._progress.console)
+
+    def _done(self, key: Any) -> None:  # noqa: ANN401
+        if key not in self._through:
+            self._through.add(key)
+            self._completed += self._costs[key]
 
     def _show(self, part: float, now: str = "") -> None:
-        completed = sum(self._costs[key] for key in self._through) + part
+        completed = self._completed + part
         rate = self._pictures / (time.perf_counter() - self._start)
         pictures = f"{self._pictures}/{len(self._costs)} pictures"
         self._progress.update(self._task, completed=completed, pictures=pictures, now=f"{rate:.2f}/s  {now}")
@@ -108,7 +115,7 @@ def work_bar() -> Iterator[Any]:
         task, pulse = progress.add_task("", total=None), Pulse()
 
         def update(done: float, total: float, text: str) -> None:
-            progress.update(task, completed=done, total=total, description=text)
+            progress.update(task, completed=done, total=total, description=console.line(text))
             pulse(done / max(total, 1e-9), text)
 
         yield update
@@ -172,7 +179,9 @@ class Tally:
         if result.error:
             bar.line(f"failed: {result.error}", "red")
         if result.trace:
-            bar.line(f"This is a bug in robustsr, please report it:\n{result.trace}", "dim")
+            bar.line("This is a bug in robustsr, please report it:", "dim")
+            for line in result.trace.splitlines():
+                bar.line(line, "dim")
         for note in result.notes:
             bar.line(f"note: {result.job.source.name}: {note}", "yellow")
 
@@ -186,7 +195,8 @@ class Tally:
         if self.failed and sum(len(result.notes) for result in self._results) > 20:  # among which they are lost
             failures = console.table("failed", "why")
             for result in (r for r in self._results if r.status == "failed"):
-                failures.add_row(str(result.job.source), result.error.replace(f"cannot read {result.job.source}: ", ""))
+                why = result.error.replace(f"cannot read {result.job.source}: ", "")
+                failures.add_row(console.line(str(result.job.source)), console.line(why))
             console.err.print(failures)
         parts = [f"{self.done} upscaled in {console.duration(self.elapsed)}"]
         if self.skipped:

@@ -96,34 +96,34 @@ def _says(cells: Sequence[Cell]) -> bool:
 def to_markdown(table: Table) -> str:
     """A table in GitHub's Markdown, aligned so that it also reads as plain text."""
     heads = [table.label, *(column.full + ARROWS[column.better] for column in table.columns)]
-    grid = [[_escape(head) for head in heads]]
+    grid = [[escaped(head) for head in heads]]
     for section, rows in table.sections:
         if section:
-            grid.append([f"**{_escape(section)}**", *("" for _ in table.columns)])
-        grid += [[_escape(row.label), *(_marked(cell) for cell in row.cells)] for row in rows]
+            grid.append([f"**{escaped(section)}**", *("" for _ in table.columns)])
+        grid += [[escaped(row.label), *(_marked(cell) for cell in row.cells)] for row in rows]
     widths = [max(3, *(len(line[j]) for line in grid)) for j in range(len(heads))]
     grid.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     lines = (
         " | ".join(text.rjust(w) if j else text.ljust(w) for j, (text, w) in enumerate(zip(line, widths, strict=True)))
         for line in grid
     )
-    notes = "".join(f"- {_escape(note)}\n" for note in table.footnotes)
+    notes = "".join(f"- {escaped(note)}\n" for note in table.footnotes)
     return "".join(f"| {line} |\n" for line in lines) + ("\n" + notes if notes else "")
 
 
 def report_to_markdown(report: Report) -> str:
     """A report in Markdown: plots as tables of their numbers, galleries as their captions."""
-    blocks = [f"# {_escape(report.title)}", _escape(report.lead)]
+    blocks = [f"# {escaped(report.title)}", escaped(report.lead)]
     for section in report.sections:
         if isinstance(section, Gallery):
-            blocks += [f"## {_escape(section.title)}", *([_escape(section.crop)] if section.crop else [])]
+            blocks += [f"## {escaped(section.title)}", *([escaped(section.crop)] if section.crop else [])]
             for label, panels in section.rows:
-                blocks.append(f"**{_escape(label)}** (pictures in report.html)")
-                blocks.append("\n".join(f"- {_escape(p.label)}: {_escape(p.caption or 'no figures')}" for p in panels))
+                blocks.append(f"**{escaped(label)}** (pictures in report.html)")
+                blocks.append("\n".join(f"- {escaped(p.label)}: {escaped(p.caption or 'no figures')}" for p in panels))
         else:
             table = section.table() if isinstance(section, Plot) else section
-            blocks += [f"## {_escape(table.title)}", to_markdown(table).rstrip()]
-    blocks += ["## Protocol", "\n".join(f"- {_escape(k)}: {_escape(str(v))}" for k, v in report.protocol.items())]
+            blocks += [f"## {escaped(table.title)}", to_markdown(table).rstrip()]
+    blocks += ["## Protocol", "\n".join(f"- {escaped(k)}: {escaped(str(v))}" for k, v in report.protocol.items())]
     fence = "`" * (3 + max((len(ticks) for ticks in re.findall("`+", report.command)), default=0))
     return "\n\n".join(block for block in [*blocks, f"{fence}sh\n{report.command}\n{fence}"] if block) + "\n"
 
@@ -178,7 +178,8 @@ def save(report: Report, folder: StrPath) -> list[Path]:
     return [Path(folder) / name for name in texts]
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
+    """One line of Markdown, in tables too, that shows a text letter by letter."""
     return re.sub(r"([\\`*\[\]|])", r"\\\1", plain(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
@@ -188,7 +189,7 @@ def _harmless(value: Value) -> Value:
 
 
 def _marked(cell: Cell) -> str:
-    text = _escape(cell.text)
+    text = escaped(cell.text)
     return {1: f"**{text}**", 2: f"<ins>{text}</ins>"}.get(cell.best, text)
 
 

@@ -431,7 +431,9 @@ def test_another_device_may_move_a_level_of_few_values(net, made):
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": "x"}, {"eps": "a"}, {"n": 400.0}, {"noise": {}}, {"eps": -1}, {"result": 3}]
+    "change",
+    [{"format": "x"}, {"eps": "a"}, {"n": 400.0}, {"noise": {}}, {"eps": -1}, {"result": 3}]
+    + [{"noise": {"seed": seed, "fresh": True}} for seed in ("0x" + "f" * 5000, "-0x1", "0x10000000000000000")],
 )
 def test_a_damaged_certificate(net, told, change):
     written, stored, hr = told

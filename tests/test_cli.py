@@ -190,7 +190,22 @@ def test_the_bar_says_how_much_of_a_picture_is_done():
         bar.window("a", "a.png", 3, 20)
         assert progress.tasks[0].fields["now"].endswith("a.png  15%") and progress.tasks[0].completed == 0.15
         bar.window("b", "b.png", 1, 1)
-        assert progress.tasks[0].fields["now"].endswith("b.png")
+        bar.picture("b")  # which counts once
+        assert progress.tasks[0].completed == 1
+        bar.window("a", "a\x1b]0;title\x07\n.png", 20, 20)
+        assert progress.tasks[0].fields["now"].endswith("100%") and progress.tasks[0].completed == 2
+        assert progress.tasks[0].fields["now"].isprintable()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names")
+def test_names_of_files_are_nothing_that_a_terminal_obeys(pictures, tiny):
+    evil = "in/\x1b]0;title\x07\x1b[2J\nfailed: all is lost\u202e.png"
+    Path(evil).write_bytes(b"no picture")
+    for more in ((), ("--dry-run",)):
+        code, out, err = go("upscale", "in", "-m", tiny, *more)
+        text = (out + err).replace("\n", "")
+        assert "all is lost" in text and text.isprintable()
+        assert not any(line.startswith("failed: all is lost") for line in (out + err).splitlines())
 
 
 def test_dry_run_writes_nothing(pictures, tiny):

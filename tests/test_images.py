@@ -24,6 +24,7 @@ from robustsr import images
 from robustsr.exif import EXIF_IFD, ORIENTATION, load_tags
 from robustsr.files import atomic
 from robustsr.images import Metadata, Picture
+from robustsr.metadata import png_blocks
 from robustsr.types import RobustSRError
 
 LIMIT = 10**8
@@ -710,6 +711,40 @@ def test_hdr_is_refused_and_other_colours_are_a_note(tmp_path):
     ):
         (tmp_path / "x.png").write_bytes(png(1, 1, 8, 0, b"\0\x80", extra))
         assert read(tmp_path / "x.png").notes == ((note,) if note else ())
+
+
+def test_directories_that_contain_themselves_take_no_time(tmp_path):
+    """5,000 times the EXIF directory, and it is that directory: read again and again it would take hours."""
+    entries = struct.pack("<HHII", EXIF_IFD, 4, 1, 8) * 5000
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", 5000) + entries + bytes(4)
+    save(pixels(3), tmp_path / "x.jpg", "JPEG", exif=block)
+    images.write(read(tmp_path / "x.jpg"), tmp_path / "y.png")
+    assert read(tmp_path / "y.png").rgb.shape == (H, W, 3)
+
+
+def test_the_header_that_counts_is_the_one_the_decoder_reads(tmp_path):
+    small = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 0, 0, 0, 0))
+    data = png(100, 100, 8, 0, b"\0" + bytes(100 * 101 - 1), late=small) + small
+    (tmp_path / "x.png").write_bytes(data)
+    assert images.inspect(tmp_path / "x.png", max_pixels=LIMIT).width == 100
+    with pytest.raises(RobustSRError, match="the limit is 5,000"):
+        images.read(tmp_path / "x.png", max_pixels=5000)
+
+
+def test_texts_of_a_png_fill_no_memory():
+    bomb = b"\0\0" + zlib.compress(bytes(1 << 20))
+    names = ["Raw profile type exif"] * 40 + [f"Raw profile type {i}" for i in range(40)]
+    data = png(1, 1, 8, 0, b"\0\x80", b"".join(chunk(b"zTXt", name.encode() + bomb) for name in names))
+    found = png_blocks(io.BytesIO(data))
+    assert sum(map(len, found.values())) < 2 << 20 and "Raw profile type exif" in found
+
+
+def test_a_tiff_of_many_values_per_pixel_is_refused(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "x.tif", np.zeros((8, 8, 17), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    with pytest.raises(RobustSRError, match="it has 17 values per pixel; save it as gray or RGB"):
+        read(tmp_path / "x.tif")
 
 
 def test_texts_of_a_png_stay_in_pngs(tmp_path):

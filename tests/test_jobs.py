@@ -1,8 +1,10 @@
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from robustsr.files import append_line
 from robustsr.jobs import Job, plan_jobs
 from robustsr.manifest import Manifest
 from robustsr.naming import tails
@@ -224,6 +226,25 @@ def test_results_below_an_output_folder_are_known_as_ours(here):
     assert names(jobs) == {"p/a.png": "o/a.png"}
 
 
+def test_no_server_is_asked_for_what_a_folder_says_it_was_made_from(here, monkeypatch):
+    here("p/a.png", "p/b.png", "p/c.png")
+    for i, source in enumerate(("ftp://127.0.0.1:1/x.png", "nothing://x.png", "a::b://x.png")):
+        line = {"event": "begin", "target": f"{'abc'[i]}.png", "source": source}
+        append_line(Path("p/.robustsr.jsonl"), json.dumps(line))
+    monkeypatch.setattr(Url, "_reached", lambda url: pytest.fail(f"{url} was asked"))
+    assert sorted(names(plan_jobs(["p"], "o")[0])) == ["p/a.png", "p/b.png", "p/c.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_record_is_a_file(here):
+    here("p/a.png", "victim")
+    for make in (os.mkfifo, lambda path: os.symlink(Path("victim").absolute(), path)):
+        make("p/.robustsr.jsonl")
+        with pytest.raises(RobustSRError, match=r"\.robustsr\.jsonl is no file, but a link or a pipe: remove it"):
+            plan_jobs(["p"], "o")
+        os.remove("p/.robustsr.jsonl")
+
+
 def test_linked_folders_are_not_entered_and_dead_links_are_reported(here):
     here("p/a.png", "outside/b.png")
     Path("p/link").symlink_to("../outside", target_is_directory=True)
@@ -279,12 +300,24 @@ def test_what_cannot_be_meant_is_refused(here, inputs, options, message):
         plan_jobs(inputs, None, **options)
 
 
+WRONG = ('{"event": "begin", "target": "t.png", "source": 5}', '{"event": "begin", "target": 5, "source": "s.png"}')
+
+
 def test_manifest_survives_a_torn_line(tmp_path):
     source, target = tmp_path / "s.png", tmp_path / "t.png"
     source.write_bytes(b"s")
     target.write_bytes(b"t")
     manifest = Manifest.read(tmp_path)
-    for line in ('{"event": "done", "target": "t.png"}', '{"event": "plan"}', "[]", "3", "null", "\u2028"):
+    for line in (
+        '{"event": "done", "target": "t.png"}',
+        '{"event": "plan"}',
+        "[]",
+        "3",
+        "null",
+        "\u2028",
+        "[" * 200_000,
+        *WRONG,
+    ):
         with open(tmp_path / ".robustsr.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")  # of another version, or rubbish
     manifest.use("abc", {"tile": 1}, {})

@@ -132,3 +132,10 @@ def test_archives_that_cannot_be_used(tmp_path, kind):
     text = {"large": "unpacks to more", "empty": "there are no pictures"}.get(kind, "z.zip cannot be unpacked")
     with pytest.raises(RobustSRError, match=text):
         collected([path], tmp_path / "in", 1000 if kind == "large" else 10**6)
+
+
+def test_names_that_not_every_system_takes_are_changed_and_not_lost(tmp_path, files):
+    data = (files / "a.png").read_bytes()
+    entries = {"2026-01-01 12:30:05.png": data, "a:b/c.png": data}
+    assert collected([zipped(tmp_path / "z.zip", entries)], tmp_path / "in", 1 << 20) == []
+    assert names(tmp_path / "in") == ["2026-01-01 12_30_05.png", "a_b/c.png"]

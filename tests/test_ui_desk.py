@@ -108,6 +108,18 @@ def test_old_files_go_and_new_ones_stay(tmp_path):
     assert not held.exists()
 
 
+def test_what_a_waiting_job_needs_stays(tmp_path):
+    desk = Desk(tmp_path, keep=-1)
+    upload = tmp_path / "0123abcd" / "picture.png"
+    upload.parent.mkdir()
+    upload.write_bytes(b"x")
+    with desk.job("a", quiet, upload, None):
+        desk.sweep()
+        assert upload.exists()
+    desk.sweep()
+    assert not upload.exists()
+
+
 def test_messages_are_in_the_words_of_the_form(tmp_path):
     desk = Desk(tmp_path)
     said = f"cannot read {tmp_path / 'work' / 'x1'}/a--b.png: --tile-pad 3 is too small (--sigma, --max-pixels)"

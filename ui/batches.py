@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import shutil
 import threading
 import time
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from robustsr import batch, console
 from robustsr.images import FORMATS
 from robustsr.jobs import Job, plan_jobs
+from robustsr.render import escaped
 from robustsr.types import Cancelled, RobustSRError
 
 from .desk import Desk, Token
@@ -65,10 +67,10 @@ class BatchJob:
         parts = [f"{counts['done']} of {len(self.rows)} upscaled"]
         parts += [f"{counts['failed']} failed"] * bool(counts["failed"])
         first = {"done": "Finished", "cancelled": "Cancelled", "failed": "Stopped"}.get(self.state, "")
-        text = f"**{first or self.state.capitalize()}**: {', '.join(parts)}. {self.error or self.about}"
+        text = f"**{first or self.state.capitalize()}**: {', '.join(parts)}. {escaped(self.error or self.about)}"
         if self.state == "waiting":
             text = f"**{self.about.capitalize() or 'Waiting'}**, {len(self.rows)} to upscale."
-        return "\n\n".join([text, *self.notes])
+        return "\n\n".join([text, *map(escaped, self.notes)])
 
 
 class Batches:
@@ -219,7 +221,8 @@ def _is_picture(name: PurePosixPath) -> bool:
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
     """Writes an entry below ``folder``, whatever its name says, and no more than it says to hold."""
     parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
-    inside = [part for part in parts if part not in ("..", "/", "") and ":" not in part and not part.startswith(".")]
+    wanted = (part for part in parts if part not in ("/", "") and not part.startswith("."))
+    inside = [part.replace(":", "_") for part in wanted if not re.fullmatch("[A-Za-z]:", part)]
     target = _free(folder.joinpath(*inside))
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as source, open(target, "wb") as out:

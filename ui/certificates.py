@@ -13,6 +13,7 @@ from robustsr.certificate import certify as certificate_of
 from robustsr.certificate import for_picture
 from robustsr.certify import Claim
 from robustsr.plan import pixels_per_second
+from robustsr.render import escaped
 from robustsr.smoothing import Reduce
 from robustsr.types import RobustSRError
 
@@ -68,7 +69,7 @@ def certify(
             part = (
                 f"**Only the centre, {wide}x{high} of {info.width}x{info.height} pixels**: the crop takes another part."
             )
-    with desk.job(who, say) as token:
+    with desk.job(who, say, path, hr) as token:
         say(None, f"loading {model}")
         network = desk.model(model, "fp32")
         x, notes = certificate_files.read_input(path, box, desk.max_pixels)
@@ -94,7 +95,7 @@ def certify(
         about.append(f"PSNR {float(result['psnr']):.2f} dB.")
     if "certified_psnr" in result:
         about.append(f"Certified PSNR: at least {float(result['certified_psnr']):.2f} dB.")
-    about += notes
+    about += map(escaped, notes)
     text = "\n\n".join(
         [*filter(None, [part]), " ".join(about), *record["claim"], *(f"*{line}*" for line in record["not_claimed"])]
     )

@@ -89,6 +89,7 @@ class Desk:
     device: str = "auto"
     line: Line = field(default_factory=Line)
     held: set[Path] = field(default_factory=set)  # folders of batches, which may be fetched days later
+    _needed: list[Path] = field(default_factory=list)  # folders of uploads whose jobs wait or are at work
     _speeds: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _models: OrderedDict[tuple[str, str, str, str | None], Loaded] = field(default_factory=OrderedDict)
     _tokens: dict[str, Token] = field(default_factory=dict)
@@ -133,15 +134,19 @@ class Desk:
                     token.cancel()
 
     @contextmanager
-    def job(self, who: str, say: Say) -> Iterator[Token]:
-        """The turn of a job of ``who``. Cancelled: it was asked to stop while it waited."""
+    def job(self, who: str, say: Say, *uploads: Path | None) -> Iterator[Token]:
+        """The turn of a job of ``who``, whose ``uploads`` stay until it has ended. Cancelled: it was asked to stop."""
+        needed = [path.parent for path in uploads if path]
         with self._lock:
             token = self._tokens.setdefault(who, Token())
+            self._needed += needed
         try:
             with self.line.turn(token, say):
                 yield token
         finally:
             with self._lock:
+                for folder in needed:
+                    self._needed.remove(folder)
                 if self._tokens.get(who) is token:
                     del self._tokens[who]
 
@@ -150,7 +155,7 @@ class Desk:
         for folder in (self.root, self.root / "work"):
             for path in folder.iterdir() if folder.is_dir() else ():
                 keep = max(self.keep, WEEK) if path in self.held else self.keep
-                if path.name != "work" and time.time() - _touched(path) > keep:
+                if path.name != "work" and path not in self._needed and time.time() - _touched(path) > keep:
                     shutil.rmtree(path, ignore_errors=True)
 
     def close(self, seconds: float = 5) -> None:

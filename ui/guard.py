@@ -34,7 +34,7 @@ class Guard:
                 if foreign(body):
                     return await _answer(send, 400, "files have to be uploaded: no addresses are fetched")
                 receive = _again(body, receive)
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, _confined(send))
 
     def _refused(self, scope: Scope, headers: dict[str, str]) -> str:
         host = headers.get("host", "")
@@ -91,6 +91,18 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
+
+
+def _confined(send: Send) -> Send:
+    """A ``send`` whose pages load no pictures from elsewhere, whatever the names and texts of files say."""
+
+    async def confined(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            policy = (b"content-security-policy", b"img-src 'self' data: blob:")
+            message = {**message, "headers": [*message.get("headers", []), policy]}
+        await send(message)
+
+    return confined
 
 
 async def _answer(send: Send, status: int, text: str) -> None:

@@ -15,6 +15,7 @@ import gradio as gr
 
 from robustsr import catalogue
 from robustsr.images import FORMATS
+from robustsr.render import escaped
 from robustsr.types import Cancelled, RobustSRError
 
 from . import shelf
@@ -69,6 +70,11 @@ def plain(desk: Desk, text: str) -> str:
     text = re.sub(r"`robustsr models pull [^`]+`", "the tab Models", text)
     first = text.partition(" ")[0]
     return text if first in catalogue.catalogue() or not first.isalpha() else text[:1].upper() + text[1:]
+
+
+def literally(desk: Desk, text: str) -> str:
+    """`plain`, as Markdown that shows names of files letter by letter."""
+    return "\n\n".join(map(escaped, plain(desk, text).split("\n\n")))
 
 
 def said(progress: gr.Progress) -> Say:

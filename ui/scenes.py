@@ -15,6 +15,7 @@ from PIL import Image
 
 from robustsr import attack, attack_files, attack_report, compare, console, images, losses, scene, threats
 from robustsr.catalogue import package_samples, shipped
+from robustsr.render import escaped
 from robustsr.report import Table
 from robustsr.ruler import Ruler, in_words
 from robustsr.scene import Scene, Shown
@@ -96,7 +97,7 @@ def side_by_side(
     """Up to four models or defences on one crop. RobustSRError: none, too many, or a crop outside."""
     if not 1 <= len(choices) <= 4:
         raise RobustSRError(f"choose one to four models, got {len(choices)}")
-    with desk.job(who, say) as token:
+    with desk.job(who, say, path, hr) as token:
         word = _telling(token, say)
         ways = [defence(choice) for choice in choices]
         networks = {}
@@ -125,7 +126,7 @@ def side_by_side(
     if what.hr is not None:
         panes.append(("ground truth", view.keep(scene.pixels(what.hr, 8), folder)))
     head, rows = grid(table)
-    return Compared(view.Loupe(panes, folder), head, rows, "  \n".join([*what.notes, *table.notes]))
+    return Compared(view.Loupe(panes, folder), head, rows, "  \n".join(map(escaped, [*what.notes, *table.notes])))
 
 
 # --- attack ---
@@ -172,7 +173,7 @@ def attacked(
 ) -> Attacked:
     """Attacks a part of a picture, and shows what is left of every model that ships, of it smoothed, and of bicubic."""
     losses.loss(threat.loss)
-    with desk.job(who, say) as token:
+    with desk.job(who, say, path, hr) as token:
         word = _telling(token, say)
         word(f"loading {model}")
         network = desk.model(model, "fp32")
@@ -216,7 +217,7 @@ def attacked(
     if on != "base":
         words += f" Of {len(variants)} ways the strongest: {attack_report.HOW[result.worst]}."
     files = [str(folder / name) for name in names]
-    told = "  \n".join([words, *attack_report.verdict(result).splitlines(), *what.notes])
+    told = "  \n".join([words, *attack_report.verdict(result).splitlines(), *map(escaped, what.notes)])
     line = ["robustsr", "attack", *([path.name] if path else []), "-m", model, "--method", threat.spec, "--on", on]
     line += ["--smooth", smooth, "--sigma", f"{smoothing.sigma:g}", "--samples", str(smoothing.samples)]
     line += ["--crop", ",".join(map(str, what.box))] if what.box else []

@@ -64,7 +64,7 @@ def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
             try:
                 found = single.look(desk, Path(path))
             except RobustSRError as error:  # which stays where the picture would be
-                return gr.update(visible=False, value=None), f"**{parts.plain(desk, str(error))}**", *nothing
+                return gr.update(visible=False, value=None), f"**{parts.literally(desk, str(error))}**", *nothing
         return gr.update(visible=True, value=found.preview), found.about, *nothing
 
     def forecast(path: str | None, *values: Any) -> str:
@@ -72,9 +72,9 @@ def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
             return ""
         with readable(desk):
             try:
-                return parts.plain(desk, single.forecast(desk, [Path(path)], options(values)))
+                return parts.literally(desk, single.forecast(desk, [Path(path)], options(values)))
             except RobustSRError as error:
-                return parts.plain(desk, str(error))
+                return parts.literally(desk, str(error))
 
     def work(*values: Any, request: gr.Request, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
         path, against, *rest = values

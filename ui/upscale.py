@@ -11,6 +11,7 @@ from robustsr import batch, console, images
 from robustsr.jobs import Job, plan_jobs
 from robustsr.pipeline import upscale_picture
 from robustsr.plan import make_plan
+from robustsr.render import escaped
 from robustsr.types import RobustSRError
 
 from . import view
@@ -60,7 +61,7 @@ def look(desk: Desk, path: Path) -> Looked:
     words = ", ".join(traits) + (f"; carries {', '.join(kept)}" if kept else "")
     return Looked(
         view.saved(view.bounded(view.flat(picture)), desk.folder()),
-        "\n\n".join([f"**{path.name}**: {words}", *picture.notes]),
+        "\n\n".join([f"**{escaped(path.name)}**: {words}", *map(escaped, picture.notes)]),
     )
 
 
@@ -83,7 +84,7 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
 
     Cancelled: within one tile of `Desk.cancel`. RobustSRError: why it failed.
     """
-    with desk.job(who, say) as token:
+    with desk.job(who, say, path) as token:
         say(None, f"loading {options.model}")
         task, folder = options.task(desk), desk.folder()
         job = _job(path, options, folder)
@@ -113,9 +114,9 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
         how = f"{task.smoothing.reduce} of {draws}, sigma {sigma}"
     width, height = after.size
     about = [
-        f"{path.name}: **{width} x {height} pixels** in {console.duration(took)} on {task.network.device} "
+        f"{escaped(path.name)}: **{width} x {height} pixels** in {console.duration(took)} on {task.network.device} "
         f"({task.network.precision}): {task.network.name}, {how}",
-        *result.notes,
+        *map(escaped, result.notes),
     ]
     return Upscaled(
         made,
