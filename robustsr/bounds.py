@@ -18,7 +18,8 @@ from .certify import Claim, band
 from .types import RobustSRError
 
 LEVELS = 256
-BLOCK = 1 << 14  # output values reduced at once: 256 of int64 each are 32 MB
+BLOCK = 1 << 10  # output values reduced at once: 256 of int64 each stay in the cache of a processor
+GPU_BLOCK = 1 << 14
 
 
 def mean_interval(mean: Tensor, n: int, r: float, alpha: float) -> tuple[Tensor, Tensor]:
@@ -70,8 +71,11 @@ class Histogram:
 
     def order_statistic(self, k: int) -> Tensor:
         """The k-th smallest draw (from 1) of each value, in levels: uint8, ``shape``, on the CPU."""
-        parts = [(c.cumsum(1, dtype=torch.int32) < k).sum(1).byte().cpu() for c in torch.split(self.counts, BLOCK)]
+        parts = [(c.cumsum(1, dtype=torch.int32) < k).sum(1).byte().cpu() for c in self._blocks()]
         return torch.cat(parts).view(self.shape)
+
+    def _blocks(self) -> tuple[Tensor, ...]:
+        return torch.split(self.counts, BLOCK if self.counts.device.type == "cpu" else GPU_BLOCK)
 
     def mean(self) -> Tensor:
         """The mean of the clamped draws, not rounded: float64, ``shape``, on the CPU."""
@@ -91,8 +95,8 @@ class Histogram:
         width = torch.full((LEVELS,), 1 / (LEVELS - 1), dtype=torch.float64)
         width[[0, -1]] /= 2
         low, high = [], []
-        for counts in torch.split(self.counts, BLOCK):
-            reached = counts.long().cpu().flip(1).cumsum(1).flip(1)  # draws at this level or above
+        for counts in self._blocks():
+            reached = counts.cpu().long().flip(1).cumsum(1).flip(1)  # draws at this level or above
             high.append(highest[reached] @ width)
             low.append(lowest[torch.nn.functional.pad(reached[:, 1:], (0, 1))] @ width)
         return torch.cat(low).view(self.shape), torch.cat(high).view(self.shape).clamp(max=1)

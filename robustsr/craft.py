@@ -71,6 +71,7 @@ def check_budget(threat: Threat, eps: float, bits: int) -> None:
         raise RobustSRError(f"eps {eps:g} is less than one level of an {bits}-bit file: nothing of it would be left")
 
 
+@buffers_kept()
 def craft(
     threat: Threat,
     network: Loaded,
@@ -133,7 +134,6 @@ def _objective(
     return (lambda z: -objective(z)) if targeted else objective, score
 
 
-@buffers_kept()
 def _search(
     threat: Threat,
     x: Tensor,

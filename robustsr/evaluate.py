@@ -18,6 +18,7 @@ from . import corruptions, losses, metrics, threats
 from .calibration import estimate_noise
 from .catalogue import BICUBIC
 from .craft import check_budget, craft
+from .engine import buffers_kept
 from .files import atomic
 from .models import Loaded, load
 from .pairs import Pair
@@ -154,7 +155,7 @@ def _measured(
                 inputs[place] = _perturbed(study, perturbation, pair, source, smoothing, variant)
             x = inputs[place]
             crafted = time.perf_counter()
-            with torch.no_grad():
+            with torch.no_grad(), buffers_kept():
                 up = defended(network, smoothing, x, study.pictures.resized)
                 sr = (up(x.to(network.device)).cpu().clamp(0, 1) * 255).round() / 255
             finished = time.perf_counter()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .engine import buffers_kept
 from .models import Loaded, noise_inside
 from .settings import Smoothing, Target
 from .smoothing import Gray, Smoothed
@@ -144,6 +145,7 @@ def cost(network: Loaded, smoothing: Smoothing | None, w: int, h: int, target: T
     return w * h * (draws + later + alpha * (1 + later))
 
 
+@buffers_kept()
 def pixels_per_second(network: Loaded, seconds: float = 0.15) -> float:
     """How many LR pixels per second the network does here, measured on a blank picture for a fraction of a second."""
     h, w = network.fixed_size or ((64, 64) if noise_inside(network) else (128, 128))

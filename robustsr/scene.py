@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from .catalogue import BICUBIC, catalogue, shipped
+from .engine import buffers_kept
 from .images import Picture
 from .models import Loaded, load
 from .plan import compose, make_plan
@@ -202,6 +203,7 @@ class Shown:
     network: Loaded
     smoothing: Smoothing | None = None
 
+    @buffers_kept()
     def __call__(self, x: Tensor, bits: int = 8) -> Pixels:
         """The output for ``x (1, 3, h, w)`` as `upscale` writes it: integers ``(s*h, s*w, 3)``."""
         plan = make_plan(self.network, self.smoothing)

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -41,11 +41,11 @@ class Smoothed(Wrapper):
     """Wraps an upscaler in ``samples`` noisy passes and reduces their outputs value by value.
 
     ``sigma``: standard deviation of the noise in [0, 1] units; 0 is the inner upscaler itself.
-    ``draws``: "independent", or "antithetic" pairs (+G, -G), whose error is smaller at equal cost; of an odd
-    number the last has no partner. The noise is a function of ``seed`` and the absolute position (see noise.py),
-    is not clipped, and so needs ``origin`` when ``x`` is a tile. ``gray``: ``x`` has three equal channels; the
-    reduction runs over luma, so the result has, too. Each channel still gets noise of its own, as networks saw it in
-    training: the same noise in all of them leaves a mesh.
+    ``draws``: "independent", or "antithetic" pairs (+G, -G), whose error is smaller at equal cost; of an odd number
+    the last has no partner. The noise is a function of ``seed`` and the absolute position (see noise.py), is not
+    clipped, and so needs ``origin`` when ``x`` is a tile. ``gray``: ``x`` has three equal channels; the reduction
+    runs over their mean, as in `Gray`, so the result has, too. Each channel still gets noise of its own, as
+    networks saw it in training: the same noise in all of them leaves a mesh.
     ``chunk``: draws per call of ``inner`` (memory and speed only).
     """
 
@@ -104,7 +104,7 @@ class Smoothed(Wrapper):
     def _each(self, noisy: Tensor, n: int) -> list[Tensor]:
         """The outputs of `outputs` draw by draw, ``(n, 3 or 1, s*h, s*w)``."""
         sr = noisy.view(-1, n, *noisy.shape[1:])
-        return list((_luma(sr) if self.gray else sr).unbind(0))
+        return list((sr.mean(2, keepdim=True) if self.gray else sr).unbind(0))
 
     def outputs(self, x: Tensor, *, origin: Tensor | None = None) -> Iterator[Tensor]:
         """The inner outputs for the noisy copies of ``x``, which are reduced: ``(d*N, 3, s*h, s*w)``, d = ``chunk``.
@@ -128,11 +128,6 @@ class Smoothed(Wrapper):
         pairs = gaussian(self.seed, range(draws.start // 2, -(-draws.stop // 2)), *shape, origin)
         both = torch.stack([pairs, -pairs], 1).flatten(0, 1).to(x.dtype)
         return both[draws.start % 2 :][: len(draws)]
-
-
-def _luma(sr: Tensor) -> Tensor:
-    """BT.601 luma of ``(..., 3, h, w)``, one channel; equal channels are their own luma."""
-    return sr[..., :1, :, :] * 0.299 + sr[..., 1:2, :, :] * 0.587 + sr[..., 2:, :, :] * 0.114
 
 
 def selection_network(n: int, wanted: Sequence[int]) -> list[tuple[int, int, bool, bool]]:
@@ -168,10 +163,35 @@ def median(values: Sequence[Tensor], block: int | None = None) -> Tensor:
     ``block`` elements at a time, which need little memory besides: by default as many as stay in a processor's cache,
     on a GPU as many as make its launches cheap.
     """
-    block = block or (1 << 16 if values[0].device.type == "cpu" else 1 << 22)
     count = len(values)
     middle = [count // 2] if count % 2 else [count // 2 - 1, count // 2]
-    network = selection_network(count, middle)
+    if torch.is_grad_enabled() and any(v.requires_grad for v in values):
+        parts = [_Ranked.apply(rank, block, *values) for rank in middle]  # type: ignore[no-untyped-call]
+        return cast(Tensor, parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2)
+    return _ranked(values, middle, block)
+
+
+class _Ranked(torch.autograd.Function):
+    """An order statistic, whose gradient is that of the value that it is; of equal ones, each has its share."""
+
+    @staticmethod
+    def forward(ctx: Any, rank: int, block: int | None, *values: Tensor) -> Tensor:  # noqa: ANN401 - torch's
+        found = _ranked(values, [rank], block)
+        ctx.save_for_backward(found, *values)
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        found, *values = ctx.saved_tensors
+        share = gradient / functools.reduce(torch.add, ((v == found).to(gradient.dtype) for v in values))
+        return None, None, *(torch.where(v == found, share, 0) for v in values)
+
+
+def _ranked(values: Sequence[Tensor], middle: list[int], block: int | None) -> Tensor:
+    """The order statistic ``middle`` (from 0) of equally shaped tensors, or the mean of these two."""
+    block = block or (1 << 16 if values[0].device.type == "cpu" else 1 << 22)
+    network = selection_network(len(values), middle)
     last = values[0].dim() == 4 and all(v.is_contiguous(memory_format=torch.channels_last) for v in values)
     flat = [(v.permute(0, 2, 3, 1) if last else v).reshape(-1) for v in values]  # copies nothing of what networks give
     if _plain(flat):
@@ -186,9 +206,8 @@ def median(values: Sequence[Tensor], block: int | None = None) -> Tensor:
 
 
 def _plain(values: Sequence[Tensor]) -> bool:
-    """Whether these are for C code: float32 on the processor, without gradients."""
-    plain = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
-    return plain and not (torch.is_grad_enabled() and any(v.requires_grad for v in values)) and kernels.available()
+    """Whether these are for C code: float32 on the processor."""
+    return all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values) and kernels.available()
 
 
 def _middle(line: list[Tensor], network: list[tuple[int, int, bool, bool]], middle: list[int]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import attacks, losses, objectives, perturbations
 from .attack import Attempt, File, Outcome, kept, watched
 from .craft import attackable
+from .engine import buffers_kept
 from .models import Loaded
 from .ruler import Ruler, sizes
 from .scene import Say, Scene, Shown, bicubic, from_pixels, smoothed
@@ -46,6 +47,7 @@ class Universal:
     seed: int
 
 
+@buffers_kept()
 def universal(
     scenes: Sequence[Scene],
     network: Loaded,

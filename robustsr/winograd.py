@@ -59,7 +59,7 @@ def suits(module: nn.Module) -> bool:
 
 
 def _replaced(module: nn.Module) -> nn.Module:
-    made = copy.deepcopy(module)
+    made = copy.deepcopy(module, {id(p): p for p in module.parameters()})  # which only read them
     for parent in list(made.modules()):
         children = list(parent.named_children())
         ordered = isinstance(parent, nn.Sequential | nn.ModuleList)

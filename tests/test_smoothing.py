@@ -1,13 +1,14 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from fakes import Plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustsr.models import load
 from robustsr.noise import gaussian
-from robustsr.smoothing import Smoothed, median, selection_network
+from robustsr.smoothing import Gray, Smoothed, median, selection_network
 from robustsr.tiling import Tiled
 from robustsr.types import RobustSRError
 
@@ -100,10 +101,35 @@ def test_gray_grain_leaves_no_mesh(name):
     assert mesh(load(name, device="cpu", precision="fp32")(x)[..., 32:-32, 32:-32]) < 1
 
 
-def test_gradients_pass_through_the_median(convs):
+@pytest.mark.parametrize("count", [1, 4, 5, 9])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_gradients_reach_the_values_that_the_median_is_made_of(convs, count, kind):
+    values = [torch.rand(2, 3, 5, 7, dtype=kind).requires_grad_(True) for _ in range(count)]
+    weight = torch.rand(2, 3, 5, 7, dtype=kind)
+    ordered = torch.stack(values).sort(0).values
+    want = torch.autograd.grad((((ordered[(count - 1) // 2] + ordered[count // 2]) / 2) * weight).sum(), values)
+    got = torch.autograd.grad((median(values) * weight).sum(), values)
+    assert all(map(torch.equal, got, want))
     x = X.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(Smoothed(convs, 0.1, 5)(x).sum(), x)
+    (gradient,) = torch.autograd.grad(Smoothed(convs, 0.1, count)(x).sum(), x)
     assert gradient.abs().sum() > 0
+
+
+def test_equal_values_share_the_gradient_of_their_median():
+    values = [torch.full((2, 2), v, requires_grad=True) for v in (0.5, 0.5, 0.1, 0.5, 0.9)]
+    found = [float(g[0, 0]) for g in torch.autograd.grad(median(values).sum(), values)]
+    assert found == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3, 0])
+
+
+def test_gray_is_the_mean_of_the_channels_smoothed_or_not():
+    @dataclass(frozen=True)
+    class Tint(Plain):
+        def __call__(self, x, *, origin=None):
+            return torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand_as(x)
+
+    x = torch.full((1, 3, 4, 4), 0.5)
+    for up in (Smoothed(Tint(), 0.1, 3, gray=True), Smoothed(Tint(), 0.1, 3, "mean", gray=True), Gray(Tint())):
+        torch.testing.assert_close(up(x), torch.full_like(x, 1.6 / 3))
 
 
 def test_more_draws_come_closer_to_the_true_median(convs):
