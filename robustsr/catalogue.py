@@ -148,7 +148,8 @@ def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:
     if path.suffix.lower() == ".pt":
         raise RobustSRError(
             f"{text}: .pt files are not loaded, they may hold code (TorchScript); "
-            "convert it to .safetensors, or rename it to .pth if it is a plain state dict"
+            "convert it to .safetensors, or rename it to .pth if it is a plain state dict "
+            "(the weights of `robustsr train` are beside its checkpoint.pt, as NAME.safetensors)"
         )
     if path.suffix.lower() in ENDINGS:
         if not path.is_file():
@@ -226,7 +227,8 @@ def add(path: Path, name: str | None = None) -> Path:
             raise RobustSRError(f"{name!r} means something else: give another --name")
         target = home() / "models" / f"{name}{path.suffix.lower()}"
         if name in catalogue() or name in installed() or target.name in {e.file for e in catalogue().values()}:
-            raise RobustSRError(f"a model named {name!r} is there already: give another --name")
+            hint = f", or first `robustsr models remove {name}`" if target.exists() else ""
+            raise RobustSRError(f"a model named {name!r} is there already: give another --name{hint}")
     with atomic(target, make_folder=True) as part:
         shutil.copyfile(path, part)
     return target

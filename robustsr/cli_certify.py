@@ -237,7 +237,7 @@ def _verify(
         raise RobustSRError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # no text, or no JSON
         raise RobustSRError(f"{path} is damaged: {error}") from None
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or "format" not in record:
         raise RobustSRError(f"{path} is not a certificate")
     try:
         named, (trained, first) = str(record["input"]["name"]), _names(record["model"])

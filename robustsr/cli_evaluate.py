@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ import typer
 from . import catalogue, console, progress
 from .cli_common import DENOISE, bring_torch, command_line, deviation, found, interruptible, show, typed, usage
 from .types import RobustSRError
+from .version import __version__
 
 if TYPE_CHECKING:
     from .protocols import Choice
@@ -366,6 +369,7 @@ def _report(
     for name, study in studies.items():
         mark = f"{name}: " if len(studies) > 1 else ""
         protocol |= {mark + k: v for k, v in study.protocol(results[name].records).items()}
+    protocol |= _origin(results)
     whole = report.Report(title, lead[:1].upper() + lead[1:], sections, protocol, command_line(context))
     before = out / "report.json"
     if before.exists() and json.dumps(whole.command) not in before.read_text("utf-8", "replace"):
@@ -375,4 +379,16 @@ def _report(
         if isinstance(section, report.Table):
             show(section)
     html = next(p for p in paths if p.suffix == ".html")
-    console.say(f"report: {html}")
+    console.say(f"report: {html}, beside it Markdown, CSV and JSON, and records.jsonl of each picture")
+
+
+def _origin(results: dict[str, Results]) -> dict[str, object]:
+    """What the figures were made with: weights, versions and the day of the report."""
+    import torch
+
+    weights = {r["model"]: r["weights"] for found in results.values() for r in found.records}
+    made: dict[str, object] = {
+        f"weights of {model}": f"sha256 {digest}" for model, digest in weights.items() if len(digest) == 64
+    }
+    versions = f"robustsr {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    return made | {"made with": f"{versions}, {platform.machine()}; reported on {date.today().isoformat()}"}

@@ -13,7 +13,7 @@ from .files import sha256
 from .types import RobustSRError
 
 BASELINE = "The baseline: no network, Pillow's bicubic"
-app = typer.Typer(help="List, inspect, check, download, add and remove models.", no_args_is_help=True)
+app = typer.Typer(help="List, describe, verify, download, add and remove models.", no_args_is_help=True)
 
 
 @app.command("list")

@@ -32,6 +32,7 @@ def train(
         bool, Option("--estimate", help="Only say how long it takes here and how much memory, from a few steps.")
     ] = False,
     list_: Annotated[bool, Option("--list", help="List the shipped recipes.")] = False,
+    show: Annotated[bool, Option("--show", help="Only print the recipe: every key that --set takes.")] = False,
 ) -> None:
     """Train a model by a recipe: `robustsr train psnr --set data.hr=my_photos/`.
 
@@ -44,13 +45,16 @@ def train(
     `accelerate launch --multi_gpu`). The processes share data.batch.
     """
     from robustsr_training.recipe import Recipe
-    from robustsr_training.tables import shipped
+    from robustsr_training.tables import shipped, written
 
     if recipe is None or list_:
         table = console.table("recipe", "")
         for name, text in shipped().items():
             table.add_row(name, text)
         console.out.print(table)
+        return
+    if show:
+        console.out.print(written(Recipe.load(recipe, ["data.hr=FOLDER", *(set_ or [])])), markup=False, soft_wrap=True)
         return
     chosen = Recipe.load(recipe, set_ or [])
     bring_torch()

@@ -44,9 +44,9 @@ out = _Console(highlight=False)
 err = _Console(stderr=True, highlight=False)
 
 
-def say(text: str, style: str = "", to: Console = err) -> None:
+def say(text: str, style: str = "", to: Console | None = None) -> None:
     """A line for the person, on standard error, so that standard output stays machine-readable."""
-    to.print(line(text), style=style, markup=False, soft_wrap=True)
+    (to or err).print(line(text), style=style, markup=False, soft_wrap=True)
 
 
 def emit(record: dict[str, Any]) -> None:

@@ -151,7 +151,7 @@ class Verdict:
 def read_claim(record: Mapping[str, Any]) -> Claim:
     """The claim of a record, without its number of values. RobustSRError: no certificate of ours, or damaged."""
     if record.get("format") != FORMAT:
-        raise RobustSRError(f"not a certificate of this version: format {record.get('format')!r}, expected {FORMAT!r}")
+        raise RobustSRError(f"not a certificate of this version: its format is {record.get('format')}, not {FORMAT}")
     try:
         n, shipped = operator.index(record["n"]), operator.index(record["shipped"])
         return Claim(**{**{key: record[key] for key in CLAIM_KEYS}, "n": n, "shipped": shipped})

@@ -109,7 +109,9 @@ def test_what_verification_cannot_read(run, certified, picture, tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text("[1]")
     assert "not a certificate" in run("--verify", broken, picture)[2]
-    broken.write_text("{}")
+    broken.write_text('{"title": "Evaluation"}')
+    assert "not a certificate" in run("--verify", broken, picture)[2]
+    broken.write_text('{"format": "x"}')
     assert "damaged" in run("--verify", broken, picture)[2]
     (out / "bird_lower.png").unlink()
     assert "bird_lower.png" in run("--verify", out / "bird_certificate.json", picture)[2]

@@ -142,7 +142,7 @@ def test_unusable_files_are_left_out_and_named(folder):
     pairs = load_pairs(config(folder), 4)
     assert [row["name"] for row in pairs.table] == ["0.png", "1.png", "2.png", "3.png"]
     broken, small = pairs.skipped
-    assert "broken.png" in broken and small.endswith("small.png: 20x20 is smaller than a patch of 48")
+    assert "broken.png" in broken and "small.png: 20x20 is smaller than a patch of 48 (data.patch)" in small
     with pytest.raises(RobustSRError, match="no usable picture under .*small.png: 20x20 is smaller than a patch of"):
         load_pairs(config(folder, patch=40), 4)
     (folder / "empty").mkdir()
@@ -193,6 +193,11 @@ def test_paired_folders_meet_by_name(paired):
     assert (
         len(load_pairs(config(paired, patch=8), 4)) == 2 and load_pairs(config(paired, patch=8), 4)[0][0][0, 0, 2] != 77
     )
+
+
+def test_a_folder_of_pairs_is_not_taken_for_pictures_of_one_kind(folder):
+    with pytest.raises(RobustSRError, match=r"val holds HR and LR: --set data\.hr=.*HR --set data\.lr=.*LR"):
+        load_pairs(Data(hr=str(folder / "val"), patch=4), 4)
 
 
 def test_a_missing_counterpart_is_refused(paired):

@@ -109,6 +109,28 @@ def test_validation_measures_every_perturbation_and_keeps_samples(folder):
     assert (folder / "run" / "samples" / "0000006.png").stat().st_size > 1000
 
 
+def test_what_a_run_begins_with_is_measured_before_its_first_step(folder, tiny):
+    config = tiny_run.recipe(folder, "optimiser.steps=2", f"generator.init={str(tiny)!r}")
+    first = next(at for at in train(config, folder / "run") if at.measured)
+    assert first.step == 0 and first.measured["val clean"]["psnr"] > 0
+
+
+def test_pictures_of_a_validation_that_cannot_be_read_are_said_before_anything_else(folder):
+    for part in ("HR", "LR"):
+        (folder / "val" / part / "zz.jpg").write_bytes(b"no picture")
+    with pytest.raises(RobustSRError, match=r"zz\.jpg"):
+        next(train(tiny_run.recipe(folder, "validation.limit=0"), folder / "run"))
+    assert not (folder / "run").exists()
+
+
+def test_two_runs_give_the_same_file(folder):
+    config = tiny_run.recipe(folder, "optimiser.steps=2")
+    for name in ("one", "two"):
+        list(train(config, folder / name))
+    files = [(folder / name / f"{config.name}.safetensors").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1] and list(load_file(folder / "one" / f"{config.name}.safetensors"))
+
+
 def test_lpips_is_measured_where_its_weights_are(folder, shared, monkeypatch):
     monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(shared / "weights"))
     last = list(train(tiny_run.recipe(folder, "optimiser.steps=2"), folder / "run"))[-1]

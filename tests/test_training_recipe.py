@@ -7,7 +7,7 @@ import tiny_run
 from robustsr_training.loop import train
 from robustsr_training.recipe import RANGES, Data, Optimiser, Recipe
 from robustsr_training.step import learning_rate
-from robustsr_training.tables import RECIPES, override, shipped
+from robustsr_training.tables import RECIPES, override, shipped, written
 
 from robustsr.types import RobustSRError
 
@@ -40,7 +40,7 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
     ("override", "message"),
     [
         ("optimiser.stepz=3", r"unknown key optimiser.stepz; did you mean optimiser.steps\?"),
-        ("colour=3", "unknown key colour; known: name, seed"),
+        ("colour=3", "unknown key colour; known: base, name, seed"),
         ("optimiser.steps=many", "optimiser.steps must be int, got 'many'"),
         ("optimiser.steps=0", "optimiser.steps must be at least 1"),
         ("optimiser=3", "optimiser is a section"),
@@ -122,7 +122,7 @@ def test_numbers_may_be_set_without_the_zero_before_the_point():
 
 def test_every_number_of_a_recipe_has_a_range_and_every_range_a_key():
     named = [key for _, _, keys in RANGES for key in keys.split()]
-    recipe = Recipe("", data=Data(hr="-"))
+    recipe = Recipe("-", data=Data(hr="-"))
     flat = {k: v for k, v in vars(recipe).items() if not is_dataclass(v)}
     flat |= {f"{s}.{k}": v for s, part in vars(recipe).items() if is_dataclass(part) for k, v in vars(part).items()}
     first = {k: v[0] if isinstance(v, tuple) and v else v for k, v in flat.items()}
@@ -151,9 +151,24 @@ def test_a_missing_recipe_and_broken_toml_are_named(tmp_path):
     (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
     with pytest.raises(RobustSRError, match="latin.toml is not UTF-8, as TOML has to be .*: save it as such"):
         Recipe.load(str(tmp_path / "latin.toml"))
-    (tmp_path / "empty.toml").write_text("seed = 1")
-    with pytest.raises(RobustSRError, match="missing 1 required positional argument: 'name'"):
-        Recipe.load(str(tmp_path / "empty.toml"))
+    with pytest.raises(RobustSRError, match="no file 'nope.toml'"):
+        Recipe.load("nope.toml")
+
+
+def test_a_recipe_without_a_name_has_that_of_its_file(tmp_path):
+    (tmp_path / "mine.toml").write_text('base = "psnr"\n[data]\nhr = "x"')
+    assert Recipe.load(str(tmp_path / "mine.toml")).name == "mine"
+    for name in ("../x", "a/b", "a:b", "", ".."):
+        with pytest.raises(RobustSRError, match="is to be that of a file"):
+            Recipe.load("psnr", ["data.hr=x", f"name={name!r}"])
+
+
+@pytest.mark.parametrize("name", ["certsr-photo", "unet", "denoiser-stability"])
+def test_a_written_recipe_is_that_recipe_and_says_what_every_key_is(name, tmp_path):
+    recipe = Recipe.load(name, ["data.hr=x"])
+    (tmp_path / "again.toml").write_text(written(recipe), "utf-8")
+    assert Recipe.load(str(tmp_path / "again.toml")) == recipe
+    assert "patch = 32  # pixels of the network's input" in written(Recipe.load("certsr-photo", ["data.hr=x"]))
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():

@@ -59,7 +59,10 @@ class State:
         keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
         if keys:
             changes = ", ".join(f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in keys)
-            raise RobustSRError(f"{path} was made by another recipe: {changes}: resume with what it began with")
+            raise RobustSRError(
+                f"{path} was made by another recipe: {changes}: resume with what it began with, or begin a new run "
+                "from its weights, --set generator.init=NAME.safetensors"
+            )
         try:
             state = cls._around(rebuilt(saved["net"]), recipe, device)
             for name, part in state._parts().items():
@@ -114,7 +117,7 @@ class State:
             try:
                 torch.save({"parts": names} if names else state, file)
             except RuntimeError as error:  # what torch makes of a full disk
-                raise RobustSRError(f"cannot write {path}: is the disk full? ({_first_line(error)})") from error
+                raise RobustSRError(f"cannot write {path}: is the disk full?") from error
         for old in path.parent.glob(f"{path.stem}-*.part"):
             if old.name not in names:
                 old.unlink(missing_ok=True)
@@ -178,7 +181,7 @@ def _part_name(path: Path, data: bytes) -> str:
 
 def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe as it was saved, with the defaults of keys that came later."""
-    defaults = asdict(Recipe("", data=Data(hr="-")))
+    defaults = asdict(Recipe("-", data=Data(hr="-")))
     return {k: {**v, **recipe.get(k, {})} if isinstance(v, dict) else recipe.get(k, v) for k, v in defaults.items()}
 
 

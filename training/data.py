@@ -95,7 +95,8 @@ def load_pairs(data: Data, scale: int, *, resized: bool = False, say: Say = lamb
         if min(row["hr"]) >= least:
             table.append(row)
         else:
-            skipped.append(f"{row['name']}: {row['hr'][1]}x{row['hr'][0]} is smaller than a patch of {least}")
+            size = f"{row['hr'][1]}x{row['hr'][0]}"
+            skipped.append(f"{row['name']}: {size} is smaller than a patch of {least} (data.patch), so it is left out")
     if not table:
         raise RobustSRError(f"no usable picture under {data.hr!r}: {skipped[-1]}")
     return Pairs(folder / "pixels.bin", table, skipped)
@@ -103,6 +104,9 @@ def load_pairs(data: Data, scale: int, *, resized: bool = False, say: Say = lamb
 
 def _files(data: Data, say: Say) -> list[tuple[Path, Path | None]]:
     if not data.lr:
+        pair = [Path(data.hr) / name for name in ("HR", "LR")]
+        if all(folder.is_dir() for folder in pair):
+            raise RobustSRError(f"{data.hr} holds HR and LR: --set data.hr={pair[0]} --set data.lr={pair[1]}")
         return [(path, None) for path in pictures_in(Path(data.hr), recursive=True, say=say)]
     hr, lr = _by_name(data.hr), _by_name(data.lr)
     if missing := [name for name in hr if name not in lr]:

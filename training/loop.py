@@ -131,7 +131,8 @@ def train(
     """Runs a recipe and yields where it stands every ``every`` steps and after each validation.
 
     Writes ``out/checkpoint.pt``, ``out/log.jsonl`` and TensorBoard's events as it goes, at each validation and at the
-    end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``. ``pulse``: seconds after which
+    end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``. What ``generator.init`` names is
+    validated before the first step. ``pulse``: seconds after which
     it also yields between reports, which is not logged; so does the fourth step, to say how fast it goes.
     ``say`` is told before pictures are decoded, and of those that are left out.
     ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
@@ -150,6 +151,10 @@ def train(
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
     check(recipe)
     session = Session.begin(recipe, device, checkpoint if resume else None, say)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RobustSRError(f"cannot make the folder {out}: {error.strerror}") from error
     with buffers_kept(), ExitStack() as stack:
         log = stack.enter_context(closing(Log(out, session.state.step))) if session.crew.is_main_process else None
         yield from _steps(session, out, log, stop, every, pulse)
@@ -169,6 +174,8 @@ def _steps(
         yield Progress(state.step, steps, {}, 0, message=message)
         if state.step == steps and not (log.last == steps and _weights(recipe, out).exists()):
             yield log.add(Progress(steps, steps, {}, 0, _validated(session, out, log)))
+        if state.step == 0 and recipe.generator.init and recipe.validation.sets:  # what is to become better
+            yield log.add(Progress(0, steps, {}, 0, _validated(session, out, log)))
     clock, kept = Clock(), list[dict[str, Tensor]]()
     seen, early = time.perf_counter(), state.step + FIRST
     for lr, hr, heavy in session.batches.stream(state.step, steps):
@@ -176,13 +183,14 @@ def _steps(
         state.step += 1
         clock.tick()
         done, stopped = state.step == steps, session.any(stop())
-        save = done or stopped or state.step % recipe.checkpoint_every == 0
         look = done or state.step % recipe.validation.every == 0
-        if save or look or state.step % every == 0:
+        save = look or stopped or state.step % recipe.checkpoint_every == 0
+        if save or state.step % every == 0:
             means = session.means(kept)
             if session.any(not session.step.healthy(lr if save else None, means)):
                 last = f"the last good state is {checkpoint}" if checkpoint.exists() else "no state was kept"
-                raise RobustSRError(f"the run diverged by step {state.step} ({means}): lower {_rates(recipe)}; {last}")
+                terms = ", ".join(f"{name} {value:g}" for name, value in means.items())
+                raise RobustSRError(f"the run diverged by step {state.step} ({terms}): lower {_rates(recipe)}; {last}")
             if log:
                 if save:
                     state.save(checkpoint, recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -126,8 +127,16 @@ def rebuilt(weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def export(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Writes the weights as safetensors, floats as float16 and counts as they are."""
+    """Writes the weights as safetensors, floats as float16 and counts as they are: the same bytes each time."""
     state = {k: v.detach().half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     tensors = {k: v.contiguous() for k, v in state.items()}
     with atomic(path, make_folder=True) as part:
-        part.write_bytes(save(tensors, metadata))
+        part.write_bytes(_sorted(save(tensors, metadata)))
+
+
+def _sorted(data: bytes) -> bytes:
+    """A safetensors file whose header, whose order is left to chance, is in that of the names."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]

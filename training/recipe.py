@@ -187,6 +187,8 @@ class Recipe:
         ):
             if chosen not in known:
                 raise RobustSRError(f"recipe: {key} must be {' or '.join(k for k in known if k)}, got {chosen!r}")
+        if self.name in ("", ".", "..") or any(c in self.name for c in '/\\:"<>|?*'):
+            raise RobustSRError(f"recipe: name {self.name!r} is to be that of a file")
         if not self.data.hr:
             raise RobustSRError("recipe: data.hr is empty: --set data.hr=FOLDER names the pictures to train on")
         sigmas, draws = self.inputs.sigmas, self.inputs.draws

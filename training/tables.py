@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import json
 import re
 import tomllib
@@ -30,6 +31,8 @@ def read(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         path = ((seen[-1].parent if seen else Path()) / path).resolve()
     else:
         path = RECIPES / f"{name_or_path}.toml"
+    if not path.is_file() and name_or_path.endswith(".toml"):
+        raise RobustSRError(f"no file {name_or_path!r}")
     if not path.is_file():
         raise RobustSRError(f"no recipe {name_or_path!r}: give a .toml file or one of: {', '.join(shipped())}")
     if path in seen:
@@ -41,6 +44,7 @@ def read(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RobustSRError(f"{path} is not UTF-8, as TOML has to be ({error.reason}): save it as such") from None
     base = table.pop("base", "")
+    table.setdefault("name", path.stem)
     return _merged(read(base, (*seen, path)), table) if base else table
 
 
@@ -75,7 +79,8 @@ def build(cls: type[T], table: dict[str, Any], prefix: str = "") -> T:
     for key, value in table.items():
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"; did you mean {prefix}{near[0]!s}?" if near else f"; known: {', '.join(hints)}"
+            known = ", ".join(["base", *hints] if not prefix else hints)
+            hint = f"; did you mean {prefix}{near[0]!s}?" if near else f"; known: {known}"
             raise RobustSRError(f"recipe: unknown key {prefix}{key}{hint}")
         kind = hints[key]
         if dataclasses.is_dataclass(kind):
@@ -108,6 +113,21 @@ def _one(kind: type, value: Any, key: str) -> Any:  # noqa: ANN401
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise RobustSRError(f"recipe: {key} must be {kind.__name__}, got {value!r}")
     return value
+
+
+def written(recipe: object) -> str:
+    """A recipe, or a section of one, as TOML: all its keys, with what the class that declares them says of each."""
+    lines, sections = list[str](), list[str]()
+    remarks = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(type(recipe)), re.MULTILINE))
+    for field in dataclasses.fields(cast(Any, recipe)):
+        value = getattr(recipe, field.name)
+        if dataclasses.is_dataclass(value):
+            about = inspect.cleandoc(type(value).__doc__ or "").partition("\n")[0]
+            sections.append(f"\n# {about}\n[{field.name}]\n{written(value)}")
+        else:
+            remark = f"  # {remarks[field.name]}" if field.name in remarks else ""
+            lines.append(f"{field.name} = {toml(value)}{remark}")
+    return "\n".join(lines + sections)
 
 
 def toml(value: Any) -> str:  # noqa: ANN401

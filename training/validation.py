@@ -22,13 +22,22 @@ Measured = dict[str, dict[str, float]]  # "Set5 clean" to METRICS
 
 
 def check(recipe: Recipe) -> None:
-    """Finds what would stop a run at its first validation. RobustSRError: a set or a perturbation cannot be used."""
+    """Finds what would stop a run at its first validation. RobustSRError: a picture or perturbation cannot be used."""
     for folder in recipe.validation.sets:
-        _ = Pictures(Path(folder), recipe.generator.scale).files
+        pictures = _pictures(recipe, Path(folder))
+        for index in range(len(pictures.files)):
+            pictures.load(index)
     for spec in recipe.validation.perturbations:
         threat = parse(spec)
         if isinstance(threat, Threat):
             losses.loss(threat.loss)
+
+
+def _pictures(recipe: Recipe, folder: Path) -> Pictures:
+    """Those of a set that are measured."""
+    config, scale = recipe.validation, recipe.generator.scale
+    resized = scale if own_scale(recipe.generator) != scale else None
+    return Pictures(folder, scale, crop=config.crop or None, limit=config.limit or None, resized=resized)
 
 
 def validate(recipe: Recipe, weights: Path, out: Path, device: str) -> tuple[Measured, list[dict[str, Any]]]:
@@ -38,14 +47,12 @@ def validate(recipe: Recipe, weights: Path, out: Path, device: str) -> tuple[Mea
     ``scale`` left out of PSNR and SSIM, attacks against HR on the network alone.
     """
     config, measured, samples = recipe.validation, Measured(), []
-    scale = recipe.generator.scale
-    resized = scale if own_scale(recipe.generator) != scale else None
     for folder in map(Path, config.sets):
         study = Study(
-            Pictures(folder, scale, crop=config.crop or None, limit=config.limit or None, resized=resized),
+            _pictures(recipe, folder),
             (str(weights),),
             config.perturbations,
-            border=scale,
+            border=recipe.generator.scale,
             lpips=losses.best_lpips(),
             gallery=config.samples,
             device=device,
