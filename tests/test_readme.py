@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from robustsr_training.recipe import Recipe
+from robustsr_training.tables import written
 
 from robustsr import backbones, catalogue, corruptions, protocols, study, threats
 from robustsr.cli import app
@@ -30,7 +31,7 @@ def calls(program, prefix=r"(?:[A-Z_]+=\S+ |.*&& |torchrun .*-m )?"):
     text = (ROOT / "README.md").read_text("utf-8").replace("\\\n", "")
     lines = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
     lines += (i.replace("\n", " ") for i in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
-    found = [re.match(rf"{prefix}{program}( .*)", line.partition(" #")[0]) for line in lines]
+    found = [re.match(rf"{prefix}{program}( .*)", re.split(" [#>] ?", line)[0]) for line in lines]
     return sorted({" ".join(match[1].split()) for match in found if match})
 
 
@@ -38,6 +39,7 @@ def calls(program, prefix=r"(?:[A-Z_]+=\S+ |.*&& |torchrun .*-m )?"):
 def test_its_commands_have_options_that_there_are(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("settings.toml").write_text('smooth = "median"')
+    Path("mine.toml").write_text(written(Recipe.load("certsr-photo", ["data.hr=x"])), "utf-8")
     command, args, context = typer.main.get_command(app), shlex.split(line), None
     while getattr(command, "commands", None):
         context = command.make_context(command.name, args[:1], parent=context, resilient_parsing=True)
@@ -45,7 +47,7 @@ def test_its_commands_have_options_that_there_are(line, tmp_path, monkeypatch):
     with contextlib.suppress(typer.Exit):  # of --list
         given = command.make_context(command.name, args, parent=context).params
         if given.get("recipe"):
-            Recipe.load(given["recipe"], given["set_"])
+            Recipe.load(given["recipe"], ["data.hr=x"] * given["show"] + given["set_"])
         for name, parse in NAMED.items():
             value = given.get(name) or []
             for one in [value] if isinstance(value, str) else value:
