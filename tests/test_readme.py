@@ -47,7 +47,7 @@ def test_its_commands_have_options_that_there_are(line, tmp_path, monkeypatch):
     with contextlib.suppress(typer.Exit):  # of --list
         given = command.make_context(command.name, args, parent=context).params
         if given.get("recipe"):
-            Recipe.load(given["recipe"], ["data.hr=x"] * given["show"] + given["set_"])
+            Recipe.load(given["recipe"], ["data.hr=x"] * given["show"] + (given["set_"] or []))
         for name, parse in NAMED.items():
             value = given.get(name) or []
             for one in [value] if isinstance(value, str) else value:
