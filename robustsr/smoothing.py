@@ -20,6 +20,7 @@ from .types import RobustSRError, Wrapper
 
 Reduce = Literal["median", "mean"]
 Draws = Literal["antithetic", "independent"]
+LARGEST_SAMPLES = 100_000  # beyond any use
 
 
 def is_gray(x: Tensor) -> bool:
@@ -60,8 +61,8 @@ class Smoothed(Wrapper):
     def __post_init__(self) -> None:
         if not 0 <= self.sigma <= 1:
             raise RobustSRError(f"sigma must be in [0, 1] (pixel values are in [0, 1]), got {self.sigma}")
-        if self.samples < 1:
-            raise RobustSRError(f"samples must be at least 1, got {self.samples}")
+        if not 1 <= self.samples <= LARGEST_SAMPLES:
+            raise RobustSRError(f"samples must be 1 to {LARGEST_SAMPLES:,}, got {self.samples:g}")
         if self.reduce not in ("median", "mean"):
             raise RobustSRError(f"smoothing is 'median' or 'mean', got {self.reduce!r}")
         if self.draws not in ("antithetic", "independent"):
