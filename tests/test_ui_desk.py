@@ -3,8 +3,10 @@ import threading
 import time
 
 import pytest
+from PIL import Image
 from robustsr_ui.desk import Desk, Line, Token
-from robustsr_ui.parts import plain
+from robustsr_ui.parts import literally, plain
+from robustsr_ui.upscale import look
 
 from robustsr.types import Cancelled
 
@@ -125,3 +127,12 @@ def test_messages_are_in_the_words_of_the_form(tmp_path):
     said = f"cannot read {tmp_path / 'work' / 'x1'}/a--b.png: --tile-pad 3 is too small (--sigma, --max-pixels)"
     limit = "the limit of pixels (--max-pixels of robustsr ui)"
     assert plain(desk, said) == f"Cannot read a--b.png: the tile's context 3 is too small (sigma, {limit})"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names")
+def test_names_of_files_are_shown_letter_by_letter(tmp_path, photo):
+    path = tmp_path / "![x](y) <img src=z> *a*.png"
+    Image.fromarray(photo(20, 20)).save(path)
+    about = look(Desk(tmp_path / "desk"), path).about
+    assert "<img" not in about and r"!\[x\](y)" in about and r"\*a\*" in about
+    assert literally(Desk(tmp_path), "no file <b>\n\n`x`") == "No file &lt;b>\n\n\\`x\\`"
