@@ -125,6 +125,14 @@ def test_the_digest_is_that_of_names_and_pixels_wherever_they_lie(folder):
     assert load_pairs(config(folder, hr=str(folder / "moved")), 4).digest != first
 
 
+def test_the_digest_is_that_of_lr_too(paired):
+    first = load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4).digest
+    picture = Image.open(paired / "lr" / "p1.bmp")
+    picture.putpixel((0, 0), tuple(255 - v for v in picture.getpixel((0, 0))))
+    picture.save(paired / "lr" / "p1.bmp")
+    assert load_pairs(config(paired, lr=str(paired / "lr"), patch=8), 4).digest != first
+
+
 def test_an_interrupted_cache_is_not_taken_for_a_whole_one(folder, home, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
@@ -282,6 +290,14 @@ def test_large_pictures_are_drawn_more_often_and_all_eight_ways(tmp_path, home):
     corners = all_[0][1][:, 0, ::47, ::47].reshape(-1, 4).tolist()
     found = [tuple(c) for c in corners if any(c)]
     assert 20 <= len(found) <= 60 and len(set(found)) == 8
+
+
+def test_patches_reach_every_edge(tmp_path, home):
+    (tmp_path / "hr").mkdir()
+    rows, columns = np.indices((68, 68)) // 4 * 10  # with patches of 16 LR pixels there are two places a side
+    Image.fromarray(np.stack([rows, columns, rows], -1).astype(np.uint8)).save(tmp_path / "hr" / "a.png")
+    _, hr, _ = batches(tmp_path, batch=32, patch=16)[0]
+    assert set(map(tuple, hr.amin((2, 3))[:, :2].tolist())) == {(0, 0), (0, 10), (10, 0), (10, 10)}
 
 
 def test_so_many_patches_are_degraded(folder):

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import tiny_run
 import torch
@@ -69,6 +70,16 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_weights(folder, extra):
     assert any(key.endswith(".moment.") for key in states[0]) == ("muon" in str(extra))
     assert same(*states) and any(key.startswith("d_optimiser") for key in states[0]) == (extra is GAN)
     assert load(folder / "whole" / f"{config.name}.safetensors", device="cpu").scale == 4
+
+
+def test_a_logged_loss_is_the_mean_of_the_steps_since_the_last(folder):
+    config = tiny_run.recipe(folder, "checkpoint_every=5", "optimiser.steps=8")
+    each = [at.losses["l1"] for at in train(config, folder / "each", every=1) if at.step]
+    list(train(config, folder / "run", every=4))
+    log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [4, 5, 6, 8]
+    for row, start in zip(log, [0, 4, 5, 6], strict=True):
+        assert row["losses"]["l1"] == pytest.approx(np.mean(each[start : row["step"]]), rel=1e-5)
 
 
 def test_training_lowers_the_loss_below_nearest_neighbour(folder):
@@ -174,6 +185,18 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_another_recipe(folder):
     (folder / "hr" / "3.png").unlink()
     with pytest.raises(RobustSRError, match="made with other pictures than these 3: names, sizes or pixels differ"):
         next(train(tiny_run.recipe(folder), folder / "run", resume=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed=7", "inputs.sigmas=[0.1]", "inputs.draws=[2]", "loss.l1=0.5", "optimiser.ema=0.5", "data.jpeg=0.5"]
+    + ["discriminator.features=8", "generator.fixed_norm=true"],
+)
+def test_whatever_decides_what_is_learnt_must_stay(folder, change):
+    path, where = folder / "checkpoint.pt", torch.device("cpu")
+    State.fresh(tiny_run.recipe(folder), where).save(path, tiny_run.recipe(folder))
+    with pytest.raises(RobustSRError, match=f"another recipe: {change.partition('=')[0]} was"):
+        State.resumed(path, tiny_run.recipe(folder, change), where)
 
 
 def test_a_checkpoint_from_before_a_recipe_had_some_key_still_resumes(folder):

@@ -12,9 +12,10 @@ import tiny_run
 import torch
 from robustsr_training.loop import train
 
-STEPS = 200
-MORE = [f"optimiser.steps={STEPS}", "precision=fp32", "validation.every=100", "data.batch=4", "inputs.sigmas=[0.05]"]
-MORE += ['inputs.attack="pgd-l2:eps=.5,steps=1"', "inputs.attack_share=0.5"]  # two of the four patches: the first's own
+STEPS = 60
+MORE = [f"optimiser.steps={STEPS}", f"validation.every={STEPS}", "precision=fp32", "data.batch=4"]
+MORE += ["inputs.sigmas=[0.05]", 'inputs.attack="pgd-l2:eps=.5,steps=1"']
+MORE += ["inputs.attack_share=0.75"]  # three of the four patches: both of the first process, one of the other
 
 
 def start(folder, *arguments):

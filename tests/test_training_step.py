@@ -16,8 +16,8 @@ from robustsr_training import step as training_step
 from robustsr_training.checkpoint import State
 from robustsr_training.loop import Session
 from robustsr_training.objectives import sharpened
-from robustsr_training.recipe import Recipe
-from robustsr_training.step import Step
+from robustsr_training.recipe import Optimiser, Recipe
+from robustsr_training.step import Step, learning_rate
 from robustsr_training.tables import shipped
 from robustsr_training.validation import check
 from safetensors.torch import save_file
@@ -47,6 +47,12 @@ def noises(recipe, step, lr):
         sigma * torch.randn(draws, *lr.shape, generator=generator)
         for sigma, draws in zip(recipe.inputs.sigmas, recipe.inputs.draws, strict=True)
     ]
+
+
+def test_a_cosine_begins_after_the_warm_up_and_ends_at_0():
+    config = Optimiser(steps=10, warmup=4, schedule="cosine")
+    rates = [learning_rate(config, 1.0, step) for step in (0, 3, 4, 7, 10)]
+    assert rates == pytest.approx([0.25, 1, 1, 0.5, 0], abs=1e-9)
 
 
 def test_an_attack_does_not_start_at_the_noise(folder, monkeypatch):
@@ -173,12 +179,14 @@ def test_the_target_of_each_denoiser(folder, tiny, objective):
     torch.testing.assert_close(session.step(lr, hr, heavy)["l1"], F.l1_loss(sr, target))
 
 
-def test_a_teacher_s_outputs_are_the_target(folder, tiny):
-    session = Session.begin(tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK, f"loss.teacher={tiny}"), "cpu")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_teacher_s_outputs_in_float32_are_the_target(folder, tiny, precision):
+    hard = [*GAN, *NOISE, *ATTACK, f"precision={precision}"]
+    session = Session.begin(tiny_run.recipe(folder, *hard, f"loss.teacher={tiny}"), "cpu")
     lr, _, heavy = session.batches[0]
     with torch.no_grad():
         hr = load(tiny, device="cpu", precision="fp32")(lr / 255).clamp(0, 1)
-    other = Session.begin(tiny_run.recipe(folder, *GAN, *NOISE, *ATTACK), "cpu")
+    other = Session.begin(tiny_run.recipe(folder, *hard), "cpu")
     found = session.step(*session.batches[0])
     torch.testing.assert_close(found, other.step(lr, hr * 255, heavy))
 
