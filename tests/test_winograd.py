@@ -1,10 +1,14 @@
 """Fast convolutions and the C median against torch, also in float64, under gradients, and where nothing compiles."""
 
 import copy
+import ctypes
 import os
+import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,7 +60,7 @@ def gradients(conv, x, of):
 
 
 @needs_compiler
-@pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 9), (37, 53)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 9), (4, 68), (37, 53)])  # 4x68: a thread's last block is one tile
 @pytest.mark.parametrize("channels", [(16, 32), (64, 48), (96, 16)])
 def test_gradients_in_training_are_those_of_float64(channels, size, two_threads, monkeypatch):
     torch.manual_seed(0)
@@ -84,6 +88,14 @@ def test_gradients_of_prelu_are_those_of_float64(size, two_threads):
     assert "_PReLU" in str(got[0].grad_fn)
     for mine, exact in zip(got, want, strict=True):
         assert (mine - exact).abs().max() <= 1e-6 * exact.abs().max()
+
+
+@needs_compiler
+def test_a_bias_may_be_a_view():
+    x, w, bias = torch.randn(1, 16, 6, 6), torch.randn(16, 16, 3, 3), torch.randn(16, 2)[:, 0]
+    with FastConvolutions():
+        got = torch.conv2d(x, w, bias, (1, 1), (1, 1), (1, 1), 1)
+    torch.testing.assert_close(got, torch.conv2d(x, w, bias, padding=1), atol=1e-4, rtol=1e-4)
 
 
 @needs_compiler
@@ -140,6 +152,14 @@ def test_other_convolutions_stay_those_of_torch(layer):
         fast = layer(x), layer.double()(x.double()), layer.float()(x[0]), torch.conv2d(x, layer.weight)
     assert torch.equal(fast[0], layer(x)) and torch.equal(fast[1], layer.double()(x.double()))
     assert torch.equal(fast[2], layer.float()(x[0])) and torch.equal(fast[3], torch.conv2d(x, layer.weight))
+
+
+@pytest.mark.parametrize("how", [{"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect"}], ids=str)
+def test_dilated_grouped_and_reflecting_convolutions_stay_those_of_torch(how):
+    layer, x = nn.Conv2d(32, 32, 3, padding=1, **how), torch.randn(8, 32, 16, 16)
+    with FastConvolutions():
+        fast = layer(x)
+    assert torch.equal(fast, layer(x))
 
 
 @pytest.mark.parametrize("channels", [1, 20])
@@ -267,34 +287,46 @@ def test_weights_of_another_shape_are_refused():
         kernels.median([torch.rand(3).double()], [], [0])
 
 
+def copying(library):
+    """In the place of the compiler, which takes longer."""
+    return lambda command, source, folder: Path(shutil.copy(library, folder))
+
+
 @needs_compiler
-def test_code_that_does_not_load_or_that_others_could_have_written_is_not_run(tmp_path):
-    code = "from robustsr import kernels; print(kernels.available())"
-    environment = {"PATH": os.environ["PATH"], "ROBUSTSR_HOME": str(tmp_path)}
+@pytest.mark.parametrize(("mode", "ours"), [(0o700, True), (0o744, True), (0o720, False), (0o702, False)])
+def test_what_others_may_write_is_not_ours(tmp_path, mode, ours):
+    tmp_path.chmod(mode)
+    assert kernels._only_ours(tmp_path) == ours
 
-    def run():  # in a process of its own: what is loaded once is not looked at again
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.stdout.split() == ["True"], done.stderr  # compiled elsewhere, where need be
 
-    usual = os.umask(0o002)
-    run()
-    os.umask(usual)
-    (made,) = (tmp_path / "compiled").iterdir()
+@needs_compiler
+def test_code_that_does_not_load_or_that_others_could_have_written_is_not_run(home, tmp_path, monkeypatch):
+    fresh, usual = kernels._library.__wrapped__, os.umask(0o002)
+    try:
+        assert fresh() is not None
+    finally:
+        os.umask(usual)
+    (made,) = (home / "compiled").iterdir()
     assert made.stat().st_mode & 0o777 == 0o700  # and so it is taken the next time
-    made.write_bytes(b"no library")
-    run()
-    made.unlink()
-    evil, seen = tmp_path / "evil.c", tmp_path / "seen"
-    evil.write_text(f'#include <stdio.h>\n__attribute__((constructor)) void f() {{ fclose(fopen("{seen}", "w")); }}')
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", made, evil], check=True)
-    made.chmod(0o666)
-    run()
-    made.chmod(0o600)
-    made.parent.chmod(0o777)
-    run()
+    monkeypatch.setattr(kernels, "_compile", copying(made))
+    code, evil, seen = tmp_path / "evil.c", tmp_path / "evil.so", tmp_path / "seen"
+    code.write_text(f'#include <stdio.h>\n__attribute__((constructor)) void f() {{ fclose(fopen("{seen}", "w")); }}')
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", evil, code], check=True)
+    for name, content, mode, folder in (
+        ("broken", b"no library", 0o700, 0o700),
+        ("theirs", evil.read_bytes(), 0o766, 0o700),
+        ("in theirs", evil.read_bytes(), 0o700, 0o777),
+    ):
+        place = tmp_path / name / "compiled" / made.name
+        place.parent.mkdir(parents=True)
+        place.write_bytes(content)
+        place.chmod(mode)
+        place.parent.chmod(folder)
+        monkeypatch.setenv("ROBUSTSR_HOME", str(tmp_path / name))
+        assert fresh() is not None and place.read_bytes() == content, name  # compiled elsewhere
     assert not seen.exists()
+    ctypes.CDLL(str(evil))
+    assert seen.exists()
 
 
 def test_without_a_working_compiler_torch_does_it(tmp_path):
@@ -344,7 +376,7 @@ def test_the_code_for_wide_vectors_is_right_too(tmp_path):
 
 
 @needs_compiler
-def test_it_is_compiled_once_and_kept(home):
+def test_it_is_compiled_once_and_kept_for_each_processor_and_command(home, monkeypatch):
     fresh = kernels._library.__wrapped__
     stamps = []
     for _ in range(2):
@@ -352,3 +384,8 @@ def test_it_is_compiled_once_and_kept(home):
         (made,) = (home / "compiled").iterdir()
         stamps.append(made.stat().st_mtime_ns)
     assert stamps[0] == stamps[1]
+    monkeypatch.setattr(kernels, "_compile", copying(made))
+    monkeypatch.setattr(platform, "platform", lambda: "another")
+    assert fresh() is not None and len(list((home / "compiled").iterdir())) == 2
+    monkeypatch.setenv("ROBUSTSR_CC", "cc -DANOTHER")
+    assert fresh() is not None and len(list((home / "compiled").iterdir())) == 3
