@@ -5,12 +5,14 @@ import pytest
 import torch
 from fakes import FEW, here
 
-from robustsr import metrics, models, threats
-from robustsr.attack import run, watched
+from robustsr import attack, metrics, models, threats
+from robustsr.attack import forecast, run, watched
 from robustsr.attack_report import tables
 from robustsr.craft import craft
 from robustsr.onnx_network import OnnxNetwork
+from robustsr.perturbations import random_in_ball
 from robustsr.scene import Shown
+from robustsr.settings import Smoothing
 from robustsr.types import RobustSRError
 
 
@@ -60,6 +62,22 @@ def test_every_variant_has_its_rows_and_the_worst_is_marked(network, picture):
     assert marked == [(result.victim, f"attacked: {result.worst}, the worst")]
 
 
+@pytest.mark.parametrize("variants", [("base", "eot"), ("eot", "base")])
+def test_noise_is_as_large_as_the_strongest_attempt(network, picture, variants):
+    threat, smoothing = threats.parse("cw:c=1,steps=4,step_size=0.03"), Smoothing("median", 0.1, 3)
+    result = run(here(picture()), network, threat, variants=variants, smoothing=smoothing)
+    sizes = {attempt.name: attempt.sizes["l2"] for attempt in result.attempts}
+    assert result.noise.sizes["l2"] == pytest.approx(sizes[result.worst], rel=0.005)
+    assert max(sizes.values()) > 1.05 * min(sizes.values())
+
+
+def test_noise_is_not_what_the_attack_began_with(network, picture):
+    one = here(picture())
+    noise = run(one, network, threats.parse("pgd:steps=1"), seed=3).noise.exact - one.x
+    start = random_in_ball(one.x, "linf", 1, 3)
+    assert abs(float((start.sign() * noise.sign()).mean())) < 0.2
+
+
 def test_a_target_is_approached(network, picture):
     one = here(picture(), target=picture(30, 30, seed=5))
     result = run(one, network, threats.parse("pgd:eps=32/255,steps=8"))
@@ -82,6 +100,18 @@ def test_onnx_is_refused_as_victim(network, picture):
     stranger = OnnxNetwork(None, 4, "stranger", "0", torch.device("cpu"), "")
     with pytest.raises(RobustSRError, match="no gradients"):
         craft(threats.parse("fgsm"), watched(stranger, print, ""), here(picture()).x)
+
+
+def test_a_forecast_counts_every_run_of_an_attack(network, monkeypatch):
+    monkeypatch.setattr(attack, "pixels_per_second", lambda network: 1.0)
+
+    def runs(spec, *variants):
+        return forecast((1, 1), network, threats.parse(spec), variants, FEW, 1)
+
+    assert runs("pgd:steps=5,restarts=3", "base") == runs("pgd:steps=15", "base") > runs("pgd:steps=5", "base")
+    assert runs("cw:steps=5,drop=1", "base") == runs("cw:steps=50", "base")
+    looking = runs("random", "eot")
+    assert runs("pgd:steps=5,eot_iter=3", "eot") - looking == 6 * (runs("pgd:steps=5", "base") - looking)
 
 
 def test_the_network_says_how_often_it_ran(network, picture):

@@ -58,6 +58,22 @@ def test_cw_finds_the_minimum_of_its_objective():
     assert bool((cw(x, objective, values=1, c=0.5 / float(weight.norm()), steps=50).adv == x).all())
 
 
+def test_cw_is_adam_on_its_objective():
+    x = picture(1) * 0.2 + 0.4
+    _, weight = linear(x)
+    objective = lambda z: (z * weight).square().sum(dim=(1, 2, 3))  # noqa: E731
+    found = cw(x, objective, values=3, c=1.0, steps=3, lr=0.1, squared=True)
+    w = torch.atanh((2 * x - 1) * 0.999999).requires_grad_(True)
+    adam, curve = torch.optim.Adam([w], lr=0.1), [objective(x)]
+    for _ in range(4):
+        z = (w.tanh() + 1) / 2
+        curve.append(objective(z).detach())
+        adam.zero_grad()
+        ((z - x).square().sum() - 3 * objective(z).sum()).backward()
+        adam.step()
+    torch.testing.assert_close(found.curve, curve, rtol=1e-9, atol=0)
+
+
 # --- the ball, the box, the mask, never weaker ---
 
 
@@ -89,11 +105,20 @@ def test_only_the_masked_region_changes():
         assert changed[..., 2:5, 3:6].any() and not changed[~mask.bool().expand(2, 1, 8, 9)].any()
 
 
-def test_restarts_only_help_and_the_curve_tells_the_first_run():
-    x = picture(1, 6, 6)
+def test_a_step_within_a_mask_is_as_long_as_any():
+    x, mask = picture(2) * 0.2 + 0.4, torch.zeros(1, 1, 8, 9)
+    mask[..., 2:5, 3:6] = 1
+    objective, _ = linear(x)
+    for options in ({}, {"mask": mask}):
+        found = pgd(x, objective, 1.0, 1, 0.25, "l2", start=0, **options)
+        torch.testing.assert_close(norms(found.adv - x)["l2"], torch.full((2,), 0.25, dtype=x.dtype))
+
+
+def test_restarts_help_and_the_curve_tells_the_first_run():
+    x = picture(8, 6, 6)
     objective = lambda z: (z * 40).sin().mean(dim=(1, 2, 3))  # noqa: E731
     one, four = (pgd(x, objective, 0.1, steps=3, restarts=n, seed=5) for n in (1, 4))
-    assert four.loss >= one.loss
+    assert bool((four.loss >= one.loss).all()) and int((four.loss > one.loss).sum()) > 3
     assert len(one.curve) == len(four.curve) == 5  # clean, start, three steps
     assert torch.equal(one.curve[0], objective(x))
 
@@ -161,6 +186,13 @@ def test_one_perturbation_for_all_pictures(convs):
     assert hurt(delta) == pytest.approx(max(curve))
     chance = [hurt(random_in_ball(delta, "linf", 0.1, s).sign() * 0.1) for s in range(5)]
     assert hurt(delta) > 1.5 * max(chance)
+
+
+def test_the_best_of_all_perturbations_for_all_pictures_is_kept():
+    x = torch.full((2, 3, 4, 4), 0.5)
+    objective = lambda z: -((z - 0.5).mean(dim=(1, 2, 3)) - 0.013).abs()  # noqa: E731 - its steps overshoot
+    delta, curve = attacks.universal([(x, objective)], 0.1, steps=6, step_size=0.05)
+    assert float(objective(x + delta).mean()) == pytest.approx(max(curve), abs=1e-6) and max(curve) > curve[-1]
 
 
 def test_cw_never_ends_below_its_start_and_needs_no_ball(convs):

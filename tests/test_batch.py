@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import Plain
 from PIL import Image
 
-from robustsr import images
+from robustsr import batch, images
 from robustsr.batch import Output, Task, estimate, run
 from robustsr.console import forecast
 from robustsr.jobs import Job, plan_jobs
@@ -86,6 +88,26 @@ def test_a_second_run_does_nothing_and_a_changed_input_or_setting_is_redone(fold
     assert Counter(r.status for r in go(folder, net, smoothing=None, overwrite=True))["done"] == 3
 
 
+def test_what_was_made_with_another_algorithm_of_noise_is_redone(folder, net, monkeypatch):
+    go(folder, net)
+    monkeypatch.setattr(batch, "ALGORITHM", "philox/2")
+    assert Counter(r.status for r in go(folder, net)) == {"done": 3, "failed": 2}
+
+
+def test_an_input_that_changed_while_it_was_read_is_redone(folder, net, photo, monkeypatch):
+    def overtaken(path, **options):
+        made = read(path, **options)
+        Image.fromarray(photo(20, 24, seed=9)).save(path)
+        return made
+
+    read = images.read
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "read", overtaken)
+        go(folder, net)
+    assert Counter(r.status for r in go(folder, net)) == {"done": 3, "failed": 2}
+    assert Counter(r.status for r in go(folder, net)) == {"skipped": 3, "failed": 2}
+
+
 def test_stopping_keeps_whole_files_only_and_a_resumed_run_gives_the_same_bytes(folder, net):
     want = folder.with_name("want")
     go(folder, net, out=want)
@@ -101,6 +123,28 @@ def test_stopping_keeps_whole_files_only_and_a_resumed_run_gives_the_same_bytes(
     assert Counter(r.status for r in go(folder, net)) == {"skipped": 1, "done": 2, "failed": 2}
     for name in ("a.png", "c.jpg", "e.webp"):
         assert (out / name).read_bytes() == (want / name).read_bytes()
+
+
+def test_what_was_being_written_when_the_run_was_stopped_counts(tmp_path, photo, monkeypatch):
+    begun, write = threading.Event(), batch._write
+
+    def slow(*arguments):
+        begun.wait(20)
+        return write(*arguments)
+
+    def stop(job, done, total):
+        if job.source.name == "b.png":
+            begun.set()
+            raise Cancelled
+
+    for name in ("a.png", "b.png"):
+        Image.fromarray(photo()).save(tmp_path / name)
+    monkeypatch.setattr(batch, "_write", slow)
+    jobs, _ = plan_jobs([str(tmp_path)], str(tmp_path / "out"))
+    seen = []
+    with pytest.raises(Cancelled):
+        seen.extend(run(jobs, task(Plain()), on_window=stop))
+    assert [(r.job.source.name, r.status) for r in seen] == [("a.png", "done")]
 
 
 def test_an_earlier_result_that_is_no_longer_whole_is_called_that(folder, net):
@@ -165,8 +209,13 @@ def test_a_kill_just_after_the_result_appeared_is_healed(folder, net):
 
 
 def test_two_runs_in_one_folder_are_refused(folder, net):
-    with locked(folder.with_name("out")), pytest.raises(RobustSRError, match="another robustsr is at work in"):
-        go(folder, net)
+    link = folder.with_name("link")
+    with locked(folder.with_name("out")):
+        with pytest.raises(RobustSRError, match="another robustsr is at work in"):
+            go(folder, net)
+        link.symlink_to(folder.with_name("out"))
+        with pytest.raises(RobustSRError, match="another robustsr is at work in"):
+            go(folder, net, out=link)
     assert go(folder, net)[0].status == "done"
 
 
@@ -216,13 +265,27 @@ def test_a_folder_that_cannot_be_written_is_an_error_not_a_traceback(folder, net
         list(run(jobs, task(net)))
 
 
-def test_the_plan_of_the_folder_is_used_again(folder, net):
-    jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("out")))
-    first = make_plan(net, SMOOTHING, tile=64)
-    list(run(jobs, task(net, SMOOTHING, plan=first)))
-    list(run(jobs, task(net, SMOOTHING), overwrite=True))
+def plans(folder):
+    """Those that the output folder remembers, as they came."""
     events = [json.loads(line) for line in (folder.with_name("out") / ".robustsr.jsonl").read_text().splitlines()]
-    assert [e["plan"]["tile"] for e in events if e["event"] == "plan"] == [64]
+    return [event["plan"] for event in events if event["event"] == "plan"]
+
+
+@pytest.mark.parametrize("change", [{}, {"engine": "other"}, {"precision": "fp16"}, {"device": "cuda:7"}], ids=str)
+def test_the_plan_of_the_folder_is_used_again_unless_it_is_another_engines(folder, net, change):
+    jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("out")))
+    first, own = make_plan(net, SMOOTHING, tile=64), make_plan(net, SMOOTHING)
+    list(run(jobs, task(net, SMOOTHING, plan=replace(first, **change))))
+    list(run(jobs, task(net, SMOOTHING), overwrite=True))
+    assert [plan["tile"] for plan in plans(folder)] == [64, own.tile][: 1 + bool(change)]
+
+
+def test_a_smaller_tile_is_remembered_and_a_higher_precision_is_not(folder, photo):
+    Image.fromarray(photo(100, 100)).save(folder / "a.png")
+    results = go(folder, Plain(memory=5000, broken=("bf16",)), smoothing=None)
+    assert Counter(r.status for r in results) == {"done": 3, "failed": 2}
+    first, then = plans(folder)
+    assert then["tile"] < first["tile"] and then["precision"] == first["precision"] == "bf16"
 
 
 def test_a_picture_over_the_limit_fails_before_it_is_decoded(folder, net):

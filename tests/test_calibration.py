@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fakes import Plain
 from PIL import Image
 
 from robustsr import catalogue
@@ -99,6 +100,21 @@ def test_each_picture_gets_as_many_draws_as_it_needs(home, tiny, photo):
     made = robustsr.upscale(image, network, samples="auto", tolerance=TIGHTER[1], **flags)
     fixed = robustsr.upscale(image, network, samples=counts[1], **flags)
     assert np.array_equal(np.asarray(made), np.asarray(fixed))
+
+
+def test_draws_are_counted_on_windows_of_the_picture_with_its_own_noise():
+    whole, seen = torch.rand(1, 3, 150, 200), []
+
+    class Seen(Plain):
+        def __call__(self, x, *, origin=None):
+            for one, (top, left) in zip(x, origin.tolist(), strict=True):
+                seen.append((top, left))
+                torch.testing.assert_close(one, whole[0, :, top : top + 64, left : left + 64], atol=1e-4, rtol=0)
+            return super().__call__(x)
+
+    smoothing = AutoSmoothing("mean", 1e-6, 16, "independent", 7, tolerance=0.5)
+    assert smoothing.settled(whole, Seen())[0] == Smoothing("mean", 1e-6, 4, "independent", 7)
+    assert set(seen) == {(21, 34), (21, 102), (64, 34), (64, 102)}
 
 
 TIGHTER = (0.5, 0.03, 1e-9)

@@ -154,6 +154,15 @@ def test_a_network_that_gives_no_numbers():
         certify(photo(4, 4), Plain(broken=("fp32",)), Claim(0.1, 0.01, n=300))
 
 
+def test_more_draws_may_make_the_picture_than_bound_it():
+    class Still(Plain):
+        def __call__(self, x, *, origin=None):
+            return torch.full_like(x, 0.5)
+
+    made = certify(photo(1, 1), Still(scale=1, context=0), Claim(0.1, 0.01, n=400, shipped=33_000), seed=1)
+    assert made.shipped.unique().tolist() == [128]
+
+
 def test_out_of_memory_says_what_to_do():
     with pytest.raises(RobustSRError, match="--crop"):
         certify(photo(4, 4), Plain(memory=1), Claim(0.1, 0.01, n=300))
@@ -170,14 +179,19 @@ def test_fields(net):
     assert find_field(net, "auto", 12, 16).radius == 3 and find_field(net, "image", 12, 16).radius is None
     assert find_field(net, "auto", 12, 16).values == 147 and find_field(net, "image", 12, 16).values == 576
     assert find_field(net, "receptive", 5, 16).sides == (5, 7)
+    assert find_field(Padded(min_size=12, multiple=4), "auto", 12, 16).kind == "receptive"
 
 
-@pytest.mark.parametrize("how", [{"exact": False}, {"name": "padded"}])
-def test_the_receptive_field_is_refused_where_it_is_not_exact(net, how):
-    class Padded(Net):
-        multiple, min_size, square = 8, 1, False
+@dataclass(frozen=True)
+class Padded(Net):
+    multiple: int = 1
+    min_size: int = 1
+    square: bool = False
 
-    network = Padded() if "name" in how else replace(net, **how)
+
+@pytest.mark.parametrize("how", [{"exact": False}, {"multiple": 8}, {"min_size": 13}, {"square": True}], ids=str)
+def test_the_receptive_field_is_refused_where_it_is_not_exact(how):
+    network = Padded(**how)
     with pytest.raises(RobustSRError, match="--field image"):
         find_field(network, "receptive", 12, 16)
     assert find_field(network, "auto", 12, 16).kind == "image"

@@ -116,6 +116,11 @@ def test_noise_has_its_standard_deviation(spec, std):
     assert float(noise.std()) == pytest.approx(std, rel=0.02) and abs(float(noise.mean())) < std / 50
 
 
+def test_kinds_draw_numbers_of_their_own():
+    a, b = ((run(spec, gray(0.5)) - 0.5).flatten() for spec in ("noise:sigma=0.08", "gaussian-noise:severity=1"))
+    assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.1
+
+
 def test_impulse_noise_hits_its_share_half_of_it_white():
     y = run("impulse-noise:severity=5", gray(0.5, 200, 200))
     assert float((y == 1).float().mean()) == pytest.approx(0.135, abs=0.005)

@@ -89,12 +89,39 @@ def test_targets_and_masks(network):
     assert torch.equal(made.adv[..., 6:, :], x[..., 6:, :]) and not torch.equal(made.adv, x)
 
 
+def test_the_mean_of_losses_approaches_a_target_too(network):
+    x, smoothing = picture(), Smoothing("median", 0.05, 3)
+    with torch.no_grad():
+        target = network(x.flip(-1)).clamp(0, 1)
+    threat = parse("pgd:eps=60/255,steps=10,eot_iter=4,loss=mse")
+    made = craft(threat, network, x, target, smoothing=smoothing, variant="losses", targeted=True)
+    victim = attackable(network, (12, 14), smoothing)
+    with torch.no_grad():
+        near, far = ((victim(z) - target).square().mean() for z in (made.adv, x))
+    assert near < 0.9 * far
+
+
+def test_attacks_run_in_float32_whatever_the_model_came_in(network):
+    x = picture()
+    with torch.no_grad():
+        assert torch.equal(attackable(network.with_precision("bf16"), (12, 14))(x), network(x))
+
+
+def test_what_cw_finds_is_only_rounded(network):
+    x = picture()
+    made = craft(parse("cw:c=100,steps=30,step_size=0.05"), network, x, network(x.flip(-1)).clamp(0, 1))
+    assert float((made.found.adv - x).abs().max()) > 16 / 255  # as far as it likes: it knows no ball
+    assert float((made.adv - made.found.adv).abs().max()) <= 0.501 / 255
+
+
 def test_random_noise_has_the_budget(network):
     x = picture(30, 30)
     for spec in ("random:eps=8/255", "random:norm=l2,eps=2"):
         threat = parse(spec)
         made = craft(threat, network, x, seed=3)
         assert float(norms(made.adv - x)[threat.norm]) == pytest.approx(threat.eps, rel=0.02)
+        assert torch.equal(craft(threat, network, x, seed=3).adv, made.adv)
+        assert not torch.equal(craft(threat, network, x, seed=4).adv, made.adv)
         mask = torch.zeros(1, 1, 30, 30)
         mask[..., :15, :] = 1
         made = craft(threat, network, x, mask=mask, seed=3)

@@ -4,7 +4,16 @@ import sys
 import pytest
 import torch
 
-from robustsr.engine import auto_precision, check_precision, devices, is_out_of_memory, resolve_device, unused_gpu
+from robustsr import engine
+from robustsr.engine import (
+    auto_precision,
+    buffers_kept,
+    check_precision,
+    devices,
+    is_out_of_memory,
+    resolve_device,
+    unused_gpu,
+)
 from robustsr.types import RobustSRError
 
 
@@ -27,6 +36,42 @@ def test_precisions():
         check_precision("double")
 
 
+@pytest.mark.parametrize(("major", "precision"), [(7, "fp16"), (8, "bf16"), (9, "bf16")])
+def test_gpus_from_ampere_on_take_bfloat16(monkeypatch, major, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+    assert auto_precision(torch.device("cuda:0")) == precision
+
+
+@pytest.mark.parametrize(
+    ("has", "fast", "slow"), [("amx_bf16", "bf16", "bf16"), ("avx512_bf16", "fp32", "bf16"), ("", "fp32", "fp32")]
+)
+def test_bfloat16_without_matrix_units_is_for_where_float32_is_slow(monkeypatch, has, fast, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {has: True})
+    cpu = torch.device("cpu")
+    assert (auto_precision(cpu, winograd=True), auto_precision(cpu)) == (fast, slow)
+
+
+def test_buffers_are_kept_until_the_outermost_end(monkeypatch):
+    class Libc:
+        calls = ()
+
+        def mallopt(self, option, value):
+            self.calls += (option,)
+
+        def malloc_trim(self, rest):
+            self.calls += ("trim",)
+
+    libc = Libc()
+    monkeypatch.setattr(engine, "_glibc", lambda: libc)
+    for _ in range(2):
+        libc.calls = ()
+        with buffers_kept():
+            with buffers_kept():
+                pass
+            assert len(libc.calls) == 2 and "trim" not in libc.calls
+        assert libc.calls[-1] == "trim"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")
 def test_a_gpu_that_torch_cannot_use_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -46,7 +91,11 @@ def test_running_out_of_memory_is_told_from_other_errors():
         torch.empty(1 << 55)
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and is_out_of_memory(MemoryError())
-    for words in ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "Unable to find an engine to execute this computation"):
+    for words in (
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "Unable to find an engine to execute this computation",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes",
+    ):
         assert is_out_of_memory(RuntimeError(words))
     assert not is_out_of_memory(RuntimeError("shapes differ")) and not is_out_of_memory(ValueError("out of memory"))
 

@@ -1,6 +1,38 @@
+import os
+
 import pytest
 
-from robustsr.files import staged
+from robustsr import files
+from robustsr.files import atomic, staged
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the operating system is asked for, as it happens: fsync, or the name that a file gets."""
+    asked = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def call(*arguments, name=name, real=real):
+            asked.append(arguments[-1].name if name == "replace" else name)
+            return real(*arguments)
+
+        monkeypatch.setattr(files.os, name, call)
+    return asked
+
+
+def test_what_is_written_is_on_the_disk_before_and_after_it_has_its_name(tmp_path, calls):
+    with atomic(tmp_path / "a") as part:
+        part.write_text("x")
+    assert calls == ["fsync", "a", "fsync"]
+
+
+def test_files_move_to_a_folder_in_the_order_of_their_names(tmp_path, calls):
+    """A cache of pictures is there once its table is."""
+    with staged(tmp_path / "cache") as part:
+        for name in ("table.json", "pixels.bin"):
+            (part / name).write_text("x")
+    assert calls == ["pixels.bin", "table.json"]
 
 
 def test_what_is_interrupted_leaves_nothing(tmp_path):

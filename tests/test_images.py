@@ -573,6 +573,14 @@ def test_orientation_is_applied_once(tmp_path, name, orientation):
             assert written.getexif().get(0x0112, 1) == 1
 
 
+def test_exif_decides_where_xmp_says_otherwise(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="3"/></x:xmpmeta>'
+    Image.fromarray(pixels(3)).save(tmp_path / "a.jpg", exif=exif, xmp=xmp)
+    assert read(tmp_path / "a.jpg").rgb.shape == (W, H, 3)
+
+
 def tagged(orientation=6):
     return picture(meta=Metadata(PILLOW_SRGB, exif_block(orientation), XMP, IPTC, (300.0, 150.0)))
 
@@ -812,12 +820,26 @@ def test_blocks_too_long_for_jpeg_are_dropped_with_a_note(tmp_path):
     assert read(tmp_path / "x.png").meta.iptc == IPTC * 6000
 
 
+def test_centimetres_become_inches(tmp_path):
+    how = {"photometric": "rgb", "resolution": (100, 50), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8, 3), np.uint8), **how)
+    assert read(tmp_path / "a.tif").meta.dpi == pytest.approx((254, 127))
+
+
 def test_no_resolution_is_made_up(tmp_path):
     save(pixels(3), tmp_path / "x.jpg", "JPEG", exif=exif_block())
     assert read(tmp_path / "x.jpg").meta.dpi is None
 
 
 # --- colours ---
+
+
+def test_a_single_pixel_of_colour_is_kept(tmp_path):
+    """Between the places that are looked at first."""
+    rgb = np.full((40, 40, 3), 99, np.uint8)
+    rgb[5, 5] = 200, 10, 10
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    assert np.array_equal(levels(read(tmp_path / "a.png").rgb), rgb)
 
 
 def test_gray_that_was_stored_as_colours_is_gray(tmp_path):

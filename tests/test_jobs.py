@@ -6,7 +6,7 @@ import pytest
 
 from robustsr.files import append_line
 from robustsr.jobs import Job, plan_jobs
-from robustsr.manifest import Manifest
+from robustsr.manifest import Manifest, digest
 from robustsr.naming import tails
 from robustsr.remote import Url, state
 from robustsr.types import RobustSRError
@@ -310,6 +310,7 @@ def test_manifest_survives_a_torn_line(tmp_path):
     manifest = Manifest.read(tmp_path)
     for line in (
         '{"event": "done", "target": "t.png"}',
+        '{"event": "done", "target": "t.png", "source": "s.png", "settings": "abc"}',
         '{"event": "plan"}',
         "[]",
         "3",
@@ -335,6 +336,10 @@ def test_manifest_survives_a_torn_line(tmp_path):
     assert not again.is_done(source, target, "abc")  # touched, and the recorded digest is not its content's
     target.write_bytes(b"cut short")
     assert not again.is_done(source, target, "abc")
+
+
+def test_settings_in_any_order_have_one_name():
+    assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})
 
 
 @pytest.mark.parametrize("suffix", ["/../x", "a\\b", "c:d"])

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from robustsr import losses
@@ -79,9 +80,25 @@ def test_perceptual_is_zero_for_equals_grows_with_damage_and_has_gradients(weigh
         assert bool((loss(hr, hr) == 0).all())
         near = (hr + 0.1 * (sr - hr)).requires_grad_(True)
         assert bool((loss(near, hr) < loss(sr, hr)).all()) and loss(near, hr).shape == (2,)
+        assert bool((loss(sr, sr) == 0).all())  # not against the reference before
         (gradient,) = torch.autograd.grad(loss(near, hr).sum(), near)
         assert bool(gradient.isfinite().all() and (gradient != 0).any())
     torch.testing.assert_close(losses.paper()(sr, hr), 0.01 * losses.l1(sr, hr) + losses.perceptual()(sr, hr))
+
+
+def test_perceptual_is_of_vgg19_on_imagenets_normalised_input(weights):
+    features = load_file(weights / "vgg19-features-conv3_4.safetensors")
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+    def conv2_1(x):
+        x = (x - mean) / std
+        for i in (0, 2):
+            x = F.relu(F.conv2d(x, features[f"features.{i}.weight"], features[f"features.{i}.bias"], padding=1))
+        return F.conv2d(F.max_pool2d(x, 2), features["features.5.weight"], features["features.5.bias"], padding=1)
+
+    sr, hr = pictures()
+    want = (conv2_1(sr) - conv2_1(hr)).abs().mean((1, 2, 3)) / conv2_1(losses._reference()).abs().mean()
+    torch.testing.assert_close(losses.perceptual("conv2_1")(sr, hr), want, rtol=1e-3, atol=1e-5)
 
 
 def test_perceptual_of_several_layers_is_their_mean(weights):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustsr import kernels
-from robustsr.noise import gaussian, philox
+from robustsr.noise import box_muller, gaussian, philox
 
 F = 0xFFFFFFFF
 
@@ -95,6 +95,11 @@ def test_the_values_are_standard_normal_and_uncorrelated():
         g[..., 1:] * g[..., :-1],
     ):
         assert abs(shifted.mean()) < 4 / shifted.numel() ** 0.5
+
+
+def test_no_value_is_larger_than_5_9():
+    least = torch.zeros(1)  # of the random bits: the largest normal
+    assert float(box_muller(least, least)[0]) == pytest.approx((50 * np.log(2)) ** 0.5, rel=1e-5)
 
 
 def test_seeds_differ_in_all_64_bits():

@@ -57,6 +57,10 @@ def test_any_size_can_be_asked_for(target, size, passes):
     assert made.rgb.mean() == pytest.approx(RGB.mean(), abs=0.01)
 
 
+def test_a_pixel_more_takes_no_pass_more():
+    assert [Target(long_side=side).passes(1000, 600, 4) for side in (4000, 4001, 4100)] == [1, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
@@ -134,6 +138,12 @@ def test_a_wide_gamut_is_not_cut_to_srgb():
     assert made.rgb.min() < -0.1 and made.rgb.max() > 1.1
 
 
+def test_what_resizing_overshoots_is_cut():
+    board = np.repeat(np.indices((30, 30)).sum(0)[..., None] % 2, 3, 2)
+    made, _ = run(picture(board), Plain(), target=Target(scale=3))
+    assert made.rgb.min() == 0 and made.rgb.max() == 1
+
+
 def test_only_the_first_pass_is_smoothed(net):
     pic, smoothing = picture(RGB[:8, :8]), Smoothing("mean", 0.1, 4)
     twice, _ = run(pic, net, smoothing, Target(scale=16))
@@ -146,7 +156,7 @@ def test_out_of_memory_halves_the_tile_and_starts_the_picture_again():
     pic = picture(RNG.random((300, 200, 3)))
     want, first = run(pic, Plain())
     made, used = run(pic, Plain(memory=11_000))
-    assert used.tile == 150 < first.tile == 512
+    assert used.tile == 150 < first.tile == 512 and used.batch < first.batch
     np.testing.assert_array_equal(made.rgb, want.rgb)
     with pytest.raises(RobustSRError, match="out of memory, even in tiles of 36"):
         run(pic, Plain(memory=100))
@@ -196,6 +206,17 @@ def test_numbers_that_are_none_are_retried_in_float32_and_never_returned():
     assert used.precision == "fp32" and np.isfinite(made.rgb).all()
     with pytest.raises(RobustSRError, match="gives values that are not numbers"):
         run(pic, Plain(broken=("bf16", "fp32")))
+
+
+def test_one_value_that_is_no_number_is_seen():
+    class Holed(Plain):
+        def __call__(self, x, *, origin=None):
+            out = super().__call__(x)
+            out[..., 7, 9] = float("nan")
+            return out
+
+    with pytest.raises(RobustSRError, match="gives values that are not numbers"):
+        run(picture(RGB), Holed(precision="fp32"))
 
 
 def test_a_bug_is_not_mistaken_for_lack_of_memory():

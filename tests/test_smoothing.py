@@ -220,6 +220,27 @@ def test_enough_draws_do_not_depend_on_what_a_call_holds(convs):
     assert len(counts) == 1
 
 
+def test_a_border_does_not_count_on_any_side():
+    class Rim(Itself):
+        def __call__(self, x, *, origin=None):
+            return x - torch.nn.functional.pad(x[..., 2:-2, 2:-2], (2, 2, 2, 2))
+
+    x, origin = torch.full((1, 3, 20, 20), 0.5), torch.zeros(1, 2, dtype=torch.int64)
+    smoothed = Smoothed(Rim(), 0.2, 64, draws="independent")
+    assert smoothed.enough(x, 1e-9, origin=origin, border=2) == (4, 0.0)
+    assert smoothed.enough(x, 1e-9, origin=origin, border=1)[0] == 64
+
+
+def test_each_draw_of_a_batch_knows_its_place():
+    class Places(Itself):
+        def __call__(self, x, *, origin=None):
+            return torch.zeros_like(x) + origin[:, :1, None, None]
+
+    x, origin = torch.zeros(2, 3, 4, 4), torch.tensor([[0, 0], [7, 0]])
+    got = Smoothed(Places(), 0.1, 6, "mean", chunk=3)(x, origin=origin)
+    assert got[0].unique().tolist() == [0] and got[1].unique().tolist() == [7]
+
+
 @pytest.mark.parametrize("samples", [1, 2, 3, 5])
 def test_few_draws_are_all_there_are(samples):
     x, origin = torch.full((1, 3, 8, 8), 0.5), torch.zeros(1, 2, dtype=torch.int64)

@@ -33,10 +33,13 @@ def test_one_perturbation_for_all(network, picture, tmp_path):
     assert np.array_equal(np.load(tmp_path / "universal.npy"), made.delta[0].permute(1, 2, 0).numpy())
 
 
-def test_universal_through_fresh_draws_and_its_limits(network, picture):
+def test_one_through_fresh_draws_does_more_than_noise_and_has_its_limits(network, picture):
     scenes = [here(picture(12, 12))]
-    attack = threats.parse("pgd-l2:steps=2,eot_iter=2")
+    attack = threats.parse("pgd-l2:steps=10,eot_iter=2,loss=mse")
     made = universal(scenes, network, attack, smoothing=FEW, adaptive=True)
     assert float(torch.linalg.vector_norm(made.delta)) <= 0.5 + 1e-6
+    psnr = {(o.label, o.input): o.measures["psnr"] for o in made.rows[0].outcomes}
+    for label in ("tiny", "tiny, median of 4, sigma 0.03", "bicubic"):
+        assert psnr[label, "universal"] < psnr[label, "random"] - 0.2
     with pytest.raises(RobustSRError, match="a universal attack is --method pgd"):
         universal(scenes, network, threats.parse("cw"))
