@@ -69,9 +69,7 @@ def plan_jobs(
     folders = [p for p in paths if p.is_dir()]
     own = tails([folder.resolve() for folder in folders])
     jobs: list[Job] = []
-    origins: dict[
-        Job, Place
-    ] = {}  # of earlier results, resolved; those that lie where the new ones go are out in any case
+    origins: dict[Job, Place] = {}  # of earlier results; those that lie where new ones go are out in any case
     manifest = cache(Manifest.read)
     for path in paths:
         if path.is_dir():
