@@ -185,7 +185,7 @@ def attack(
             eot_iter=eot_iter,
         )
         if threat.eps == 0 or threat.eps_rel == 0:
-            raise RobustSRError("--eps 0 changes nothing: give the size of the change, like 8/255")
+            raise RobustSRError("a budget of 0 changes nothing: give the size of the change, like --eps 8/255")
         place = None if crop is None else box(crop)
         if sigma == "auto":
             raise RobustSRError("--sigma auto follows each picture, and so the attack itself: give a number")

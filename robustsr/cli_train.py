@@ -54,7 +54,7 @@ def train(
         console.out.print(table)
         return
     if show:
-        console.out.print(written(Recipe.load(recipe, ["data.hr=FOLDER", *(set_ or [])])), markup=False, soft_wrap=True)
+        console.out.print(written(Recipe.load(recipe, set_ or [], pictures="FOLDER")), markup=False, soft_wrap=True)
         return
     chosen = Recipe.load(recipe, set_ or [])
     bring_torch()
@@ -133,7 +133,8 @@ def _run(chosen: Recipe, folder: Path, resume: bool, device: str, stop: Callable
         for at in run(chosen, folder, say=console.say):
             last = at.step
             if at.message:
-                console.say(at.message)
+                for line in at.message.splitlines():
+                    console.say(line)
                 continue
             update(at.step, _line(at).partition("  ")[2])
             due = not live and (shown is None or at.step >= shown + EVERY)

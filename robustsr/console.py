@@ -40,8 +40,8 @@ class _Console(Console):
         super().print(*(harmless(item) if isinstance(item, str) else item for item in objects), **options)
 
 
-out = _Console(highlight=False)
-err = _Console(stderr=True, highlight=False)
+out = _Console(highlight=False, emoji=False)
+err = _Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str, style: str = "", to: Console | None = None) -> None:

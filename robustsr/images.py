@@ -86,7 +86,8 @@ def read(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Picture:
     info, (meta, orientation, notes) = source.info, metadata.mended(source.meta)
     notes = source.notes + notes
     if source.frames > 1:
-        notes += (f"only the first of {source.frames} frames was read",)
+        which = "main one" if info.format == "heic" else "first"
+        notes += (f"only the {which} of {source.frames} frames was read",)
     stored = _turned(stored, orientation)
     alpha = None
     if info.alpha:

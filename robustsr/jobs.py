@@ -187,15 +187,15 @@ def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) 
                 deeper += 1
             elif file.is_file():  # not a pipe or a dead link
                 found.append((file, made.get(file)))
+    heic = "; `pip install pillow-heif` takes HEIC too" if {f".{ending}" for ending in HEIC} & others.keys() else ""
     if others:
         kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(others.items()))
-        hint = "; `pip install pillow-heif` takes HEIC too" if {f".{ending}" for ending in HEIC} & others.keys() else ""
-        warnings.append(f"{folder}: {_count(others.total(), 'file')} of other kinds left alone ({kinds}){hint}")
+        warnings.append(f"{folder}: {_count(others.total(), 'file')} of other kinds left alone ({kinds}){heic}")
     if found and deeper:
         warnings.append(f"{folder}: {_count(deeper, 'picture')} in folders below left alone: -r takes them too")
     if not found:
         hint = f"; {deeper} in folders below: add -r" if deeper else f" (looked for {', '.join(FORMATS)})"
-        raise RobustSRError(f"no pictures in {str(folder)!r}{hint}")
+        raise RobustSRError(f"no pictures in {str(folder)!r}{hint}{heic}")
     return found
 
 

@@ -186,7 +186,9 @@ def paired(studies: dict[str, Study], results: dict[str, Results]) -> list[Secti
             per_set = [values.get(name, [Cell()] * len(PAPER))[k] for name in names]
             complete = [c.value for c in per_set if isinstance(c.value, float)]
             mean = sum(complete) / len(complete) if len(complete) == len(names) else None
-            cells += [*per_set, *([Cell(mean)] * (len(names) > 1))]
+            errors = [c.error for c in per_set if c.error is not None]
+            error = math.hypot(*errors) / len(names) if len(errors) == len(names) else None
+            cells += [*per_set, *([Cell(mean, error=error)] * (len(names) > 1))]
         lines.append(Row(label, cells, section=section))
     if names == ["NTIRE", "AIM"]:
         for label, v in theirs.items():

@@ -52,7 +52,7 @@ class Manifest:
         if isinstance(record, Url) and not record.exists():
             return manifest
         if isinstance(record, Path) and (record.is_symlink() or (record.exists() and not record.is_file())):
-            raise RobustSRError(f"{record} is no file, but a link or a pipe: remove it")
+            raise RobustSRError(f"{record} is no plain file: remove it")
         try:
             with fetched(record) as path:
                 text = path.read_text(encoding="utf-8", errors="replace")
@@ -98,7 +98,10 @@ class Manifest:
         if source is None:
             return None
         here = Path() if isinstance(self.folder, Url) else self.folder  # at a URL it is a whole path
-        return Url(source) if "://" in source else (here / source).resolve()
+        try:
+            return Url(source) if "://" in source else (here / source).resolve()
+        except ValueError:  # no name that a file could have
+            return None
 
     @property
     def origins(self) -> dict[Place, Place | None]:

@@ -177,7 +177,7 @@ def verify(
     try:
         seed, fresh = int(record["noise"]["seed"], 16), bool(record["noise"]["fresh"])
         if not 0 <= seed < 1 << 64:
-            raise ValueError("its seed has more than 64 bits")
+            raise ValueError("its seed is no number of 64 bits")
         kind = record["field"]["kind"]
         recorded_result, recorded_digests = dict(record["result"]), dict(record["sha256"])
     except (KeyError, TypeError, ValueError) as error:

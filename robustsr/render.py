@@ -180,7 +180,14 @@ def save(report: Report, folder: StrPath) -> list[Path]:
 
 def escaped(text: str) -> str:
     """One line of Markdown, in tables too, that shows a text letter by letter."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", plain(text).replace("&", "&amp;").replace("<", "&lt;"))
+    text = plain(text).strip().replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"([\\`*~$\[\]|]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+    return re.sub(r"^([-+=#]+(?=\s|$)|>|\d+(?=[.)]\s))", _begun, text)
+
+
+def _begun(mark: re.Match[str]) -> str:
+    """What would begin a heading, a list or a quotation, without that."""
+    return f"{mark[0]}\\" if mark[0].isdigit() else f"\\{mark[0]}"
 
 
 def _harmless(value: Value) -> Value:

@@ -19,7 +19,7 @@ from .settings import Smoothing
 from .threats import Threat
 from .types import RobustSRError, meant, named
 
-VERSION = 4  # of what a record holds and means
+VERSION = 5  # of what a record holds and means
 Record = dict[str, Any]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .perturbations import Norm
 from .settings import Smoothing
+from .smoothing import LARGEST_SAMPLES
 from .types import RobustSRError, named, number, shown
 
 Method = Literal["fgsm", "bim", "pgd", "cw", "random"]
@@ -84,6 +85,8 @@ class Threat:
             )
         if self.iterations < 1 or self.restarts < 1 or self.eot_iter < 1:
             raise RobustSRError("steps, restarts and eot_iter must be at least 1")
+        if self.eot_iter > LARGEST_SAMPLES:
+            raise RobustSRError(f"eot_iter must be at most {LARGEST_SAMPLES:,}")
 
     @property
     def linf(self) -> float:

@@ -109,3 +109,6 @@ def test_without_pillow_heif_it_is_said(read, monkeypatch, tmp_path):
     jobs, warnings = plan_jobs([str(tmp_path)], str(tmp_path / "out"))
     assert [job.target.name for job in jobs] == ["a.png"]
     assert "1 file of other kinds left alone (1 .heic); `pip install pillow-heif` takes HEIC too" in warnings[0]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(RobustSRError, match=r"no pictures in .*; `pip install pillow-heif` takes HEIC too"):
+        plan_jobs([str(tmp_path)], str(tmp_path / "out"))

@@ -228,8 +228,9 @@ def test_results_below_an_output_folder_are_known_as_ours(here):
 
 def test_no_server_is_asked_for_what_a_folder_says_it_was_made_from(here, monkeypatch):
     here("p/a.png", "p/b.png", "p/c.png")
-    for i, source in enumerate(("ftp://127.0.0.1:1/x.png", "nothing://x.png", "a::b://x.png")):
-        line = {"event": "begin", "target": f"{'abc'[i]}.png", "source": source}
+    sources = ("ftp://127.0.0.1:1/x.png", "nothing://x.png", "a::b://x.png", "a\0b.png", "\ud800.png")
+    for i, source in enumerate(sources):
+        line = {"event": "begin", "target": f"{'abcab'[i]}.png", "source": source}
         append_line(Path("p/.robustsr.jsonl"), json.dumps(line))
     monkeypatch.setattr(Url, "_reached", lambda url: pytest.fail(f"{url} was asked"))
     assert sorted(names(plan_jobs(["p"], "o")[0])) == ["p/a.png", "p/b.png", "p/c.png"]
@@ -240,7 +241,7 @@ def test_a_record_is_a_file(here):
     here("p/a.png", "victim")
     for make in (os.mkfifo, lambda path: os.symlink(Path("victim").absolute(), path)):
         make("p/.robustsr.jsonl")
-        with pytest.raises(RobustSRError, match=r"\.robustsr\.jsonl is no file, but a link or a pipe: remove it"):
+        with pytest.raises(RobustSRError, match=r"\.robustsr\.jsonl is no plain file: remove it"):
             plan_jobs(["p"], "o")
         os.remove("p/.robustsr.jsonl")
 

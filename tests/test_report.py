@@ -1,6 +1,7 @@
 """Reports: what is marked, what is escaped, what is kept, and that nothing is cut."""
 
 import csv
+import html
 import io
 import json
 import math
@@ -12,6 +13,7 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
+import markdown_it
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ from PIL import Image
 from rich.console import Console
 
 from robustsr import render as render_module
-from robustsr.render import fit, report_to_markdown, save, to_csv, to_json, to_markdown, to_rich
+from robustsr.render import escaped, fit, report_to_markdown, save, to_csv, to_json, to_markdown, to_rich
 from robustsr.report import Cell, Column, Gallery, Panel, Plot, Report, Row, Table
 from robustsr.types import RobustSRError
 from robustsr.webpage import to_html, to_svg
@@ -165,6 +167,16 @@ def test_markdown_and_csv_hold_the_table():
         assert (line["section"], line["Method"], line["source"]) == (row.section, row.label, "measured")
         for cell, column in zip(row.cells, table.columns, strict=True):
             assert float(line[column.full]) == cell.value  # all digits
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["_a_.png", "__init__.png", "my_photo_1.png", "~~x~~", "# x", "- x", "+ x", "1. x", "2) x", "> x", "---", "-0.5"]
+    + ["![x](y)", "`x`", "*a*", "<b>x</b>", "a & b", "$$x$$", "3.5 dB", "a - b"],
+)
+def test_markdown_shows_texts_letter_by_letter(text):
+    shown = markdown_it.MarkdownIt().enable("strikethrough").render(escaped(text))
+    assert shown == f"<p>{html.escape(text, quote=False)}</p>\n".replace("&gt;", "&gt;")
 
 
 def test_standard_errors_are_in_the_files_and_their_largest_below():

@@ -143,8 +143,8 @@ def test_more_draws_come_closer_to_the_true_median(convs):
     [
         ({"sigma": -0.1}, r"sigma must be in \[0, 1\]"),
         ({"sigma": 8}, r"sigma must be in \[0, 1\]"),
-        ({"samples": 0}, "samples must be 1 to 100,000, got 0"),
-        ({"samples": 10**300}, r"samples must be 1 to 100,000, got 1e\+300"),
+        ({"samples": 0}, "samples must be 1 to 100,000"),
+        ({"samples": 10**400}, "samples must be 1 to 100,000"),
         ({"reduce": "mode"}, "'median' or 'mean'"),
         ({"draws": "lucky"}, "'antithetic' or 'independent'"),
     ],

@@ -205,6 +205,11 @@ def test_a_checkpoint_from_before_a_recipe_had_some_key_still_resumes(folder):
     path = folder / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     del state["recipe"]["inputs"]["attack_step"], state["recipe"]["denoiser"]
+    state["recipe"]["inputs"]["attack"] = "cw:lr=.02"
+    torch.save(state, path)
+    renamed = tiny_run.recipe(folder, 'inputs.attack="cw:step_size=.02"')
+    assert State.resumed(path, renamed, torch.device("cpu")).step == 3
+    state["recipe"]["inputs"]["attack"] = ""
     torch.save(state, path)
     assert State.resumed(path, config, torch.device("cpu")).step == 3
     with pytest.raises(RobustSRError, match="inputs.attack_step was 0.25 and is 0.7"):

@@ -171,6 +171,13 @@ def test_a_written_recipe_is_that_recipe_and_says_what_every_key_is(name, tmp_pa
     assert "patch = 32  # pixels of the network's input" in written(Recipe.load("certsr-photo", ["data.hr=x"]))
 
 
+def test_pictures_are_named_where_a_recipe_names_none(tmp_path):
+    (tmp_path / "mine.toml").write_text('base = "psnr"\n[data]\nhr = "my_photos/"')
+    assert Recipe.load(str(tmp_path / "mine.toml"), pictures="FOLDER").data.hr == "my_photos/"
+    assert Recipe.load("psnr", ["data.hr=a"], pictures="FOLDER").data.hr == "a"
+    assert Recipe.load("psnr", pictures="FOLDER").data.hr == "FOLDER"
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero():
     config = Optimiser(steps=100, warmup=10)
     rates = [learning_rate(config, 1.0, s) for s in range(100)]

@@ -2,13 +2,14 @@ import os
 import threading
 import time
 
+import gradio as gr
 import pytest
 from PIL import Image
 from robustsr_ui.desk import Desk, Line, Token
-from robustsr_ui.parts import literally, plain
+from robustsr_ui.parts import literally, plain, readable
 from robustsr_ui.upscale import look
 
-from robustsr.types import Cancelled
+from robustsr.types import Cancelled, RobustSRError
 
 
 def quiet(done, text):
@@ -136,3 +137,6 @@ def test_names_of_files_are_shown_letter_by_letter(tmp_path, photo):
     about = look(Desk(tmp_path / "desk"), path).about
     assert "<img" not in about and r"!\[x\](y)" in about and r"\*a\*" in about
     assert literally(Desk(tmp_path), "no file <b>\n\n`x`") == "No file &lt;b>\n\n\\`x\\`"
+    with pytest.raises(gr.Error) as shown, readable(Desk(tmp_path)):
+        raise RobustSRError("no file <video src=x>")
+    assert shown.value.message == "No file &lt;video src=x&gt;"

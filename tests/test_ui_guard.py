@@ -20,7 +20,9 @@ def client():
 
 def test_other_names_of_the_server_are_refused(client):
     assert client.get("/").text == "hello"
-    assert client.get("/").headers["content-security-policy"] == "img-src 'self' data: blob:"
+    assert (
+        client.get("/").headers["content-security-policy"] == "img-src 'self' data: blob:; media-src 'self' data: blob:"
+    )
     assert client.get("/", headers={"host": "localhost:7860"}).status_code == 200
     assert client.get("/", headers={"host": "evil.example:7860"}).status_code == 403  # DNS rebinding
 

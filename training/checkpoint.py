@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -180,9 +181,11 @@ def _part_name(path: Path, data: bytes) -> str:
 
 
 def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as it was saved, with the defaults of keys that came later."""
+    """A recipe as it was saved, with the defaults of keys that came later, and what they are called now."""
     defaults = asdict(Recipe("-", data=Data(hr="-")))
-    return {k: {**v, **recipe.get(k, {})} if isinstance(v, dict) else recipe.get(k, v) for k, v in defaults.items()}
+    whole = {k: {**v, **recipe.get(k, {})} if isinstance(v, dict) else recipe.get(k, v) for k, v in defaults.items()}
+    whole["inputs"]["attack"] = re.sub("(?<=[:,])lr=", "step_size=", whole["inputs"]["attack"])
+    return whole
 
 
 def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -219,12 +219,15 @@ class Recipe:
             raise RobustSRError("recipe: all weights under loss are 0: nothing to train for")
 
     @classmethod
-    def load(cls, name_or_path: str, overrides: list[str] | None = None) -> Self:
+    def load(cls, name_or_path: str, overrides: list[str] | None = None, pictures: str = "") -> Self:
         """Reads a shipped recipe by name or a TOML file by path; ``overrides`` are ``key=value`` with a TOML value.
 
+        ``pictures``: data.hr where it says none.
         A recipe may be said as what differs from another: ``base = "NAME"``, or the path of a file from its own folder.
         """
         table = read(name_or_path)
         for one in overrides or []:
             override(table, one)
+        if pictures and isinstance(data := table.setdefault("data", {}), dict):
+            data.setdefault("hr", pictures)
         return build(cls, table)

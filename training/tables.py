@@ -122,8 +122,8 @@ def written(recipe: object) -> str:
     for field in dataclasses.fields(cast(Any, recipe)):
         value = getattr(recipe, field.name)
         if dataclasses.is_dataclass(value):
-            about = inspect.cleandoc(type(value).__doc__ or "").partition("\n")[0]
-            sections.append(f"\n# {about}\n[{field.name}]\n{written(value)}")
+            about = "\n".join(f"# {line}".strip() for line in inspect.cleandoc(type(value).__doc__ or "").splitlines())
+            sections.append(f"\n{about}\n[{field.name}]\n{written(value)}")
         else:
             remark = f"  # {remarks[field.name]}" if field.name in remarks else ""
             lines.append(f"{field.name} = {toml(value)}{remark}")

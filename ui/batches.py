@@ -12,7 +12,7 @@ import traceback
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -61,16 +61,16 @@ class BatchJob:
     def table(self) -> list[list[str]]:
         return [[row.name, row.state, row.size, row.seconds, row.notes] for row in self.rows.values()]
 
-    def words(self) -> str:
-        """Where it stands, in a line."""
+    def words(self, say: Callable[[str], str] = escaped) -> str:
+        """Where it stands, as Markdown, in which what ``say`` makes of texts."""
         counts = Counter(row.state for row in self.rows.values())
         parts = [f"{counts['done']} of {len(self.rows)} upscaled"]
         parts += [f"{counts['failed']} failed"] * bool(counts["failed"])
         first = {"done": "Finished", "cancelled": "Cancelled", "failed": "Stopped"}.get(self.state, "")
-        text = f"**{first or self.state.capitalize()}**: {', '.join(parts)}. {escaped(self.error or self.about)}"
+        text = f"**{first or self.state.capitalize()}**: {', '.join(parts)}. {say(self.error or self.about)}"
         if self.state == "waiting":
             text = f"**{self.about.capitalize() or 'Waiting'}**, {len(self.rows)} to upscale."
-        return "\n\n".join([text, *map(escaped, self.notes)])
+        return "\n\n".join([text, *map(say, self.notes)])
 
 
 class Batches:

@@ -94,11 +94,11 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _confined(send: Send) -> Send:
-    """A ``send`` whose pages load no pictures from elsewhere, whatever the names and texts of files say."""
+    """A ``send`` whose pages load no pictures or films from elsewhere, whatever the names and texts of files say."""
 
     async def confined(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            policy = (b"content-security-policy", b"img-src 'self' data: blob:")
+            policy = (b"content-security-policy", b"img-src 'self' data: blob:; media-src 'self' data: blob:")
             message = {**message, "headers": [*message.get("headers", []), policy]}
         await send(message)
 

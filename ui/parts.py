@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 import re
 import traceback
@@ -52,7 +53,7 @@ def readable(desk: Desk) -> Iterator[None]:
     try:
         yield
     except RobustSRError as error:
-        raise gr.Error(plain(desk, str(error)), print_exception=False) from None
+        raise gr.Error(html.escape(plain(desk, str(error)), quote=False), print_exception=False) from None
     except (gr.Error, Cancelled):
         raise
     except Exception as error:

@@ -156,7 +156,7 @@ def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) 
         active = found.active
         buttons = gr.update(interactive=not active), gr.update(interactive=active)
         words, rows = (
-            parts.plain(desk, found.words()),
+            found.words(lambda text: parts.literally(desk, text)),
             [[*row, notes and parts.plain(desk, notes)] for *row, notes in found.table()],
         )
         return words, rows, ready, found.command, gr.Timer(active=active), *buttons
