@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, BinaryIO, Literal, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias
 
 import imagecodecs
 import numpy as np
@@ -26,8 +26,8 @@ from PIL.JpegImagePlugin import jpeg_factory
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from . import metadata
-from .exif import EXIF_IFD, GPS_IFD, ORIENTATION, Directory, build_tags, load_tags
+from . import metadata, tiff
+from .exif import EXIF_IFD, GPS_IFD, ORIENTATION, Directory, load_tags
 from .metadata import Metadata
 from .types import RobustSRError
 
@@ -80,7 +80,6 @@ _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbC
 _SHALLOW = "its more than 8 bits became 8"
 _HEADER = 1 << 16  # bytes in which an AVIF file says what its colours are
 _MOST_SAMPLES = 16  # values per pixel of a TIFF: all are decoded, and few kept
-_STRIP = 256  # rows of a TIFF compressed together
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,53 +243,13 @@ def encode(file: BinaryIO, name: str, pixels: Pixels, meta: Metadata, *, quality
         for part in (data[:header], metadata.png_chunks(meta), data[header:]):
             file.write(part)
     elif name == "TIFF":
-        _write_tiff(file, pixels, meta)
+        tiff.write(file, pixels, meta)
     else:
         file.write(_encoded(name, pixels, meta, quality or QUALITY[name], lossless))
 
 
 def _squeezed(pixels: Pixels) -> Pixels:
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-
-
-def _write_tiff(file: BinaryIO, pixels: Pixels, meta: Metadata) -> None:
-    """Deflated strips with horizontal prediction, then the one directory. EXIF gives the byte order."""
-    height, width, channels = pixels.shape
-    order, tags = metadata.tiff_tags(meta)
-    stored = pixels.dtype.newbyteorder(cast('Literal["<", ">"]', order))
-    offsets, sizes = [], []
-    file.write(bytes(8))
-    for top in range(0, height, _STRIP):
-        strip = pixels[top : top + _STRIP].copy()
-        strip[:, 1:] -= pixels[top : top + _STRIP, :-1]
-        data = imagecodecs.zlib_encode(strip.astype(stored).tobytes(), level=6)
-        offsets.append(file.tell())
-        sizes.append(len(data))
-        file.write(data + b"\0" * (len(data) % 2))
-    if file.tell() > (1 << 32) - (1 << 26):  # keeps 64 MB for the directory
-        raise RobustSRError(f"{width} x {height} pixels do not fit into the 4 GB of a TIFF file; use png")
-    layout: dict[int, tuple[str, list[int]]] = {
-        256: ("I", [width]),
-        257: ("I", [height]),
-        258: ("H", [8 * pixels.itemsize] * channels),
-        259: ("H", [8]),  # compression: deflate
-        262: ("H", [2 if channels > 2 else 1]),  # RGB, or gray with 0 for black
-        273: ("I", offsets),
-        277: ("H", [channels]),
-        278: ("I", [_STRIP]),
-        279: ("I", sizes),
-        284: ("H", [1]),  # channels interleaved
-        317: ("H", [2]),  # predictor: differences along rows
-    }
-    if channels % 2 == 0:
-        layout[338] = "H", [2]  # alpha that is not multiplied in
-    for tag, (code, values) in layout.items():
-        data = struct.pack(f"{order}{len(values)}{code}", *values)
-        tags[tag] = 3 if code == "H" else 4, len(values), data
-    start = file.tell()
-    file.write(build_tags(tags, order, start))
-    file.seek(0)
-    file.write(struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, start))
 
 
 def _encoded(name: str, pixels: Pixels, meta: Metadata, quality: int, lossless: bool) -> bytes:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .catalogue import BICUBIC, ENDINGS
 from .report import Cell, Column, Gallery, Panel, Plot, Row, Section, Table
-from .results import Metric, Results
+from .results import Metric, Results, pooled
 from .settings import Smoothing
 from .study import Record, Study
 from .threats import is_attack, is_threat, parse, variants_for
@@ -184,11 +184,7 @@ def paired(studies: dict[str, Study], results: dict[str, Results]) -> list[Secti
         cells: list[Cell] = []
         for k in range(len(PAPER)):
             per_set = [values.get(name, [Cell()] * len(PAPER))[k] for name in names]
-            complete = [c.value for c in per_set if isinstance(c.value, float)]
-            mean = sum(complete) / len(complete) if len(complete) == len(names) else None
-            errors = [c.error for c in per_set if c.error is not None]
-            error = math.hypot(*errors) / len(names) if len(errors) == len(names) else None
-            cells += [*per_set, *([Cell(mean, error=error)] * (len(names) > 1))]
+            cells += [*per_set, *([pooled(per_set)] * (len(names) > 1))]
         lines.append(Row(label, cells, section=section))
     if names == ["NTIRE", "AIM"]:
         for label, v in theirs.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import stdev
@@ -86,3 +87,11 @@ class Results:
     def truth(self, record: Record) -> Path:
         """The file of a kept record's ground truth."""
         return self.folder / "pictures" / f"{record['pixels']}.hr.png"
+
+
+def pooled(cells: Sequence[Cell]) -> Cell:
+    """The mean of the means of several sets, which count alike, and its standard error; where all have one."""
+    values = [cell.value for cell in cells if isinstance(cell.value, float)]
+    errors = [cell.error for cell in cells if cell.error is not None]
+    mean = sum(values) / len(cells) if len(values) == len(cells) else None
+    return Cell(mean, error=math.hypot(*errors) / len(cells) if len(errors) == len(cells) else None)

@@ -14,7 +14,7 @@ from robustsr.manifest import Manifest
 from robustsr.models import load
 from robustsr.pairs import Pictures
 from robustsr.report import Cell
-from robustsr.results import Results
+from robustsr.results import Results, pooled
 from robustsr.settings import Smoothing
 from robustsr.study import VERSION, Study
 from robustsr.types import RobustSRError
@@ -288,6 +288,12 @@ def test_the_oracle_takes_the_best_defence(study, tmp_path):
     assert cell.value == means[0] and cell.error == pytest.approx(np.std(values, ddof=1) / len(values) ** 0.5)
     assert found.mean("lpips", "tiny", None, "clean") is None and found.cell("lpips", "tiny", None, "clean") == Cell()
     assert found.mean("psnr", "other", None, "clean") is None
+
+
+def test_the_mean_of_sets_counts_them_alike():
+    assert pooled([Cell(20.0, error=0.3), Cell(30.0, error=0.4)]) == Cell(25.0, error=0.25)
+    assert pooled([Cell(20.0, error=0.3), Cell(None)]) == Cell()
+    assert pooled([Cell(20.0), Cell(30.0, error=0.4)]) == Cell(25.0)
 
 
 def test_resized_pictures_need_no_network_of_scale_one(study, tmp_path):
