@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import attacks
 from .attacks import Attacked
@@ -23,7 +23,14 @@ from .tiling import Tiled
 from .types import RobustSRError, Upscaler
 
 TILE = 256  # LR pixels beyond which a picture is attacked in tiles, which bounds the memory
-LIGHT = 160 * 160  # LR pixels, times draws, beyond which activations are recomputed for the gradient
+LIGHT = 160 * 160  # LR pixels, times draws, that a network takes at once
+MEMORY = 3 << 29  # bytes of activations that are kept for the gradient, about
+
+
+def _kept(network: Network) -> int:
+    """LR pixels, times draws, whose activations are kept for the gradient; those of more are computed once more."""
+    channels = sum(len(m.weight) for m in network.module.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    return MEMORY // (8 * max(channels, 1))  # twice float32: what goes into a layer's activation, and what comes out
 
 
 def attackable(
@@ -36,7 +43,7 @@ def attackable(
     network = with_gradients(network)
     draws = smoothing.samples if smoothing else 1
     inner: Upscaler = network.with_precision("fp32")
-    if size[0] * size[1] * draws > LIGHT:
+    if size[0] * size[1] * draws > _kept(network):
         inner = Checkpointed(inner)
     if resized is not None:
         inner = OnResized(inner, resized)
