@@ -199,6 +199,11 @@ def test_the_bar_says_how_much_of_a_picture_is_done():
 
 @pytest.mark.skipif(os.name == "nt", reason="no such names")
 def test_names_of_files_are_nothing_that_a_terminal_obeys(pictures, tiny):
+    table = console.table("name")
+    table.add_row("\x1b[2Jx")
+    with console.out.capture() as shown:
+        console.out.print(table, "\x1b[2Jy")
+    assert "x" in shown.get() and "y" in shown.get() and "\x1b[2J" not in shown.get()
     evil = "in/\x1b]0;title\x07\x1b[2J\nfailed: all is lost\u202e.png"
     Path(evil).write_bytes(b"no picture")
     for more in ((), ("--dry-run",)):

@@ -737,6 +737,7 @@ def test_the_header_that_counts_is_the_one_the_decoder_reads(tmp_path):
     assert images.inspect(tmp_path / "x.png", max_pixels=LIMIT).width == 100
     with pytest.raises(RobustSRError, match="the limit is 5,000"):
         images.read(tmp_path / "x.png", max_pixels=5000)
+    assert "texts" not in png_blocks(io.BytesIO(data + chunk(b"tEXt", b"Title\0behind the end")))
 
 
 def test_texts_of_a_png_fill_no_memory():

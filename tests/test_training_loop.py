@@ -11,9 +11,10 @@ from robustsr_training import checkpoint, loop
 from robustsr_training.checkpoint import State, read
 from robustsr_training.log import Progress
 from robustsr_training.loop import Session, train
-from robustsr_training.networks import build
+from robustsr_training.networks import build, export
 from robustsr_training.recipe import Generator
 from safetensors.torch import load_file
+from torch import nn
 
 from robustsr import backbones
 from robustsr.models import load
@@ -140,6 +141,10 @@ def test_two_runs_give_the_same_file(folder):
         list(train(config, folder / name))
     files = [(folder / name / f"{config.name}.safetensors").read_bytes() for name in ("one", "two")]
     assert files[0] == files[1] and list(load_file(folder / "one" / f"{config.name}.safetensors"))
+    export(nn.Conv2d(3, 3, 1), folder / "x.safetensors", {key: key for key in "fcaedb"})
+    data = (folder / "x.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert "".join(header["__metadata__"]) == "abcdef" and len(load_file(folder / "x.safetensors")) == 2
 
 
 def test_lpips_is_measured_where_its_weights_are(folder, shared, monkeypatch):
