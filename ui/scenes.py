@@ -15,7 +15,6 @@ from PIL import Image
 
 from robustsr import attack, attack_files, attack_report, compare, console, images, losses, scene, threats
 from robustsr.catalogue import package_samples, shipped
-from robustsr.render import escaped
 from robustsr.report import Table
 from robustsr.ruler import Ruler, in_words
 from robustsr.scene import Scene, Shown
@@ -126,7 +125,7 @@ def side_by_side(
     if what.hr is not None:
         panes.append(("ground truth", view.keep(scene.pixels(what.hr, 8), folder)))
     head, rows = grid(table)
-    return Compared(view.Loupe(panes, folder), head, rows, "  \n".join(map(escaped, [*what.notes, *table.notes])))
+    return Compared(view.Loupe(panes, folder), head, rows, "\n\n".join([*what.notes, *table.notes]))
 
 
 # --- attack ---
@@ -217,7 +216,7 @@ def attacked(
     if on != "base":
         words += f" Of {len(variants)} ways the strongest: {attack_report.HOW[result.worst]}."
     files = [str(folder / name) for name in names]
-    told = "  \n".join([words, *attack_report.verdict(result).splitlines(), *map(escaped, what.notes)])
+    told = "\n\n".join([words, *attack_report.verdict(result).splitlines(), *what.notes])
     line = ["robustsr", "attack", *([path.name] if path else []), "-m", model, "--method", threat.spec, "--on", on]
     line += ["--smooth", smooth, "--sigma", f"{smoothing.sigma:g}", "--samples", str(smoothing.samples)]
     line += ["--crop", ",".join(map(str, what.box))] if what.box else []

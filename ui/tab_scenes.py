@@ -50,7 +50,7 @@ def compare(desk: Desk) -> gr.Dropdown:
             made = scenes.side_by_side(
                 desk, who(request, "compare"), one(picture), one(truth), models, sigma, crop, said(progress)
             )
-        return made.loupe.show(), made.loupe, _frame((made.head, made.rows)), parts.plain(desk, made.notes)
+        return made.loupe.show(), made.loupe, _frame((made.head, made.rows)), parts.literally(desk, made.notes)
 
     inputs = [file, hr, choices, sigma, crop]
     parts.work(desk, run, stop, work, inputs, [loupe, kept, table, notes], api_name="compare", shown_on=[loupe])
@@ -127,7 +127,7 @@ def attack(desk: Desk) -> gr.Dropdown:
             )
         return (
             made.gallery,
-            parts.plain(desk, made.about),
+            parts.literally(desk, made.about),
             made.loupe.show(),
             made.loupe,
             _frame(made.outputs),
