@@ -130,12 +130,11 @@ def evaluate(
         chosen = protocols.protocol(protocol) if protocol is not None else None
         attacks = [spec for spec in specs if is_attack(parse(spec))]
         specs = tuple(dict.fromkeys(with_loss(spec, loss) for spec in specs))
-    if loss is not None and protocol is not None and not protocol.startswith("paper"):
-        raise typer.BadParameter(f"--loss: the attacks of {protocol} are on the MSE")
+    if chosen is not None and (given := typed(context).intersection(chosen.decides)):
+        raise typer.BadParameter(f"{_options(given)}: {protocol} decides that itself")
     idle = typed(context) & {"sigma", "sigma_grid", "samples"}
     if chosen is None and smooth == "off" and idle:
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(idle))
-        raise typer.BadParameter(f"{names}: only with --smooth median, --smooth mean or --protocol")
+        raise typer.BadParameter(f"{_options(idle)}: only with --smooth median, --smooth mean or --protocol")
     peaceful = not attacks and protocol in (None, "paper-table1", "paper-table3")
     if peaceful and typed(context) & {"loss", "craft_on", "on"}:
         raise typer.BadParameter("--on, --loss and --craft-on are about attacks, and there are none")
@@ -146,8 +145,6 @@ def evaluate(
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, gallery, seed, device, precision)
     choice = replace(choice, on=on, loss=loss, denoise=denoise and found(denoise))
     if chosen is not None:
-        if perturb or smooth != "off":
-            raise typer.BadParameter("--protocol decides --perturb and --smooth: leave them out")
         studies = chosen.studies(choice)
         if craft_on:
             studies = {n: replace(s, source=craft_on) for n, s in studies.items()}
@@ -219,6 +216,8 @@ def tune(
 
     if thesis not in (None, 2, 4):
         raise typer.BadParameter("--thesis is 2 or 4: the factors of its tables")
+    if thesis and (given := typed(context) & {"perturb", "sigma", "lr"}):
+        raise typer.BadParameter(f"{_options(given)}: --thesis decides that itself")
     model = model or (list(protocols.UNETS[thesis]) if thesis else None)
     choice = _choice(sets, model, lr, limit, crop, lpips, sigma, sigma_grid, samples, 0, seed, device, precision)
     models = tuple(m for m in choice.models if m not in catalogue.BICUBIC)
@@ -255,6 +254,10 @@ def tune(
         console.say(f"--sigma auto uses {path}; delete it to go back to what ships")
 
 
+def _options(names: set[str]) -> str:
+    return " and ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
+
+
 def _list(wanted: bool) -> None:
     if wanted:
         from .protocols import PROTOCOLS
@@ -262,6 +265,9 @@ def _list(wanted: bool) -> None:
         table = console.table("protocol", "", "what it measures")
         for name, p in PROTOCOLS.items():
             table.add_row(name, p.title, p.about)
+        for factor in (2, 4):
+            what = f"x{factor}, the best sigma for each attack, and curves as Figures A.3 to A.8"
+            table.add_row(f"tune --thesis {factor}", f"Thesis, Table A.{factor // 2 + 1}", what)
         console.out.print(table)
         sources = "CertSR: Chaouai and Tamaazousti 2024, arXiv 2405.14934. Thesis: Patsatzi 2023, TU Munich."
         console.out.print(sources, style="dim", soft_wrap=True)

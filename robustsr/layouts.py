@@ -32,7 +32,7 @@ METRICS: dict[Metric, Column] = {
 PAPER: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
 THESIS: tuple[Metric, ...] = ("mse", "psnr", "ssim")
 PAPER_SIGMAS = {"clean": 0.0, "noise": 0.0, "blur": 0.05, "fgsm": 0.06, "bim": 0.07, "pgd": 0.06, "cw": 0.03}
-PAPER_SETS = {"NTIRE": 0.03, "AIM": 0.06}  # the paper's sigma for each real-world set
+PAPER_SETS = {"NTIRE": 0.03, "AIM": 0.06}  # the paper's sigma for each real-world set, in the order of its columns
 ATTACKED = (("on the network (vanilla)", "base"), ("on the smoothed model", "eot"), ("the worse of both", "worst"))
 
 
@@ -69,12 +69,20 @@ def protocol_notes(study: Study, results: Results) -> list[str]:
     specs = "; ".join(study.perturbations)
     threats = [parse(p) for p in study.perturbations if is_threat(p)]
     ways = "; ".join(dict.fromkeys(f"{threat.method}: {threat.way}" for threat in threats))
+    sizes = [
+        f"{model_label(model)} {size:.2f}"
+        for spec, threat in zip([p for p in study.perturbations if is_threat(p)], threats, strict=True)
+        if threat.method == "cw"
+        for model in study.models
+        if (size := results.mean("l2", model, None, spec)) is not None
+    ]
+    small = [f"cw has no budget; mean L2 of its changes: {', '.join(sizes)}"] * bool(sizes)
     units = [
         "column heads have eps_rel in the thesis' normalised units; all else, that of the perturbations included, "
         f"is in [0, 1] units: those times {UNIT}",
         "what upscales, bicubic too, gets the pictures shrunk once more, and its results are resized to fit",
     ] * bool(study.pictures.resized)
-    return ["; ".join(lines), f"perturbations: {specs}", *([f"attacks: {ways}"] if ways else []), *units]
+    return ["; ".join(lines), f"perturbations: {specs}", *([f"attacks: {ways}"] if ways else []), *small, *units]
 
 
 def _oracle(study: Study) -> tuple[Metric, bool]:
@@ -186,13 +194,18 @@ def paired(studies: dict[str, Study], results: dict[str, Results]) -> list[Secti
             per_set = [values.get(name, [Cell()] * len(PAPER))[k] for name in names]
             cells += [*per_set, *([pooled(per_set)] * (len(names) > 1))]
         lines.append(Row(label, cells, section=section))
-    if names == ["NTIRE", "AIM"]:
+    if set(names) <= set(PAPER_SETS):
         for label, v in theirs.items():
-            filled = [x for k in range(3) for x in (v[2 * k], v[2 * k + 1], (v[2 * k] + v[2 * k + 1]) / 2)]
+            per_metric = [dict(zip(PAPER_SETS, v[2 * k : 2 * k + 2], strict=True)) for k in range(len(PAPER))]
+            filled = [
+                x
+                for found in per_metric
+                for x in (*(found[name] for name in names), *([sum(found.values()) / 2] * (len(names) > 1)))
+            ]
             lines.append(Row.of(label, filled, section=source, published=True))
         notes.append(note)
     else:
-        notes.append("the published figures are for sets named NTIRE and AIM, in this order")
+        notes.append("the published figures are for sets named NTIRE and AIM")
     first = next(iter(studies.values()))
     table = Table(
         "CertSR, Table 3: paired real-world pictures",
@@ -235,9 +248,8 @@ def norms(studies: dict[str, Study], results: dict[str, Results]) -> list[Sectio
                     ]
                     title = f"Thesis, Figures A.1 and A.2: {model_label(model)}, sigma_g {smoothing.sigma / UNIT:.2g}"
                     label = METRICS[metric].name
-                    sections.append(
-                        Plot(title, "eps_rel", f"adversarial {label}", series, [f"k = {smoothing.samples}"])
-                    )
+                    notes = [f"k = {smoothing.samples}; in the original each network is trained with noise of sigma_g"]
+                    sections.append(Plot(title, "eps_rel", f"adversarial {label}", series, notes))
     return sections
 
 

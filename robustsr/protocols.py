@@ -42,13 +42,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A published table or figure: ``studies`` by the name of their pictures, and ``layout`` of their results."""
+    """A published table or figure: ``studies`` by the name of their pictures, and ``layout`` of their results.
+
+    ``decides``: options of `evaluate` that it leaves no choice of.
+    """
 
     title: str
     about: str
     studies: Callable[[Choice], dict[str, Study]]
     layout: Callable[[dict[str, Study], dict[str, Results]], list[Section]]
     models: tuple[str, ...] = ()  # where none are named; empty: the upscalers that ship
+    decides: tuple[str, ...] = ("perturb", "smooth")
 
 
 def _smoothings(choice: Choice, reduce: str, samples: int, grid: Sequence[float]) -> tuple[Smoothing | None, ...]:
@@ -115,6 +119,7 @@ def tuning(choice: Choice, perturbations: tuple[str, ...], factor: int | None = 
     return {n: _study(choice, p, perturbations=perturbations, defences=defences) for n, p in choice.sets.items()}
 
 
+THESIS_DECIDES = ("perturb", "smooth", "loss", "lr")  # its attacks are on the MSE, its pictures made as it made them
 ATTACKS = (
     "clean",  # for Figure 1 only
     "fgsm:eps=10/255,loss={loss}",
@@ -146,7 +151,7 @@ PROTOCOLS = {
     **{
         f"thesis-4.{k}": Protocol(
             f"Thesis, Table 4.{k}",
-            f"x{factor}, L2 attacks of eps_rel {', '.join(f'{e:g}' for e in eps)}, mean of 50",
+            f"x{factor}, L2 attacks of eps_rel {', '.join(f'{e:g}' for e in eps)}, mean of 50, and the gallery of pictures",
             _thesis(factor, eps),
             layouts.table(
                 f"Thesis, Table 4.{k}",
@@ -155,6 +160,7 @@ PROTOCOLS = {
                 layouts.THESIS,
             ),
             UNETS[factor],
+            THESIS_DECIDES,
         )
         for k, (factor, eps) in enumerate(
             [(2, (0, 0.01, 0.02)), (2, (0.05, 0.1, 0.2)), (4, (0, 0.01, 0.02)), (4, (0.05, 0.1, 0.2))], 1
@@ -168,6 +174,7 @@ PROTOCOLS = {
         ),
         layouts.norms,
         UNETS[2],
+        (*THESIS_DECIDES, "on", "sigma", "sigma_grid"),
     ),
 }
 

@@ -69,7 +69,7 @@ class Study:
             "read as": "8-bit RGB, transparency ignored",
             "low resolution": f"{lr}, factor {p.resized or p.scale}",
             "PSNR, SSIM, MSE": f"RGB in [0, 1], 8-bit output, border {self.border} px left out, mean over pictures; "
-            "-Y: on luma (BT.601); "
+            "-Y: on luma (BT.601), of every picture in records.jsonl, in tables without --protocol; "
             "SSIM with a Gaussian window of 11 px, std 1.5; PSNR at most 100 dB",
             "LPIPS": f"{self.lpips}, whole picture" if self.lpips else "not measured",
             "perturbed inputs": "rounded to 8 bits inside their ball" if self.quantised else "floats",

@@ -113,7 +113,7 @@ class Threat:
     def way(self) -> str:
         """How it goes, with what `spec` leaves to the defaults."""
         if self.method == "cw":
-            return f"{self.iterations} steps of Adam at rate {self.rate:g}, c {self.c:g}"
+            return f"{self.iterations} steps of Adam at rate {self.rate:g}, c {self.c:g}; values at 0 or 1 hardly move"
         if self.method == "pgd":
             step = "eps/4" if self.step_size is None else shown(self.step_size)
             return f"{self.iterations} steps of {step} from a random start"

@@ -36,9 +36,10 @@ def folder(tmp_path, photo, home):
 @pytest.mark.parametrize("name", [n for n in PROTOCOLS if n != "paper-table3"])
 def test_every_protocol_prints_its_table_beside_the_published_one(folder, tiny, tmp_path, name):
     out = tmp_path / "out"
-    args = [folder, "-p", name, "-m", tiny, "--crop", 16, "--limit", 1, "--sigma-grid", 0.1, "--samples", 2, "-o", out]
+    args = [folder, "-p", name, "-m", tiny, "--crop", 16, "--limit", 1, "--samples", 2, "-o", out]
     free = name == "paper-table2"
-    done = invoke("evaluate", *args, *(["--loss", "l1"] * free))
+    args += ["--loss", "l1"] * free + ["--sigma-grid", 0.1] * (name != "thesis-a1")
+    done = invoke("evaluate", *args)
     assert done.exit_code == 0, done.output
     assert free or invoke("evaluate", *args, "--loss", "l1").exit_code == 2  # there are none, or they are on the MSE
     assert {"report.html", "report.md", "report.json", "records.jsonl"} <= {p.name for p in out.iterdir()}
@@ -77,6 +78,12 @@ def test_table_three_takes_named_sets_and_averages_them(tmp_path, photo, tiny, h
     for others in ([*sets], [f"other={tmp_path / 'a'}", sets[0]]):  # only some sets have such a row, or none has
         done = invoke("evaluate", *others, *grid, "-o", tmp_path / "p")
         assert done.exit_code == 0, done.output
+    assert "for sets named NTIRE and AIM" in done.stdout
+    for others, published in (([*reversed(sets)], [21.95, 21.94, pytest.approx(21.945)]), ([sets[1]], [21.95])):
+        assert invoke("evaluate", *others, *grid, "-o", tmp_path / "p").exit_code == 0
+        rows = json.loads((tmp_path / "p/report.json").read_text())["sections"][0]["rows"]
+        esrgan = next(row["cells"] for row in rows if row["label"] == "ESRGAN")
+        assert [c["value"] for c in esrgan[: len(published)]] == published
     theirs, fixed = by_label["median of 2, CertSR's sigmas"], by_label["median of 2, sigma 0.06"]
     assert theirs[1] == fixed[1] and theirs[0] > fixed[0]  # .06 for AIM, .03 for NTIRE
 
@@ -197,6 +204,38 @@ def test_labels_tell_perturbations_apart_and_the_oracle_is_not_ranked(folder, ti
 def test_flags_a_protocol_decides_are_refused(folder, tmp_path):
     for flags in (["--perturb", "clean"], ["--smooth", "mean"], ["--sigma", "5"]):
         assert invoke("evaluate", folder, "-p", "paper-table1", *flags, "-o", tmp_path / "o").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (["evaluate", "-p", "thesis-4.1"], ["--loss", "l1"]),
+        (["evaluate", "-p", "thesis-4.1"], ["--lr", "."]),
+        (["evaluate", "-p", "thesis-a1"], ["--on", "worst"]),
+        (["evaluate", "-p", "thesis-a1"], ["--sigma", "0.1"]),
+        (["evaluate", "-p", "thesis-a1"], ["--sigma-grid", "0.1"]),
+        (["tune", "--thesis", "2"], ["--sigma", "0.1"]),
+        (["tune", "--thesis", "2"], ["--perturb", "clean"]),
+        (["tune", "--thesis", "2"], ["--lr", "."]),
+    ],
+)
+def test_what_the_thesis_decides_is_refused(folder, tmp_path, command, flags):
+    done = invoke(command[0], folder, *command[1:], *flags, "-o", tmp_path / "o")
+    assert done.exit_code == 2 and f"{flags[0]}: " in done.output and "decides that itself" in done.output
+    assert not (tmp_path / "o").exists()
+
+
+def test_cw_says_how_large_its_changes_are(folder, tiny, tmp_path):
+    """It has no budget: models are compared under changes of different sizes."""
+    args = ["-m", tiny, "--perturb", "cw", "--perturb", "fgsm", "--crop", 16, "--limit", 1, "-o", tmp_path / "o"]
+    done = invoke("evaluate", folder, *args)
+    assert done.exit_code == 0, done.output
+    records = [json.loads(line) for line in (tmp_path / "o/records.jsonl").read_text().splitlines()]
+    sizes = {r["model"]: r["l2"] for r in records if r["perturbation"] == "cw" and r["variant"] == "base"}
+    assert sizes.keys() == {"bicubic", "tiny"} and sizes["bicubic"] > 0
+    said = " ".join(done.stdout.split())
+    shown = ", ".join(f"{name} {size:.2f}" for name, size in zip(("bicubic", "tiny"), sizes.values(), strict=True))
+    assert f"cw has no budget; mean L2 of its changes: {shown}" in said
 
 
 def test_the_thesis_search_shows_its_tables(folder, tiny, tmp_path):

@@ -109,8 +109,8 @@ def test_which_variants_a_word_stands_for():
         ("bim", "10 steps of eps/steps"),
         ("pgd:steps=5", "5 steps of eps/4 from a random start"),
         ("pgd:step_size=2/255", "10 steps of 2/255 from a random start"),
-        ("cw:c=1", "6 steps of Adam at rate 0.01, c 1"),
-        ("cw:step_size=.05", "6 steps of Adam at rate 0.05, c 0.01"),
+        ("cw:c=1", "6 steps of Adam at rate 0.01, c 1; values at 0 or 1 hardly move"),
+        ("cw:step_size=.05", "6 steps of Adam at rate 0.05, c 0.01; values at 0 or 1 hardly move"),
     ],
 )
 def test_an_attack_says_how_it_goes(spec, way):
