@@ -219,8 +219,10 @@ def locked(folder: Place) -> Iterator[None]:
     """
     mark = hashlib.sha256(os.fsencode(str(folder.resolve()))).hexdigest()[:16]
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
-    lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"robustsr-{user}-{mark}.lock", timeout=0)
+    locks = Path(tempfile.gettempdir()) / f"robustsr-{user}"
     try:
+        locks.mkdir(mode=0o700, exist_ok=True)
+        lock = filelock.FileLock(locks / f"{mark}.lock", timeout=0)
         lock.acquire()
     except filelock.Timeout:
         raise RobustSRError(f"another robustsr is at work in {folder}: let it finish, or give another -o") from None

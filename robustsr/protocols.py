@@ -151,7 +151,7 @@ PROTOCOLS = {
     **{
         f"thesis-4.{k}": Protocol(
             f"Thesis, Table 4.{k}",
-            f"x{factor}, L2 attacks of eps_rel {', '.join(f'{e:g}' for e in eps)}, mean of 50, and the gallery of pictures",
+            f"x{factor}, L2 attacks of eps_rel {', '.join(f'{e:g}' for e in eps)}, mean of 50; a gallery",
             _thesis(factor, eps),
             layouts.table(
                 f"Thesis, Table 4.{k}",

@@ -115,6 +115,12 @@ def test_gradients_reach_the_values_that_the_median_is_made_of(convs, count, kin
     assert gradient.abs().sum() > 0
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_gradient_of_the_median_is_that_of_differences(count):
+    values = [torch.rand(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(count)]
+    assert torch.autograd.gradcheck(lambda *line: median(line), values)
+
+
 def test_equal_values_share_the_gradient_of_their_median():
     values = [torch.full((2, 2), v, requires_grad=True) for v in (0.5, 0.5, 0.1, 0.5, 0.9)]
     found = [float(g[0, 0]) for g in torch.autograd.grad(median(values).sum(), values)]
