@@ -31,6 +31,7 @@ def upscale(
     height: int | None = None,
     long_side: int | None = None,
     short_side: int | None = None,
+    min_side: int | None = None,
     smooth: Reduce | None = None,
     sigma: float | str | None = None,
     samples: int | Literal["auto"] | None = None,
@@ -49,7 +50,8 @@ def upscale(
     ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second) channel is alpha. Results are clamped to [0, 1] and
     rounded to integers for integer input. ``model``: a name, a path, or what ``load`` returned (faster for several
     pictures; ``device`` and ``precision`` are then its own). ``scale``, or sides of the result in pixels (``width`` and
-    ``height`` together: to fit into that box), as in the command line; the model's own scale if none is given.
+    ``height`` together: to fit into that box; ``min_side``: larger pictures keep their size), as in the command line;
+    the model's own scale if none is given.
     ``sigma`` (in [0, 1] units, or text like "8/255" or "auto"), ``samples`` and ``draws`` default to the model's
     catalogue entry; ``samples`` "auto" takes as many as each picture needs for an RMS error of ``tolerance``, 1/255
     unless given.
@@ -67,7 +69,7 @@ def upscale(
         raise RobustSRError("sigma, samples, tolerance and draws only matter with smooth='median' or smooth='mean'")
     network = seeded(network, seed)
     smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed, tolerance) if smooth else None
-    target, plan = Target(scale, width, height, long_side, short_side), make_plan(network, smoothing, tile)
+    target, plan = Target(scale, width, height, long_side, short_side, min_side), make_plan(network, smoothing, tile)
 
     def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         if not pixels.size or not np.isfinite(pixels).all():

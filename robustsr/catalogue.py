@@ -32,7 +32,7 @@ MEASURED = {  # what inputs of ``quality`` are called
     "set5_y": "Set5 (Y)",
     "set14_y": "Set14 (Y)",
 }
-BICUBIC = {"bicubic": 4, "bicubic-x2": 2, "bicubic-x3": 3, "bicubic-x8": 8}  # the baseline, which needs no file, and its scales
+BICUBIC = {"bicubic": 4, "bicubic-x2": 2, "bicubic-x3": 3, "bicubic-x8": 8}  # the baseline, without a file
 BACKBONE = "-features"  # in the name of a file that holds what a loss needs, and no model
 ENDINGS = (".safetensors", ".pth", ".ckpt", ".onnx")
 

@@ -35,9 +35,13 @@ FILES, SIZE, SMOOTHING, RUNNING = "Files", "Size", "Smoothing", "Running"
 def upscale(
     context: typer.Context,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(help="Pictures, folders, patterns like '*.jpg'; URLs, too (s3://...).", show_default=False),
-    ],
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        Option("-i", "--input", help="The same, as other upscalers want it.", rich_help_panel=FILES),
+    ] = None,
     out: Annotated[
         str | None,
         Option(
@@ -112,6 +116,14 @@ def upscale(
     long_side: Annotated[int | None, Option("--long-side", help="Longer side in pixels.", rich_help_panel=SIZE)] = None,
     short_side: Annotated[
         int | None, Option("--short-side", help="Shorter side in pixels.", rich_help_panel=SIZE)
+    ] = None,
+    min_side: Annotated[
+        int | None,
+        Option(
+            "--min-side",
+            help="Shorter side in pixels, at least: pictures that have it keep their size.",
+            rich_help_panel=SIZE,
+        ),
     ] = None,
     smooth: Annotated[
         Literal["off", "median", "mean"],
@@ -233,11 +245,14 @@ def upscale(
 
     Every option can also be set by a variable (ROBUSTSR_SIGMA=0.03) or in a --config file.
     """
+    inputs = [*(inputs or []), *(more or [])]
+    if not inputs:
+        raise typer.BadParameter("name pictures or folders: robustsr upscale photos/")
     given = typed(context)
     if smooth == "off" and (idle := [f"--{p}" for p in ("sigma", "samples", "tolerance", "draws") if p in given]):
         raise typer.BadParameter(f"{', '.join(idle)} only matters with --smooth median or --smooth mean")
-    sizes = {"scale": scale, "width": width, "height": height, "long_side": long_side, "short_side": short_side}
-    sizes = {k: sizes[k] for k in foremost(context, sizes)}  # others were configured further away
+    names = ("scale", "width", "height", "long_side", "short_side", "min_side")
+    sizes = {k: context.params[k] for k in foremost(context, names)}  # others were configured further away
     deviation, copies, limit = None, None, None
     if smooth != "off":
         deviation, copies = sigma_of(sigma), _copies(samples)
@@ -285,7 +300,7 @@ def upscale(
 
         imported = time.perf_counter()
         with usage():
-            target = Target(**sizes)  # type: ignore[arg-type]
+            target = Target(**sizes)
             images.check("x.png", 1, 1, quality=quality, lossless=False, background=background)
         output = batch.Output(format, quality, lossless, background, strip_metadata, max_pixels)
         here = {"device": "cpu", "precision": "fp32"} if ray else {"device": device, "precision": asked}
@@ -360,7 +375,7 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
             raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from None
         except ValueError as error:  # of TOML, of UTF-8
             raise typer.BadParameter(f"{path}: {error}") from None
-        known = {p.name for p in context.command.params} - {"inputs", "config"}
+        known = {p.name for p in context.command.params} - {"inputs", "more", "config"}
         if unknown := sorted(set(values) - known):
             raise typer.BadParameter(f"{path}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         context.default_map = {**(context.default_map or {}), **values}

@@ -132,7 +132,8 @@ LARGEST_SCALE = 1000  # beyond any use
 class Target:
     """The size asked for, at most one of these (``width`` and ``height`` together: fit into that box).
 
-    None of them: one pass of the network. The aspect ratio is kept.
+    ``min_side``: what is smaller gets that shorter side, what is larger keeps its size. None of them: one pass of the
+    network. The aspect ratio is kept.
     """
 
     scale: float | None = None
@@ -140,6 +141,7 @@ class Target:
     height: int | None = None
     long_side: int | None = None
     short_side: int | None = None
+    min_side: int | None = None
 
     def __post_init__(self) -> None:
         given = {k: v for k, v in vars(self).items() if v is not None}
@@ -161,6 +163,8 @@ class Target:
             factor = self.long_side / max(w, h)
         elif self.short_side is not None:
             factor = self.short_side / min(w, h)
+        elif self.min_side is not None:
+            factor = max(1, self.min_side / min(w, h))
         else:
             factor = native
         return max(1, round(w * factor)), max(1, round(h * factor))

@@ -69,6 +69,12 @@ def test_upscale_as_typed(pictures, tiny):
     assert code == 0 and "nothing to do: 3 of 3 are there already" in err and "3 were there already" in err
 
 
+def test_inputs_may_be_named_as_other_upscalers_want_it(pictures, tiny):
+    Path("one.png").write_bytes(Path("in/a.png").read_bytes())
+    code, out, _ = go("upscale", "-i", "in", "-o", "out", "one.png", "-i", "in/a.png", "-m", tiny, "--dry-run")
+    assert code == 0 and "one.png" in out and out.count("in/a.png") == 1
+
+
 def test_names_are_shown_as_they_are(pictures, tiny):
     for name in ("a [red]b.png", "x[", "あ.png"):
         Path("in", name).mkdir() if name == "x[" else os.link("in/a.png", Path("in", name))
@@ -263,7 +269,7 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["upscale"], 2, "Missing argument"),
+        (["upscale"], 2, "name pictures or folders"),
         (["upscale", "in", "--smoth", "x"], 2, "No such option: --smoth (Possible options: --smooth)"),
         (["upscale", "in", "--sigma", ".1"], 2, "only matters with --smooth"),
         (["upscale", "in", "--fp32", "--precision", "bf16"], 2, "contradicts"),

@@ -48,6 +48,8 @@ RGB = RNG.random((20, 30, 3))
         (Target(width=90, height=90), (90, 60), 1),
         (Target(long_side=300), (300, 200), 2),
         (Target(short_side=10), (15, 10), 1),
+        (Target(min_side=40), (60, 40), 1),
+        (Target(min_side=10), (30, 20), 1),
     ],
 )
 def test_any_size_can_be_asked_for(target, size, passes):

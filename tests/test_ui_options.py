@@ -15,7 +15,7 @@ NOT_OF_A_PICTURE = {  # options about folders, terminals and other machines, and
     *("inputs", "out", "recursive", "overwrite", "max_pixels", "fp32", "ray", "workers"),
     *("dry_run", "json", "verbose", "config", "help"),
 }
-SIZES = {"scale", "width", "height", "long_side", "short_side"}
+SIZES = {"scale", "width", "height", "long_side", "short_side", "min_side"}
 
 
 def parsed(command):
@@ -82,6 +82,7 @@ def test_a_plain_form_is_a_plain_command():
         ("factor", "2.5", "", Target(scale=2.5)),
         ("fit into width x height", "300", "200", Target(width=300, height=200)),
         ("short side", "64", "9", Target(short_side=64)),
+        ("short side, at least", "64", "", Target(min_side=64)),
     ],
 )
 def test_sizes(size, first, second, target):

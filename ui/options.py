@@ -26,6 +26,7 @@ SIZES = {
     "fit into width x height": ("width", "height"),
     "long side": ("long_side",),
     "short side": ("short_side",),
+    "short side, at least": ("min_side",),
 }
 LIKE_INPUT, NONE, MODELS_OWN = "like the input", "none", "the model's"
 
