@@ -12,7 +12,7 @@ from robustsr.types import RobustSRError
 
 COMMAND = typer.main.get_command(cli.app).commands["upscale"]
 NOT_OF_A_PICTURE = {  # options about folders, terminals and other machines, and the server's own limit
-    *("inputs", "out", "recursive", "overwrite", "max_pixels", "fp32", "ray", "workers"),
+    *("inputs", "more", "out", "recursive", "overwrite", "max_pixels", "fp32", "ray", "workers"),
     *("dry_run", "json", "verbose", "config", "help"),
 }
 SIZES = {"scale", "width", "height", "long_side", "short_side", "min_side"}
