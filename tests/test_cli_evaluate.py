@@ -235,7 +235,7 @@ def test_cw_says_how_large_its_changes_are(folder, tiny, tmp_path):
     assert sizes.keys() == {"bicubic", "tiny"} and sizes["bicubic"] > 0
     said = " ".join(done.stdout.split())
     shown = ", ".join(f"{name} {size:.2f}" for name, size in zip(("bicubic", "tiny"), sizes.values(), strict=True))
-    assert f"cw has no budget; mean L2 of its changes: {shown}" in said
+    assert f"cw has no budget; mean L2 of its changes: {shown}" in said and f"{shown}," not in said
 
 
 def test_the_thesis_search_shows_its_tables(folder, tiny, tmp_path):
