@@ -3,86 +3,24 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
-from pathlib import PurePath
 from typing import Any
 
 from PIL import Image
 
-from .catalogue import BICUBIC, ENDINGS
+from .catalogue import BICUBIC
+from .legends import METRICS, PAPER, THESIS, UNIT, labels, model_label, protocol_notes, published, thesis_attack
 from .report import Cell, Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results, pooled
 from .settings import Smoothing
 from .study import Record, Study
 from .threats import is_attack, is_threat, parse, variants_for
 
-UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
 TUNED_EPS = (0, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2)
-METRICS: dict[Metric, Column] = {
-    "psnr": Column("PSNR", "", "high", 2),
-    "ssim": Column("SSIM", "", "high", 3),
-    "mse": Column("MSE", "", "low", 4),
-    "psnr_y": Column("PSNR-Y", "", "high", 2),
-    "ssim_y": Column("SSIM-Y", "", "high", 3),
-    "lpips": Column("LPIPS", "", "low", 3),
-}
-PAPER: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
-THESIS: tuple[Metric, ...] = ("mse", "psnr", "ssim")
 PAPER_SIGMAS = {"clean": 0.0, "noise": 0.0, "blur": 0.05, "fgsm": 0.06, "bim": 0.07, "pgd": 0.06, "cw": 0.03}
 PAPER_SETS = {"NTIRE": 0.03, "AIM": 0.06}  # the paper's sigma for each real-world set, in the order of its columns
 ATTACKED = (("on the network (vanilla)", "base"), ("on the smoothed model", "eot"), ("the worse of both", "worst"))
-
-
-def published(key: str) -> dict[str, Any]:
-    """The figures of a published table by the names of its rows, with its ``source`` and perhaps a ``note``."""
-    text = resources.files("robustsr_assets").joinpath("published.toml").read_text("utf-8")
-    table: dict[str, Any] = tomllib.loads(text)[key]
-    return table
-
-
-def model_label(name: str) -> str:
-    """What a model is called in a table: its name, or that of its file."""
-    return PurePath(name).stem if PurePath(name).suffix in ENDINGS else name
-
-
-def thesis_attack(eps_rel: float) -> str:
-    """The thesis' evaluation attack: 10 steps of eps/4 on the MSE; ``eps_rel`` in its normalised units."""
-    return f"pgd-l2:eps_rel={eps_rel * UNIT:.6g},loss=mse" if eps_rel else "clean"
-
-
-def labels(study: Study) -> dict[str, str]:
-    """What each perturbation is called: all of it; the thesis' by their eps_rel."""
-    made = {spec: spec for spec in study.perturbations}
-    for spec in study.perturbations if study.pictures.resized else ():
-        for part in spec.partition(":")[2].split(","):
-            if part.startswith("eps_rel="):
-                made[spec] = f"eps_rel {float(part[8:]) / UNIT:.3g}"
-    return made
-
-
-def protocol_notes(study: Study, results: Results) -> list[str]:
-    """The protocol as lines under a table."""
-    lines = [f"{k}: {v}" for k, v in study.protocol(results.records).items()]
-    specs = "; ".join(study.perturbations)
-    threats = [parse(p) for p in study.perturbations if is_threat(p)]
-    ways = "; ".join(dict.fromkeys(f"{threat.method}: {threat.way}" for threat in threats))
-    sizes = [
-        f"{model_label(model)} {size:.2f}"
-        for spec, threat in zip([p for p in study.perturbations if is_threat(p)], threats, strict=True)
-        if threat.method == "cw"
-        for model in study.models
-        if (size := results.mean("l2", model, None, spec)) is not None
-    ]
-    small = [f"cw has no budget; mean L2 of its changes: {', '.join(sizes)}"] * bool(sizes)
-    units = [
-        "column heads have eps_rel in the thesis' normalised units; all else, that of the perturbations included, "
-        f"is in [0, 1] units: those times {UNIT}",
-        "what upscales, bicubic too, gets the pictures shrunk once more, and its results are resized to fit",
-    ] * bool(study.pictures.resized)
-    return ["; ".join(lines), f"perturbations: {specs}", *([f"attacks: {ways}"] if ways else []), *small, *units]
 
 
 def _oracle(study: Study) -> tuple[Metric, bool]:
@@ -196,12 +134,10 @@ def paired(studies: dict[str, Study], results: dict[str, Results]) -> list[Secti
         lines.append(Row(label, cells, section=section))
     if set(names) <= set(PAPER_SETS):
         for label, v in theirs.items():
-            per_metric = [dict(zip(PAPER_SETS, v[2 * k : 2 * k + 2], strict=True)) for k in range(len(PAPER))]
-            filled = [
-                x
-                for found in per_metric
-                for x in (*(found[name] for name in names), *([sum(found.values()) / 2] * (len(names) > 1)))
-            ]
+            filled: list[float] = []
+            for k in range(len(PAPER)):
+                both = dict(zip(PAPER_SETS, v[2 * k : 2 * k + 2], strict=True))
+                filled += [*(both[name] for name in names), *([sum(both.values()) / 2] * (len(names) > 1))]
             lines.append(Row.of(label, filled, section=source, published=True))
         notes.append(note)
     else:

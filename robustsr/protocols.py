@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import layouts
+from . import layouts, legends
 from .catalogue import BICUBIC
 from .pairs import Pictures
 from .report import Section
@@ -92,9 +92,9 @@ def _thesis(
                     f"{min(wrong)} restores what was shrunk by {other}, these pictures are shrunk by {factor}: "
                     f"name networks for x{factor}, such as {UNETS[factor][0]}"
                 )
-        scaled = tuple(round(s * layouts.UNIT, 6) for s in grid)
+        scaled = tuple(round(s * legends.UNIT, 6) for s in grid)
         defences = _smoothings(choice, "mean", samples, scaled)
-        specs = tuple(layouts.thesis_attack(e) for e in eps)
+        specs = tuple(legends.thesis_attack(e) for e in eps)
         common = {"perturbations": specs, "defences": defences, "quantised": False, "border": 0, "on": on or choice.on}
         sets = {
             n: replace(p, scale=1, resized=factor, crop=(p.crop or 160 // factor), lr=None)
@@ -134,13 +134,13 @@ PROTOCOLS = {
         "CertSR, Table 1",
         "clean, noisy (std .03) and blurry (size 10, std .3, even) pictures, and Figure 3",
         _paper(("clean", "noise:sigma=0.03", "blur:size=10,sigma=0.3,align=even")),
-        layouts.table("CertSR, Table 1", "paper-table1", ("Clean", "Noisy", "Blurry"), layouts.PAPER),
+        layouts.table("CertSR, Table 1", "paper-table1", ("Clean", "Noisy", "Blurry"), legends.PAPER),
     ),
     "paper-table2": Protocol(
         "CertSR, Table 2",
         "FGSM, BIM, PGD (eps 10/255) and CW (c .01, 6 steps) on the paper's loss, and Figures 1 and 4",
         _paper(ATTACKS),
-        layouts.table("CertSR, Table 2", "paper-table2", ("FGSM", "BIM", "PGD", "CW"), layouts.PAPER),
+        layouts.table("CertSR, Table 2", "paper-table2", ("FGSM", "BIM", "PGD", "CW"), legends.PAPER),
     ),
     "paper-table3": Protocol(
         "CertSR, Table 3",
@@ -157,7 +157,7 @@ PROTOCOLS = {
                 f"Thesis, Table 4.{k}",
                 f"thesis-4_{k}",
                 tuple("Clean" if e == 0 else f"eps_rel {e:g}" for e in eps),
-                layouts.THESIS,
+                legends.THESIS,
             ),
             UNETS[factor],
             THESIS_DECIDES,
@@ -170,7 +170,7 @@ PROTOCOLS = {
         "Thesis, Table A.1 and Figures A.1 and A.2",
         "norms of the perturbations, attack on the network against attack on the smoothed model, x2, k = 10",
         lambda choice: _thesis(2, layouts.TUNED_EPS, 10, (0.2, 0.5), on="base,eot")(
-            replace(choice, sigma=round(0.2 * layouts.UNIT, 6), sigmas=())
+            replace(choice, sigma=round(0.2 * legends.UNIT, 6), sigmas=())
         ),
         layouts.norms,
         UNETS[2],

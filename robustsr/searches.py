@@ -6,7 +6,7 @@ import math
 
 from .calibration import Calibration, Point, fit, sigma_for
 from .catalogue import BICUBIC
-from .layouts import METRICS, THESIS, UNIT, labels, model_label, protocol_notes, published
+from .legends import METRICS, THESIS, UNIT, labels, model_label, protocol_notes, published
 from .report import ARROWS, Column, Plot, Row, Section, Table
 from .results import Metric, Results
 from .study import Record, Study

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from robustsr import protocols
 from robustsr.catalogue import catalogue
 from robustsr.cli_evaluate import evaluate, tune
-from robustsr.layouts import published
+from robustsr.legends import published
 from robustsr.pairs import Pictures
 from robustsr.protocols import PROTOCOLS, Choice
 from robustsr.types import RobustSRError

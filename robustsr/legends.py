@@ -1,0 +1,79 @@
+"""What the tables of both works call things, and what they say below: names, units, published figures, the protocol."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import PurePath
+from typing import Any
+
+from .catalogue import ENDINGS
+from .report import Column
+from .results import Metric, Results
+from .study import Study
+from .threats import is_threat, parse
+
+UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
+METRICS: dict[Metric, Column] = {
+    "psnr": Column("PSNR", "", "high", 2),
+    "ssim": Column("SSIM", "", "high", 3),
+    "mse": Column("MSE", "", "low", 4),
+    "psnr_y": Column("PSNR-Y", "", "high", 2),
+    "ssim_y": Column("SSIM-Y", "", "high", 3),
+    "lpips": Column("LPIPS", "", "low", 3),
+}
+PAPER: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
+THESIS: tuple[Metric, ...] = ("mse", "psnr", "ssim")
+
+
+def published(key: str) -> dict[str, Any]:
+    """The figures of a published table by the names of its rows, with its ``source`` and perhaps a ``note``."""
+    text = resources.files("robustsr_assets").joinpath("published.toml").read_text("utf-8")
+    table: dict[str, Any] = tomllib.loads(text)[key]
+    return table
+
+
+def model_label(name: str) -> str:
+    """What a model is called in a table: its name, or that of its file."""
+    return PurePath(name).stem if PurePath(name).suffix in ENDINGS else name
+
+
+def thesis_attack(eps_rel: float) -> str:
+    """The thesis' evaluation attack: 10 steps of eps/4 on the MSE; ``eps_rel`` in its normalised units."""
+    return f"pgd-l2:eps_rel={eps_rel * UNIT:.6g},loss=mse" if eps_rel else "clean"
+
+
+def labels(study: Study) -> dict[str, str]:
+    """What each perturbation is called: all of it; the thesis' by their eps_rel."""
+    made = {spec: spec for spec in study.perturbations}
+    for spec in study.perturbations if study.pictures.resized else ():
+        for part in spec.partition(":")[2].split(","):
+            if part.startswith("eps_rel="):
+                made[spec] = f"eps_rel {float(part[8:]) / UNIT:.3g}"
+    return made
+
+
+def protocol_notes(study: Study, results: Results) -> list[str]:
+    """The protocol as lines under a table."""
+    lines = [f"{k}: {v}" for k, v in study.protocol(results.records).items()]
+    threats = {spec: parse(spec) for spec in study.perturbations if is_threat(spec)}
+    ways = "; ".join(dict.fromkeys(f"{threat.method}: {threat.way}" for threat in threats.values()))
+    sizes = [
+        f"{model_label(model)} {size:.2f}"
+        for spec, threat in threats.items()
+        if threat.method == "cw"
+        for model in study.models
+        if (size := results.mean("l2", model, None, spec)) is not None
+    ]
+    units = [
+        "column heads have eps_rel in the thesis' normalised units; all else, that of the perturbations included, "
+        f"is in [0, 1] units: those times {UNIT}",
+        "what upscales, bicubic too, gets the pictures shrunk once more, and its results are resized to fit",
+    ] * bool(study.pictures.resized)
+    return [
+        "; ".join(lines),
+        f"perturbations: {'; '.join(study.perturbations)}",
+        *([f"attacks: {ways}"] if ways else []),
+        *([f"cw has no budget; mean L2 of its changes: {', '.join(sizes)}"] if sizes else []),
+        *units,
+    ]
