@@ -39,8 +39,11 @@ class Facts:
 
     @classmethod
     def read(cls, metadata: Mapping[str, str]) -> Facts | None:
-        """From metadata; None: it is not ours."""
+        """From metadata; None: it is not ours, or says what cannot be."""
         try:
-            return cls(**{f.name: _READ[str(f.type)](metadata[f.name]) for f in fields(cls)})
+            facts = cls(**{f.name: _READ[str(f.type)](metadata[f.name]) for f in fields(cls)})
         except (KeyError, ValueError):
             return None
+        sizes = 0 <= facts.context <= 4096 and 1 <= facts.least <= 512
+        noise = 0 <= facts.sigma <= 1 and facts.samples >= 1 and facts.reduce in ("", "median", "mean")
+        return facts if sizes and noise else None

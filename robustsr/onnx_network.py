@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .catalogue import Entry, catalogue
+from .engine import is_out_of_memory
 from .files import sha256
 from .onnx_facts import Facts
 from .resample import grown
@@ -41,20 +44,22 @@ class OnnxNetwork:
     precision: str = "fp32"
     entry: Entry | None = None
     facts: Facts | None = None
+    multiple: int = 1  # sides it takes: multiples of this, at least `least`; others are padded by reflection
+    least: int = 1
     seed: int = 0
     engine: str = "onnxruntime"
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         h, w = x.shape[-2:]
-        least = self.facts.least if self.facts else 1
-        high, wide = self.fixed_size or (max(h, least), max(w, least))
+        high, wide = self.fixed_size or (-(-max(n, self.least) // self.multiple) * self.multiple for n in (h, w))
         if (high, wide) != (h, w):
             x = grown(x, high - h, wide - w)
         noise = _noise(self.seed, len(x), origin) if self.smooths else {}
         n = self.fixed_batch or len(x)  # ours have no fixed one
         full = torch.cat([x, x[-1:].expand(-len(x) % n, -1, -1, -1)]) if len(x) % n else x
         batches = full.detach().cpu().numpy().astype(self.dtype)
-        sr = np.concatenate([_run(self.session, batches[i : i + n], noise) for i in range(0, len(batches), n)])
+        made = [_run(self.session, self.name, batches[i : i + n], noise) for i in range(0, len(batches), n)]
+        sr = np.concatenate(made)
         return torch.from_numpy(sr[: len(x)]).to(x.device, torch.float32)[..., : h * self.scale, : w * self.scale]
 
     @property
@@ -90,7 +95,7 @@ class OnnxNetwork:
     def align(self) -> int:
         """Its tiles should begin at multiples of so many LR pixels; of fewer where it takes one size that is small."""
         if self.exact or not self.fixed_size:
-            return 1 if self.exact else ALIGNED
+            return 1 if self.exact else math.lcm(self.multiple, ALIGNED)
         room = min(self.fixed_size) - 2 * self.context - self.feather
         return next((a for a in (32, 16, 8, 4, 2) if room // a * a >= max(1, 2 * self.feather)), 1)
 
@@ -121,29 +126,78 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
         )
     facts = Facts.read(session.get_modelmeta().custom_metadata_map)
     noise = _noise(0, 1, None) if facts and facts.reduce else {}
-    shape = session.get_inputs()[0].shape
-    if len(session.get_inputs()) != 1 + len(noise) or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
-        raise RobustSRError(f"{path} takes {shape}, not one input of shape (N, 3, h, w)")
-    fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
-    dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
-    batch = shape[0] if isinstance(shape[0], int) else None
-    side = max(16, facts.least) if facts else 64
-    h, w = fixed or (side, side)
-    if min(h, w) < 16:
-        raise RobustSRError(f"{path} takes pictures of {w}x{h} only: too small to be tiled")
-    try:
-        sr = _run(session, np.full((batch or 1, 3, h, w), 0.5, dtype), noise)
-    except Exception as error:  # as above
-        raise RobustSRError(f"{path} does not run on a picture of {w}x{h}: {error}") from None
-    if sr.ndim != 4 or sr.shape[1] != 3 or sr.shape[2] % h or sr.shape[2] // h != sr.shape[3] // w:
-        raise RobustSRError(f"{path} maps (1, 3, {h}, {w}) to {sr.shape}: not a super-resolution model")
+    inputs = session.get_inputs()
+    shape = inputs[0].shape if inputs else []
+    if (
+        len(inputs) != 1 + len(noise)
+        or len(shape) != 4
+        or (shape[1] != 3 and (isinstance(shape[1], int) or shape[3] == 3))
+    ):
+        takes = ", ".join(f"{given.name} {given.shape}" for given in inputs) or "nothing"
+        raise RobustSRError(f"{path} takes {takes}, not one input of shape (N, 3, h, w)")
+    dtype = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+    batch, _, *sides = (n if isinstance(n, int) else None for n in shape)
+
+    def enlarges(h: int, w: int, n: int = batch or 1) -> int:
+        sr = _run(session, str(path), np.full((n, 3, h, w), 0.5, dtype), noise)
+        scale: int = sr.shape[-1] // w if sr.ndim == 4 else 0
+        if scale < 1 or sr.shape != (n, 3, h * scale, w * scale):
+            raise RobustSRError(f"{path} maps {(n, 3, h, w)} to {sr.shape}: not a super-resolution model")
+        if np.abs(sr).max() > 16:  # of a middle gray; what is not a number, each picture is told
+            raise RobustSRError(f"{path} gives up to {np.abs(sr).max():.4g} for gray of 0.5: it must give [0, 1]")
+        return scale
+
+    if any(sides):
+        fixed = sides[0] or 64, sides[1] or 64
+        if min(fixed) < 16:
+            raise RobustSRError(f"{path} takes pictures of {fixed[1]}x{fixed[0]} only: too small to be tiled")
+        scale, multiple, least = enlarges(*fixed), 1, 1
+    elif facts is not None:
+        fixed, multiple, least = None, 1, facts.least
+        scale = enlarges(max(16, least), max(16, least))
+    else:
+        scale, multiple, least = _sizes(enlarges)
+        fixed = (64, 64) if multiple == 0 else None
+    if batch is None and facts is None:
+        try:
+            enlarges(*(fixed or (least, least)), n=2)
+        except RobustSRError:  # a size that is fixed inside
+            batch = 1
     if facts is not None and entry is None:  # its smoothing defaults are those of the model it was made from
         entry = next((e for e in catalogue().values() if e.sha256 == facts.sha256), None)
-    scale = sr.shape[2] // h
     precision = "fp16" if dtype == np.float16 or (facts and facts.precision == "fp16") else "fp32"
     return OnnxNetwork(
-        session, scale, name, _digest(path), device, wanted, fixed, batch, dtype, precision, entry, facts
+        session,
+        scale,
+        name,
+        _digest(path),
+        device,
+        wanted,
+        fixed,
+        batch,
+        dtype,
+        precision,
+        entry,
+        facts,
+        multiple or 1,
+        least,
     )
+
+
+def _sizes(enlarges: Callable[[int, int], int]) -> tuple[int, int, int]:
+    """The scale of a model that says nothing of sizes, what its sides are multiples of (0: it takes 64x64 only), and
+    about how many pixels it takes at least, found out by trying; ``enlarges`` raises RobustSRError where one fails.
+    """
+    for multiple in (1, 2, 3, 4, 6, 7, 8, 12, 16, 24, 32, 48, 64):
+        n = -(-64 // multiple)
+        with contextlib.suppress(RobustSRError):
+            scale = enlarges(multiple * n, multiple * (n + 1))  # which have no larger divisor in common
+            for few in (1, 2, 4, 8, 16, 32):
+                with contextlib.suppress(RobustSRError):
+                    if few <= n and enlarges(multiple * few, multiple * few) == scale:
+                        return scale, multiple, multiple * few
+            return scale, multiple, multiple * n
+    return enlarges(64, 64), 0, 64
 
 
 def outside(path: Path) -> list[str]:
@@ -186,8 +240,17 @@ def _digest(path: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _run(session: Any, x: Any, others: dict[str, Any]) -> Any:  # noqa: ANN401 - onnxruntime is not typed
-    return session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x, **others})[0]
+def _run(session: Any, name: str, x: Any, others: dict[str, Any]) -> Any:  # noqa: ANN401 - onnxruntime is not typed
+    """RobustSRError: it fails, for another reason than memory."""
+    try:
+        made = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x, **others})[0]
+    except Exception as error:  # as in load_onnx
+        if is_out_of_memory(error):
+            raise
+        raise RobustSRError(f"{name} does not run on a picture of {x.shape[-1]}x{x.shape[-2]}: {error}") from None
+    if not isinstance(made, np.ndarray):
+        raise RobustSRError(f"{name} gives no picture, but a {type(made).__name__}")
+    return made
 
 
 def _noise(seed: int, n: int, origin: Tensor | None) -> dict[str, Any]:

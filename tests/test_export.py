@@ -127,9 +127,14 @@ def test_onnxruntime_reports_nothing_to_its_makers(tmp_path):
     assert done.stdout == "1\n" and not [p for p in tmp_path.rglob("*") if "onnxruntime" in p.name]
 
 
-def test_without_its_metadata_it_is_as_any_other_onnx_file(network, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("context", "wide"), ("context", "-1"), ("least", "0"), ("least", "5000"), ("samples", "0"), ("sigma", "nan"),
+     ("reduce", "mode")],
+)  # fmt: skip
+def test_without_its_metadata_it_is_as_any_other_onnx_file(network, tmp_path, key, value):
     model = onnx.load_from_string(export(network).content)
-    next(p for p in model.metadata_props if p.key == "context").value = "wide"
+    next(p for p in model.metadata_props if p.key == key).value = value
     onnx.save(model, tmp_path / "net.onnx")
     net = load(tmp_path / "net.onnx", device="cpu")
     assert (net.facts, net.context, net.exact, net.feather, net.align) == (None, 32, False, 16, 32)

@@ -213,10 +213,84 @@ def test_an_onnx_model_of_fixed_batch_and_size_upscales_smoothed_pictures(tmp_pa
     torch.testing.assert_close(upscale(x, net, smooth="median", samples=6), want, rtol=0, atol=1e-5)
 
 
-def test_an_onnx_model_that_is_no_upscaler_is_refused(tmp_path):
-    onnx_nearest(tmp_path / "gray.onnx", channels=1)
-    with pytest.raises(RobustSRError, match=r"takes \['n', 1, 'h', 'w'\], not one input of shape"):
-        load(tmp_path / "gray.onnx", device="cpu")
+def followed_by(path, *nodes, **constants):
+    """Appends nodes to a model that `onnx_nearest` wrote, its result "output" before, "end" after."""
+    model = onnx.load(path)
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    model.graph.output[0].name = "end"
+    model.graph.output[0].ClearField("type")
+    onnx.save(model, path)
+
+
+def squeezed(factor):
+    return (
+        helper.make_node("SpaceToDepth", ["output"], ["small"], blocksize=2 * factor),
+        helper.make_node("DepthToSpace", ["small"], ["end"], blocksize=2 * factor),
+    )
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 8])
+def test_an_onnx_model_that_takes_multiples_of_a_size_gets_them(tmp_path, photo, factor):
+    onnx_nearest(tmp_path / "net.onnx")
+    followed_by(tmp_path / "net.onnx", *squeezed(factor))
+    net = load(tmp_path / "net.onnx", device="cpu")
+    assert (net.multiple, net.least, net.fixed_size, net.align % factor) == (factor, factor, None, 0)
+    for h, w in ((37, 41), (1, 2), (90, 300)):
+        x = torch.from_numpy(photo(h, w)).permute(2, 0, 1).float() / 255
+        want = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        torch.testing.assert_close(upscale(x, net), want, rtol=0, atol=1e-5)
+        torch.testing.assert_close(upscale(x, net, tile=192, smooth="median", samples=2), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_onnx_model_with_a_size_fixed_on_one_side_or_only_inside_takes_that_size(tmp_path, photo, inside):
+    onnx_nearest(tmp_path / "net.onnx", ("h", "w") if inside else (64, "w"))
+    if inside:  # as a trace leaves it: the declared size is any
+        shape = np.int64([1, 3, 128, 128])
+        followed_by(tmp_path / "net.onnx", helper.make_node("Reshape", ["output", "shape"], ["end"]), shape=shape)
+    net = load(tmp_path / "net.onnx", device="cpu")
+    assert (net.fixed_size, net.fixed_batch) == ((64, 64), 1 if inside else None)
+    x = torch.from_numpy(photo(90, 110)).permute(2, 0, 1).float() / 255
+    want = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    torch.testing.assert_close(upscale(x, net), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(upscale(x, net, smooth="median", samples=4), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "words"),
+    [
+        (("Mul", ["output", "k"]), {"k": np.float32([255])}, "gives up to 127.5 for gray of 0.5: it must give"),
+        (("SplitToSequence", ["output"]), {}, "gives no picture, but a list"),
+        (("ReduceMean", ["output"]), {}, r"maps \(1, 3, 64, 64\) to .*: not a super-resolution model"),
+        (("Reshape", ["output", "k"]), {"k": np.int64([7, 7])}, "does not run on a picture of 64x64: .*Reshape"),
+    ],
+)
+def test_an_onnx_model_that_gives_something_else_is_refused(tmp_path, node, constants, words):
+    onnx_nearest(tmp_path / "net.onnx")
+    followed_by(tmp_path / "net.onnx", helper.make_node(*node, ["end"]), **constants)
+    with pytest.raises(RobustSRError, match=words):
+        load(tmp_path / "net.onnx", device="cpu")
+
+
+def test_an_onnx_model_that_takes_something_else_is_refused(tmp_path):
+    onnx_nearest(tmp_path / "net.onnx", channels=1)
+    with pytest.raises(RobustSRError, match=r"takes input \['n', 1, 'h', 'w'\], not one input of shape"):
+        load(tmp_path / "net.onnx", device="cpu")
+    onnx_nearest(tmp_path / "net.onnx", channels="h", size=("w", 3))
+    with pytest.raises(RobustSRError, match=r"takes input \['n', 'h', 'w', 3\], not one"):
+        load(tmp_path / "net.onnx", device="cpu")
+    onnx_nearest(tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    model.graph.input.append(helper.make_tensor_value_info("strength", TensorProto.FLOAT, [1]))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(RobustSRError, match=r"takes input \['n', 3, 'h', 'w'\], strength \[1\], not one"):
+        load(tmp_path / "net.onnx", device="cpu")
+    del model.graph.input[:]
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 3, 4, 4), np.float32), "input"))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(RobustSRError, match="takes nothing, not one"):
+        load(tmp_path / "net.onnx", device="cpu")
 
 
 def test_torchvision_is_only_touched_where_it_is_broken():
