@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Literal, TypeVar
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,17 +18,29 @@ from PIL import Image, ImageOps
 from .images import Metadata, Picture
 from .models import Loaded, load, seeded
 from .pipeline import upscale_picture
-from .plan import make_plan
+from .plan import make_plan, refuse_too_large
 from .settings import Target, smoothing_for
 from .smoothing import Draws, Reduce
-from .types import RobustSRError
+from .types import MAX_PIXELS, RobustSRError
 
 AnyImage = TypeVar("AnyImage", Image.Image, NDArray[np.generic], torch.Tensor)
 
 
+@contextmanager
+def _without_flags() -> Iterator[None]:
+    """In messages --long-side and the like are called as the parameters here are."""
+    try:
+        yield
+    except RobustSRError as error:
+        flags = "|".join(name.replace("_", "-") for name in inspect.signature(upscale).parameters)
+        words = re.sub(rf"--({flags})(?![\w-])", lambda flag: flag[1].replace("-", "_"), str(error))
+        raise RobustSRError(words) from error.__cause__
+
+
+@_without_flags()
 def upscale(
     image: AnyImage,
-    model: str | Path | Loaded | None = None,
+    model: str | PathLike[str] | Loaded | None = None,
     *,
     scale: float | None = None,
     width: int | None = None,
@@ -38,43 +54,55 @@ def upscale(
     tolerance: float | None = None,
     draws: Draws | None = None,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: str = "auto",
-    denoise: str | Path | None = None,
+    denoise: str | PathLike[str] | None = None,
     tile: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> AnyImage:
     """Upscales a picture in memory and returns the same kind of thing.
 
-    ``image``: a PIL image of mode L, LA, RGB, RGBA or I;16, which comes back upright and with its colour profile; an
-    array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or floats in [0, 1]; or a tensor ``(3, h, w)`` or
-    ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second) channel is alpha. Results are clamped to [0, 1] and
-    rounded to integers for integer input. ``model``: a name, a path, or what ``load`` returned (faster for several
-    pictures; ``device`` and ``precision`` are then its own). ``scale``, or sides of the result in pixels (``width`` and
-    ``height`` together: to fit into that box; ``min_side``: larger pictures keep their size), as in the command line;
-    the model's own scale if none is given.
+    ``image``: a PIL image of mode L, LA, RGB, RGBA or I;16, which comes back upright and with its colour profile, in
+    mode LA or RGBA if a colour of it is transparent; an array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or floats
+    in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second) channel is alpha.
+    Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a path, or what ``load``
+    returned (faster for several pictures; ``device`` and ``precision`` are then its own). ``scale``, or sides of the
+    result in pixels (``width`` and ``height`` together: to fit into that box; ``min_side``: larger pictures keep their
+    size), as in the command line; the model's own scale if none is given.
     ``sigma`` (in [0, 1] units, or text like "8/255" or "auto"), ``samples`` and ``draws`` default to the model's
     catalogue entry; ``samples`` "auto" takes as many as each picture needs for an RMS error of ``tolerance``, 1/255
     unless given.
     ``denoise``: the name or path of a denoiser that runs before the model, on each noisy copy where it is smoothed.
     ``tile``: pixels a side of the pieces that large pictures are upscaled in; smaller ones need less memory.
-    RobustSRError: anything else, or an unknown model.
+    ``max_pixels``: of the result, and of what a pass gives before it is shrunk to that.
+    No gradients go through it: call what ``load`` returns. RobustSRError: anything else, or an unknown model.
     """
-    if isinstance(model, str | Path | None):
+    sides = {"width": width, "height": height, "long_side": long_side, "short_side": short_side, "min_side": min_side}
+    target = Target(_plain("scale", scale, whole=False), **{name: _plain(name, side) for name, side in sides.items()})
+    tile, seed, most = _plain("tile", tile), _plain("seed", seed) or 0, _plain("max_pixels", max_pixels) or MAX_PIXELS
+    count = samples if samples == "auto" else _plain("samples", samples)
+    level = sigma if isinstance(sigma, str) else _plain("sigma", sigma, whole=False)
+    limit = _plain("tolerance", tolerance, whole=False)
+    if isinstance(model, str | PathLike | None):
         network = load(model, device=device, precision=precision, denoise=denoise)
+    elif not isinstance(model, Loaded):
+        raise RobustSRError(f"model is a name, a path or what robustsr.load returned, got {type(model).__name__}")
     elif denoise is not None:
         raise RobustSRError("denoise goes with a model's name or path: load(model, denoise=...) makes both one")
     else:
         network = model
     if smooth is None and any(option is not None for option in (sigma, samples, tolerance, draws)):
         raise RobustSRError("sigma, samples, tolerance and draws only matter with smooth='median' or smooth='mean'")
-    network = seeded(network, seed)
-    smoothing = smoothing_for(network, smooth, sigma, samples, draws, seed, tolerance) if smooth else None
-    target, plan = Target(scale, width, height, long_side, short_side, min_side), make_plan(network, smoothing, tile)
+    network, smoothing = seeded(network, seed), None
+    if smooth is not None:
+        smoothing = smoothing_for(network, smooth, level, count, draws, seed, limit)
+    plan = make_plan(network, smoothing, tile)
 
     def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         if not pixels.size or not np.isfinite(pixels).all():
             raise RobustSRError("the picture is empty, or some of its values are no finite numbers")
-        if pixels.min() < -0.5 or pixels.max() > 1.5:
+        refuse_too_large(target, pixels.shape[1], pixels.shape[0], network.scale, most)
+        if pixels.min() < -0.2 or pixels.max() > 1.5:  # what resizing overshoots is let in
             reach = f"these reach from {pixels.min():g} to {pixels.max():g}"
             raise RobustSRError(f"floats must be in [0, 1], {reach}: scale them, as by 1/255, or from [-1, 1]")
         channels = pixels.shape[2]
@@ -89,9 +117,14 @@ def upscale(
 
     if isinstance(image, torch.Tensor):
         batch = image if image.ndim == 4 else image[None]
-        if not image.is_floating_point() or batch.ndim != 4 or batch.shape[1] != 3:
+        if not image.is_floating_point() or batch.ndim != 4 or batch.shape[1] != 3 or image.layout != torch.strided:
+            kind = f"{image.dtype} {tuple(image.shape)}" + ", sparse" * (image.layout != torch.strided)
+            raise RobustSRError(f"a tensor must be float (3, h, w) or (N, 3, h, w), got {kind}")
+        if not image.numel() or image.is_meta:
+            raise RobustSRError("the tensor is empty")
+        if image.requires_grad and torch.is_grad_enabled():
             raise RobustSRError(
-                f"a tensor must be float (3, h, w) or (N, 3, h, w), got {image.dtype} {tuple(image.shape)}"
+                "upscale gives no gradients: image.detach() does without, robustsr.load(...)(image) has them"
             )
         pictures = [run(x.permute(1, 2, 0).float().cpu().numpy()) for x in batch.detach()]
         stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(image.device, image.dtype)
@@ -105,10 +138,24 @@ def upscale(
             upright = ImageOps.exif_transpose(image)
         except Exception:  # of broken EXIF Pillow raises whatever comes
             upright = image
+        if "transparency" in image.info and image.mode in ("L", "RGB"):
+            upright = upright.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
         large = Image.fromarray(_array(np.asarray(upright), run))
         large.info |= {key: image.info[key] for key in ("icc_profile",) if key in image.info}
         return large
+    if isinstance(image, np.ma.MaskedArray):
+        raise RobustSRError("a masked array has pixels without a value: give image.filled(...)")
     return _array(np.asarray(image), run)
+
+
+def _plain(name: str, value: Any, *, whole: bool = True) -> Any:  # noqa: ANN401
+    """A number, numpy's too, as Python's own. RobustSRError: it is none."""
+    if value is None:
+        return None
+    kind: Any = Integral if whole else Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise RobustSRError(f"{name} must be a {'whole ' * whole}number, got {value!r}")
+    return int(value) if whole else float(value)
 
 
 def _array(
@@ -119,8 +166,9 @@ def _array(
     if planes.ndim != 3 or not 1 <= planes.shape[2] <= 4:
         hint = ": of a file give PIL.Image.open(path)" if image.dtype.kind in "UO" else ""
         raise RobustSRError(f"an array must be (h, w) or (h, w, 1 to 4), got {image.shape}{hint}")
-    if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
-        raise RobustSRError(f"an array must be uint8, uint16 or float, got {image.dtype}")
+    if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+        hint = ": values of 0 to 255 are image.astype('uint8')" if image.dtype.kind in "iu" else ""
+        raise RobustSRError(f"an array must be uint8, uint16 or float, got {image.dtype}{hint}")
     integer = np.issubdtype(image.dtype, np.integer)
     top = np.iinfo(image.dtype).max if integer else 1  # type: ignore[type-var]
     made = run(planes.astype(np.float32) / np.float32(top))

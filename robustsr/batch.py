@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import images
-from .catalogue import catalogue
 from .files import sha256
 from .images import Info, Picture
 from .jobs import Job, Result
@@ -23,7 +22,7 @@ from .manifest import Manifest, digest
 from .models import Loaded
 from .noise import ALGORITHM
 from .pipeline import upscale_picture
-from .plan import Plan, cost
+from .plan import Plan, cost, refuse_too_large
 from .remote import Place, State, Url, delivered, fetched, state
 from .resume import announce, judged, opened, sort_out, taken
 from .settings import Smoothing, Target
@@ -79,28 +78,14 @@ def examine(source: Path, target: Place, task: Task) -> tuple[Info, tuple[int, i
     limit, native, output = task.output.max_pixels, task.network.scale, task.output
     info = images.inspect(source, max_pixels=limit)
     w, h = info.width, info.height
-    size, largest = task.target.size(w, h, native), _most_pixels(task.target, w, h, native)
-    if largest > limit:
-        upscalers = (entry for entry in catalogue().values() if entry.use == "upscale")
-        less = [entry for entry in upscalers if _most_pixels(task.target, w, h, entry.scale) <= limit]
-        factors = [native**n for n in range(1, task.target.passes(w, h, native) + 1)]
-        fits = max((factor for factor in factors if w * h * factor**2 <= limit), default=0)
-        raise RobustSRError(
-            f"{source}: {w}x{h} enlarged {factors[-1]} times has {largest:,} pixels, over the limit of {limit:,}: "
-            f"{f'--scale {fits} is possible, or ' if fits else ''}"
-            f"{f'take a model of x{less[0].scale} ({less[0].name}), or ' if less else ''}"
-            f"set --max-pixels to {largest} if memory allows (about {largest * 24 / 2**30:.1f} GB)"
-        )
+    try:
+        refuse_too_large(task.target, w, h, native, limit)
+    except RobustSRError as error:
+        raise RobustSRError(f"{source}: {error}") from None
+    size = task.target.size(w, h, native)
     path = Path(target.name) if isinstance(target, Url) else target
     images.check(path, *size, quality=output.quality, lossless=output.lossless, background=output.background)
     return info, size
-
-
-def _most_pixels(target: Target, w: int, h: int, native: int) -> int:
-    """Of the result, or of what the last pass of a network of scale ``native`` gives, if that is larger."""
-    factor: int = native ** target.passes(w, h, native)
-    width, height = target.size(w, h, native)
-    return max(w * h * factor**2, width * height)
 
 
 def run(
@@ -266,7 +251,7 @@ class Forecast:
     cost: float = 0.0
     done: bool = False
     replaces: bool = False  # an earlier result: one made with other settings, or of an input that changed since
-    damaged: bool = False  # an earlier result that is no longer whole
+    damaged: bool = False  # an earlier result that is no longer whole, or that an interrupted run left
     error: str = ""
 
 
@@ -281,7 +266,8 @@ def estimate(jobs: Sequence[Job], task: Task, *, overwrite: bool = False) -> lis
             continue
         try:
             replaces = not overwrite and taken(job.target)
-            damaged = replaces and manifests[job.root].changed(job.target)
+            manifest = manifests[job.root]
+            damaged = replaces and (manifest.changed(job.target) or manifest.unfinished(job.target))
             if isinstance(job.source, Url):
                 rows.append(Forecast(job, cost=float(state(job.source).size), replaces=replaces, damaged=damaged))
                 continue

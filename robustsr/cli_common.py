@@ -32,9 +32,16 @@ OTHERS = {"HOME", "WEIGHTS", "CC", "UI_AUTH"}  # variables ROBUSTSR_... that are
 
 
 class Command(typer.core.TyperCommand):
-    """A command that answers an option it lacks with those that hold the word, else with the nearest spelling."""
+    """A command that answers an option it lacks with those that hold the word, else with the nearest spelling.
+
+    A URL is no name of a file to it, and would otherwise be that of a new folder.
+    """
+
+    takes_urls = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
+        if not self.takes_urls and (url := next((w for w in args if re.match(r"(-[\w-]+=?)?[a-z0-9+.]+://", w)), "")):
+            raise typer.BadParameter(f"{url}: only `robustsr upscale` takes URLs; copy the files to this machine")
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
@@ -52,6 +59,8 @@ class Spreadable(Command):
 
     What is wrong with a variable is said with its name, and one that may be misspelt is, too.
     """
+
+    takes_urls = True
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
         for at, (word, following) in enumerate(pairwise([*args, ""])):

@@ -59,7 +59,8 @@ def export(
     with atomic(out, make_folder=True) as part:
         part.write_bytes(made.content)
     how = f"{smoothing.reduce} of {smoothing.samples}, sigma {smoothing.sigma:g}, " if smoothing else ""
-    console.say(f"{network.name} x{network.scale}, {how}{precision}, opset {opset}")
+    sides = f", for sides of {made.facts.least} pixels or more" if made.facts.least > 1 else ""
+    console.say(f"{network.name} x{network.scale}, {how}{precision}, opset {opset}{sides}")
     table = console.table("pictures", ">size", ">largest difference from torch", ">of 1/255")
     for check in made.checks:
         n, h, w = check.size

@@ -285,6 +285,8 @@ def upscale(
         check_folder(root)
     if "quality" in given and not any(OUTPUT_FORMATS[job.target.suffix.lower()[1:]] in QUALITY for job in todo):
         warnings.append(f"--quality is for {', '.join(QUALITY)}, which no result is (-f chooses)")
+    if (out or "").startswith("memory:"):
+        warnings.append("memory:// ends with this process, and the results there with it")
     if entry and entry.use == "restore":
         warnings.append(f"{name} enlarges nothing: it sharpens, at their size, pictures that were enlarged before")
     for one in filter(None, (name, denoise)):
@@ -344,7 +346,7 @@ def upscale(
                 address=ray,
                 workers=workers,
                 overwrite=overwrite,
-                on_start=lambda crew: bar.line(str(crew)),
+                say=bar.line,
             )
         else:
             results = batch.run(todo, task, overwrite=overwrite, on_window=tick)

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from os import PathLike
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,10 @@ from .onnx_network import OnnxNetwork, load_onnx
 from .probes import photograph_like, receptive_radius
 from .resample import Bicubic, grown
 from .tiling import ALIGNED, FEATHER
-from .types import RobustSRError
+from .types import RobustSRError, refuse_others
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A loaded network as an upscaler. ``module`` holds float32 weights; it runs in ``precision`` on ``device``.
 
@@ -57,6 +57,7 @@ class Network:
         object.__setattr__(self, "_runner", runner)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        refuse_others(x)
         h, w = x.shape[-2:]
         high, wide = (max(-(-n // self.multiple) * self.multiple, self.min_size) for n in (h, w))
         if self.square:
@@ -108,11 +109,11 @@ def seeded(network: Loaded, seed: int) -> Loaded:
 
 
 def load(
-    name_or_path: str | Path | None = None,
+    name_or_path: str | PathLike[str] | None = None,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: str = "auto",
-    denoise: str | Path | None = None,
+    denoise: str | PathLike[str] | None = None,
 ) -> Loaded:
     """Loads a model by catalogue name or by path (``.pth``, ``.safetensors``, ``.ckpt``, ``.onnx``), else the default.
 
@@ -122,10 +123,10 @@ def load(
     before it (see `denoised`).
     """
     with torch.inference_mode(False):  # gradients are asked for here, and of what is loaded
-        network = _load(name_or_path or default_model(), device, precision)
+        network = _load(default_model() if name_or_path is None else name_or_path, str(device), precision)
         if denoise is None:
             return network
-        both = denoised(_load(denoise, device, precision), network)
+        both = denoised(_load(denoise, str(device), precision), network)
     exact = both.with_precision("fp32")
     return both if precision != "auto" or both is exact or faithful(both, exact) else exact
 
@@ -168,7 +169,9 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
     return both.with_precision(network.precision if network.precision == denoiser.precision else "fp32")
 
 
-def _load(name_or_path: str | Path, device: str, precision: str) -> Loaded:
+def _load(name_or_path: str | PathLike[str], device: str, precision: str) -> Loaded:
+    if not isinstance(name_or_path, str | PathLike):
+        raise RobustSRError(f"a model is loaded by its name or path, got {type(name_or_path).__name__}")
     check_precision(precision)
     where = resolve_device(device)
     if str(name_or_path) in BICUBIC:

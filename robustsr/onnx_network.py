@@ -20,12 +20,12 @@ from .files import sha256
 from .onnx_facts import Facts
 from .resample import grown
 from .tiling import ALIGNED, EFFECTIVE_CONTEXT, FEATHER
-from .types import RobustSRError
+from .types import RobustSRError, refuse_others
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OnnxNetwork:
     """An ONNX model as an upscaler, run by onnxruntime on ``provider``. Not differentiable.
 
@@ -50,6 +50,9 @@ class OnnxNetwork:
     engine: str = "onnxruntime"
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
+        refuse_others(x)
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RobustSRError(f"{self.name} is an ONNX model, which gives no gradients: take a checkpoint")
         h, w = x.shape[-2:]
         high, wide = self.fixed_size or (-(-max(n, self.least) // self.multiple) * self.multiple for n in (h, w))
         if (high, wide) != (h, w):

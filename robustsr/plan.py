@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .catalogue import catalogue
 from .engine import buffers_kept
 from .models import Loaded, noise_inside
 from .settings import Smoothing, Target
@@ -99,6 +100,30 @@ def compose(
     elif gray:
         inner = Gray(inner)
     return Tiled(inner, (window[0], window[1]), plan.context, network.feather, network.align, network.device)
+
+
+def refuse_too_large(target: Target, w: int, h: int, native: int, limit: int) -> None:
+    """RobustSRError: a picture of (w, h) becomes more than ``limit`` pixels, by a network of scale ``native``."""
+    largest = _most_pixels(target, w, h, native)
+    if largest <= limit:
+        return
+    upscalers = (entry for entry in catalogue().values() if entry.use == "upscale")
+    less = [entry for entry in upscalers if _most_pixels(target, w, h, entry.scale) <= limit]
+    factors = [native**n for n in range(1, target.passes(w, h, native) + 1)]
+    fits = max((factor for factor in factors if w * h * factor**2 <= limit), default=0)
+    raise RobustSRError(
+        f"{w}x{h} enlarged {factors[-1]} times has {largest:,} pixels, over the limit of {limit:,}: "
+        f"{f'--scale {fits} is possible, or ' if fits else ''}"
+        f"{f'take a model of x{less[0].scale} ({less[0].name}), or ' if less else ''}"
+        f"set --max-pixels to {largest} if memory allows (about {largest * 24 / 2**30:,.1f} GB)"
+    )
+
+
+def _most_pixels(target: Target, w: int, h: int, native: int) -> int:
+    """Of the result, or of what the last pass of a network of scale ``native`` gives, if that is larger."""
+    factor: int = native ** target.passes(w, h, native)
+    width, height = target.size(w, h, native)
+    return max(w * h * factor**2, width * height)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -139,14 +140,14 @@ def run(
     address: str = HERE,
     workers: int | None = None,
     overwrite: bool = False,
-    on_start: Callable[[Crew], None] = lambda crew: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Result]:
     """`batch.run` on the workers of a Ray cluster: the same results, records and refusals, in the order they come.
 
-    Only what is to be done goes there; inputs and outputs are read and written by the workers, which must see the
-    same paths. Their events come home with each result, for the record has one writer. A worker that dies is started
-    again, and its file is tried again, `TRIES` times in all. RobustSRError, besides those of `batch.run`: no Ray, no
-    cluster, too many workers, a model that cannot be loaded there.
+    Only what is to be done goes there; inputs and outputs are read and written by the workers, which must see the same
+    paths. Their events come home with each result, for the record has one writer. A worker that dies is started again,
+    and its file is tried again, `TRIES` times in all. ``say`` hears what is waited for. RobustSRError, besides those of
+    `batch.run`: no Ray, no cluster, too many workers, a model that cannot be loaded there.
     """
     with opened(jobs) as manifests:
         todo = yield from sort_out(jobs, manifests, digest(task.settings()), overwrite)
@@ -157,10 +158,11 @@ def run(
         plans = {root.absolute(): manifest.plans for root, manifest in manifests.items()}
         unfinished, at_work = dict[int, Job](), 0
         try:
+            say("starting Ray" if address == HERE else f"asking for a Ray cluster at {address}, for up to 40 s")
             with connected(address) as ray:
                 machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                 hands = crew(machines, len(todo), workers, recipe.device)
-                on_start(hands)
+                say(str(hands))
                 unfinished, at_work = dict(enumerate(todo)), 3 * hands.count
                 for number, made, events in _rows(ray, hands, (recipe, hands.cpus, sent, plans)):
                     job = unfinished.pop(number)
@@ -273,7 +275,8 @@ def connected(address: str, processors: int | None = None) -> Iterator[Any]:
         with _silent():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **made)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "" if address == HERE else " (one with tokens needs RAY_AUTH_MODE=token here)"
+        tokens = re.search("token|authenticat", str(error), re.IGNORECASE)
+        hint = " (one with tokens needs RAY_AUTH_MODE=token here)" if tokens else ""
         raise RobustSRError(f"no Ray cluster at {address}: {error}{hint}") from error
     try:
         yield ray

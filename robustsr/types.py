@@ -84,6 +84,12 @@ class Upscaler(Protocol):
         ...
 
 
+def refuse_others(x: Tensor) -> None:
+    """RobustSRError: ``x`` is nothing that upscalers take, floats of shape (N, 3, h, w)."""
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or not x.numel():
+        raise RobustSRError(f"upscalers take floats of shape (N, 3, h, w), got {x.dtype} of {tuple(x.shape)}")
+
+
 @dataclass(frozen=True)
 class Wrapper:
     """What every upscaler around another one shares: it is as large, as far-sighted and as exact as its inside."""

@@ -57,7 +57,7 @@ def test_sizes_and_tiles_are_those_of_the_command_line(net):
     assert robustsr.upscale(x, net, width=64, height=64).shape == (3, 40, 64)
     pieces = robustsr.upscale(x, net, tile=48)
     assert torch.allclose(pieces, robustsr.upscale(x, net), atol=1e-5)
-    with pytest.raises(robustsr.RobustSRError, match="--tile 8 is too small"):
+    with pytest.raises(robustsr.RobustSRError, match="^tile 8 is too small"):
         robustsr.upscale(x, net, tile=8)
 
 
@@ -91,11 +91,72 @@ def test_a_model_can_be_named_by_path(tiny, photo):
         (torch.full((3, 4, 4), float("nan")), "no finite numbers"),
         (torch.zeros(1, 4, 4), r"must be float \(3, h, w\)"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), r"must be float \(3, h, w\)"),
+        (torch.zeros(3, 4, 4).to_sparse(), r"got torch.float32 \(3, 4, 4\), sparse"),
+        (torch.zeros(0, 3, 4, 4), "the tensor is empty"),
+        (torch.zeros(3, 4, 4, device="meta"), "the tensor is empty"),
+        (torch.zeros(3, 4, 4, requires_grad=True), r"gives no gradients: image.detach\(\)"),
+        (np.ma.masked_less(np.ones((4, 4, 3), np.uint8), 2), "pixels without a value"),
+        (np.full((4, 4, 3), -0.3), r"must be in \[0, 1\], these reach from -0.3"),
     ],
 )
 def test_other_things_are_refused(net, image, message):
     with pytest.raises(robustsr.RobustSRError, match=message):
         robustsr.upscale(image, net)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": "2"}, "^scale must be a number, got '2'"),
+        ({"scale": True}, "^scale must be a number, got True"),
+        ({"scale": float("nan")}, "^scale must be positive"),
+        ({"width": 2.5}, "^width must be a whole number, got 2.5"),
+        ({"long_side": True}, "^long_side must be a whole number, got True"),
+        ({"long_side": 9, "width": 9}, "^give one of width, long_side, not several"),
+        ({"tile": "64"}, "^tile must be a whole number, got '64'"),
+        ({"seed": 1.5}, "^seed must be a whole number"),
+        ({"width": 10**9}, r"pixels, over the limit of 400,000,000: scale 256 is possible, or .*set max_pixels to "),
+        ({"max_pixels": 100}, "over the limit of 100"),
+        ({"smooth": "median", "samples": True}, "^samples must be a whole number, got True"),
+        ({"smooth": "median", "sigma": "auto"}, "no calibration for sigma auto"),
+        ({"model": torch.nn.Identity()}, "^model is a name, a path or what robustsr.load returned, got Identity"),
+        ({"model": b"psnr"}, "^model is a name, a path or what robustsr.load returned, got bytes"),
+        ({"model": "psnr", "denoise": 3}, "^a model is loaded by its name or path, got int"),
+        ({"model": ""}, "^no model ''"),
+        ({"model": "psnr", "device": "tpu"}, "^no device 'tpu' here"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_the_words_of_python(tiny, photo, options, message):
+    model = options.pop("model", tiny)
+    with pytest.raises(robustsr.RobustSRError, match=message):
+        robustsr.upscale(photo(), model, **options)
+
+
+def test_numbers_of_numpy_and_devices_of_torch_are_as_good_as_pythons(tiny, photo):
+    how = {"smooth": "median", "sigma": np.float32(0.25), "samples": np.int64(2), "seed": np.uint8(3)}
+    made = robustsr.upscale(photo(), tiny, scale=np.float64(2), tile=np.int32(64), device=torch.device("cpu"), **how)
+    plain = {"smooth": "median", "sigma": 0.25, "samples": 2, "seed": 3}
+    assert np.array_equal(made, robustsr.upscale(photo(), tiny, scale=2, tile=64, device="cpu", **plain))
+    big = photo().astype(">u2")
+    assert robustsr.upscale(big, tiny).dtype == big.dtype
+    assert np.array_equal(robustsr.upscale(big, tiny), robustsr.upscale(big.astype(np.uint16), tiny))
+
+
+def test_a_colour_that_is_transparent_stays_so(net, photo):
+    colour, gray = Image.fromarray(photo()), Image.fromarray(photo()).convert("L")
+    colour.paste((1, 2, 3), (0, 0, 10, 10))
+    gray.paste(5, (0, 0, 10, 10))
+    colour.info["transparency"], gray.info["transparency"] = (1, 2, 3), 5
+    for image, mode in ((colour, "RGBA"), (gray, "LA")):
+        made = robustsr.upscale(image, net)
+        assert made.mode == mode and not made.getpixel((4, 4))[-1] and made.getpixel((100, 80))[-1] == 255
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8).byte()])
+def test_what_load_gives_says_what_it_takes(net, x):
+    with pytest.raises(robustsr.RobustSRError, match=r"take floats of shape \(N, 3, h, w\), got torch"):
+        net(x)
+    assert len({net, net}) == 1 and net != robustsr.load("bicubic", device="cpu")
 
 
 def test_tab_finds_what_there_is_and_a_path_is_told_to_be_opened(net):

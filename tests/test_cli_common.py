@@ -8,6 +8,7 @@ from robustsr_ui.shelf import usable
 from typer.testing import CliRunner
 
 from robustsr.catalogue import catalogue, listed, shipped
+from robustsr.cli import app
 from robustsr.cli_common import command_line, interruptible, quota
 
 
@@ -76,3 +77,23 @@ def test_what_ships_is_named(home):
     assert offered == {"upscale": shipped(), "denoise": ["denoiser", "denoiser-stability"]}
     assert {entry.use for entry in catalogue().values()} == {"upscale", "denoise", "restore"}
     assert {listed()[name] for name in ours} == {"bundled"} and listed()["bsrgan"] == "can be pulled"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["corrupt", "s3://bucket/in"],
+        ["corrupt", "-k", "fog", "-o", "s3://bucket/out"],
+        ["export", "psnr", "--out=s3://bucket/psnr.onnx"],
+        ["compare", "-os3://bucket/x.png"],
+        ["attack", "http://host/a.png"],
+        ["evaluate", "memory://folder"],
+        ["certify", "file:///a.png"],
+        ["train", "psnr", "-o", "gs://bucket/run"],
+    ],
+)
+def test_urls_are_not_taken_for_folders(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner(env={"COLUMNS": "300"}).invoke(app, words)
+    assert said.exit_code == 2 and "only `robustsr upscale` takes URLs" in said.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -55,6 +55,11 @@ def test_upscale_runs_it_as_it_runs_the_smoothed_model(exported, run, go, tiny, 
     assert np.abs(pixels("got.png") - pixels("want.png")).max() > 1
 
 
+def test_the_least_size_is_said_where_there_is_one(run):
+    code, _, words = run("export", "unet-x2", "-o", "unet.onnx")
+    assert code == 0 and "unet-x2 x1, fp32, opset 20, for sides of 17 pixels or more -> unet.onnx" in words
+
+
 def test_a_denoiser_goes_into_the_file(run, go, tiny, denoiser, bird):
     code, _, words = run("export", tiny, "-o", "both.onnx", "--denoise", denoiser)
     assert code == 0 and "tiny after cleaner x4, fp32, opset 20 -> both.onnx" in words

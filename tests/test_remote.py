@@ -284,12 +284,12 @@ def test_the_command_takes_urls(base, put, tiny, tmp_path, home):
     runner = CliRunner(env={"COLUMNS": "300"})
     planned = runner.invoke(cli.app, [*command, "--dry-run"])
     assert planned.exit_code == 0 and f"{base}/out/a.png  ?" in planned.stdout
-    assert planned.stderr == "2 pictures: tiny x4 on cpu (fp32), not smoothed\n" and not place(f"{base}/out").exists()
+    note = "note: memory:// ends with this process, and the results there with it\n" * base.startswith("memory:")
+    assert planned.stderr == f"{note}2 pictures: tiny x4 on cpu (fp32), not smoothed\n"
+    assert not place(f"{base}/out").exists()
     first, second, summary = map(json.loads, runner.invoke(cli.app, [*command, "--json"]).stdout.splitlines())
     assert (first["input"], first["output"]) == (f"{base}/in/a.png", f"{base}/out/a.png")
     assert second["output_size"] == [56, 48] and summary["summary"]["done"] == 2
-    refused = runner.invoke(cli.app, ["corrupt", f"{base}/in", "-k", "noise", "-o", str(tmp_path / "worse")])
-    assert isinstance(refused.exception, RobustSRError) and "only `robustsr upscale`" in str(refused.exception)
 
 
 def test_web_servers_are_only_read_from():
