@@ -6,8 +6,8 @@ import logging
 import math
 import os
 import pickle
-import re
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -158,7 +158,7 @@ def run(
         plans = {root.absolute(): manifest.plans for root, manifest in manifests.items()}
         unfinished, at_work = dict[int, Job](), 0
         try:
-            say("starting Ray" if address == HERE else f"asking for a Ray cluster at {address}, for up to 40 s")
+            say("starting Ray" if address == HERE else f"asking for the Ray cluster at {address}")
             with connected(address) as ray:
                 machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                 hands = crew(machines, len(todo), workers, recipe.device)
@@ -271,13 +271,16 @@ def connected(address: str, processors: int | None = None) -> Iterator[Any]:
         yield ray
         return
     try:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if port.isdecimal():  # Ray itself would ask for 40 s
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         made = {"include_dashboard": False, "num_cpus": processors} if address == HERE else {}
         with _silent():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **made)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        tokens = re.search("token|authenticat", str(error), re.IGNORECASE)
-        hint = " (one with tokens needs RAY_AUTH_MODE=token here)" if tokens else ""
-        raise RobustSRError(f"no Ray cluster at {address}: {error}{hint}") from error
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None)  # of the system; without one something answers, but not to Ray
+        hint = "" if reason or address == HERE else " (one with tokens needs RAY_AUTH_MODE=token here)"
+        raise RobustSRError(f"no Ray cluster at {address}: {reason or error}{hint}") from error
     try:
         yield ray
     finally:

@@ -225,6 +225,15 @@ def test_mistakes_are_answered(args, code, message):
     assert message in said and (result.exit_code, code) in ((2, 2), (1, 1)), result.stderr
 
 
+@needs_ray
+def test_a_cluster_that_is_not_there_is_said_at_once(tiny, photo, tmp_path):
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    command = [SCRIPT, "upscale", tmp_path / "a.png", "-o", tmp_path / "x.png", "-m", tiny, "--ray", "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)  # Ray itself would take 40 s
+    assert done.returncode == 1 and done.stderr.endswith("no Ray cluster at 127.0.0.1:1: Connection refused\n")
+    assert "asking for the Ray cluster at 127.0.0.1:1" in done.stderr
+
+
 def test_without_ray_the_way_to_get_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(cli_upscale, "find_spec", lambda name: None)
     result = CliRunner().invoke(cli.app, ["upscale", str(tmp_path), "--ray"])
