@@ -75,6 +75,10 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
         table.add_row("path", str(path))
         reach = "receptive radius" if network.exact else "effective context"
         table.add_row("loads as", f"x{network.scale}, {reach} {network.context} input pixels")
+        if network.fixed_size:
+            table.add_row("takes", f"pieces of {network.fixed_size[1]}x{network.fixed_size[0]} only")
+        elif network.multiple > 1:
+            table.add_row("takes", f"sides that are multiples of {network.multiple}: others are grown")
         if entry is None:
             table.add_row("sha256", network.digest)
             if said := checkpoints.origin(path):

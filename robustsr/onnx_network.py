@@ -44,8 +44,8 @@ class OnnxNetwork:
     precision: str = "fp32"
     entry: Entry | None = None
     facts: Facts | None = None
-    multiple: int = 1  # sides it takes: multiples of this, at least `least`; others are padded by reflection
-    least: int = 1
+    multiple: int = 1  # sizes it takes: multiples of this, at least min_size; others are padded by reflection
+    min_size: int = 1
     seed: int = 0
     engine: str = "onnxruntime"
 
@@ -54,7 +54,7 @@ class OnnxNetwork:
         if x.requires_grad and torch.is_grad_enabled():
             raise RobustSRError(f"{self.name} is an ONNX model, which gives no gradients: take a checkpoint")
         h, w = x.shape[-2:]
-        high, wide = self.fixed_size or (-(-max(n, self.least) // self.multiple) * self.multiple for n in (h, w))
+        high, wide = self.fixed_size or (-(-max(n, self.min_size) // self.multiple) * self.multiple for n in (h, w))
         if (high, wide) != (h, w):
             x = grown(x, high - h, wide - w)
         noise = _noise(self.seed, len(x), origin) if self.smooths else {}

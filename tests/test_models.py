@@ -11,8 +11,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
 from robustsr import models, upscale
+from robustsr.cli import app
 from robustsr.engine import PRECISIONS, auto_precision
 from robustsr.metrics import psnr
 from robustsr.models import load
@@ -235,7 +237,9 @@ def test_an_onnx_model_that_takes_multiples_of_a_size_gets_them(tmp_path, photo,
     onnx_nearest(tmp_path / "net.onnx")
     followed_by(tmp_path / "net.onnx", *squeezed(factor))
     net = load(tmp_path / "net.onnx", device="cpu")
-    assert (net.multiple, net.least, net.fixed_size, net.align % factor) == (factor, factor, None, 0)
+    assert (net.multiple, net.min_size, net.fixed_size, net.align % factor) == (factor, factor, None, 0)
+    said = CliRunner().invoke(app, ["models", "info", str(tmp_path / "net.onnx")]).stdout
+    assert (f"takes     sides that are multiples of {factor}:" in said) == (factor > 1)
     for h, w in ((37, 41), (1, 2), (90, 300)):
         x = torch.from_numpy(photo(h, w)).permute(2, 0, 1).float() / 255
         want = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -251,6 +255,7 @@ def test_an_onnx_model_with_a_size_fixed_on_one_side_or_only_inside_takes_that_s
         followed_by(tmp_path / "net.onnx", helper.make_node("Reshape", ["output", "shape"], ["end"]), shape=shape)
     net = load(tmp_path / "net.onnx", device="cpu")
     assert (net.fixed_size, net.fixed_batch) == ((64, 64), 1 if inside else None)
+    assert "pieces of 64x64 only" in CliRunner().invoke(app, ["models", "info", str(tmp_path / "net.onnx")]).stdout
     x = torch.from_numpy(photo(90, 110)).permute(2, 0, 1).float() / 255
     want = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
     torch.testing.assert_close(upscale(x, net), want, rtol=0, atol=1e-5)
