@@ -15,7 +15,7 @@ from .certificate import Certificate
 from .files import atomic
 from .models import Loaded
 from .record import describe, pictures
-from .scene import Box
+from .scene import Box, placed
 from .types import MAX_PIXELS, RobustSRError
 
 SAMPLE, SAMPLE_CROP = "landscape.png", (72, 56, 48, 48)
@@ -27,10 +27,12 @@ def names(stem: str) -> dict[str, str]:
     return {key: f"{stem}_{name}.png" for key, name in {**ENDINGS, "width": "width"}.items()}
 
 
-def read_input(path: Path | None, crop: Box | None, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, list[str]]:
-    """The certified input ``(1, 3, h, w)``, and notes: its red, green and blue as decoded, cropped.
+def read_input(
+    path: Path | None, crop: Box | int | None, max_pixels: int = MAX_PIXELS
+) -> tuple[Tensor, Box | None, list[str]]:
+    """The certified input ``(1, 3, h, w)``, its red, green and blue as decoded, cropped; where it lies; and notes.
 
-    ``path`` None: the bundled sample.
+    ``path`` None: the bundled sample. ``crop``: see `scene.crop_of`.
     """
     source = path or package_samples() / SAMPLE
     picture = images.read(source, max_pixels=max_pixels)
@@ -39,10 +41,11 @@ def read_input(path: Path | None, crop: Box | None, max_pixels: int = MAX_PIXELS
         notes.append("gray is treated as three equal channels with noise of their own: the result may be tinted")
     if picture.alpha is not None:
         notes.append("transparency is ignored: colours under it count, and the result is opaque")
-    rgb = picture.rgb
+    rgb, place = picture.rgb, None
     if crop:
-        rgb = rgb[_inside(crop, rgb.shape[1], rgb.shape[0])]
-    return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()), notes
+        place = placed(crop, rgb.shape[1], rgb.shape[0])
+        rgb = rgb[_inside(place, rgb.shape[1], rgb.shape[0])]
+    return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()), place, notes
 
 
 def read_truth(path: Path, crop: Box | None, scale: int, x: Tensor, max_pixels: int = MAX_PIXELS) -> Tensor:

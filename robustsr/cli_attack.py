@@ -168,7 +168,7 @@ def attack(
     from . import scene as scenes
     from .craft import with_gradients
     from .files import staged
-    from .scene import LARGEST, box
+    from .scene import LARGEST, crop_of
     from .settings import smoothing_for
 
     with usage():
@@ -186,7 +186,7 @@ def attack(
         )
         if threat.eps == 0 or threat.eps_rel == 0:
             raise RobustSRError("a budget of 0 changes nothing: give the size of the change, like --eps 8/255")
-        place = None if crop is None else box(crop)
+        place = None if crop is None else crop_of(crop)
         if sigma == "auto":
             raise RobustSRError("--sigma auto follows each picture, and so the attack itself: give a number")
         deviation = None if sigma is None else number_of(sigma, "--sigma")
@@ -244,7 +244,7 @@ def _universal(
     hr: Path | None,
     mask: str | None,
     target: Path | None,
-    crop: Box | None,
+    crop: Box | int | None,
     folder: Path,
     network: Loaded,
     threat: Threat,
@@ -265,16 +265,15 @@ def _universal(
     if variants != ["base"] and "base" in variants:
         raise typer.BadParameter("--universal attacks one model: --on base or --on smoothed")
     paths = pictures_in(picture)
-    infos = [images.inspect(p) for p in paths]
-    smallest = min(UNIVERSAL, *(min(info.width, info.height) for info in infos))
+    sides = [min(info.width, info.height) for info in map(images.inspect, paths)]
+    smallest = min(UNIVERSAL, *sides)
     goal = None if target is None else images.read(target)
     stems = len({p.stem for p in paths}) == len(paths)
     scenes = []
-    for path, info in zip(paths, infos, strict=True):
-        part = crop or ((info.width - smallest) // 2, (info.height - smallest) // 2, smallest, smallest)
+    for path in paths:
         read = images.read(path)
         name = path.stem if stems else path.name
-        scenes.append(scene.scene(read, None, network.scale, name=name, crop=part, target=goal))
+        scenes.append(scene.scene(read, None, network.scale, name=name, crop=crop or smallest, target=goal))
     for one in scenes:
         for note in one.notes:
             console.say(f"note: {one.name}: {note}", "yellow")

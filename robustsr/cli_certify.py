@@ -12,6 +12,7 @@ import typer
 
 from . import console, progress
 from .cli_common import DENOISE, Option, bring_torch, found, interruptible, load, number_of, typed, usage
+from .cli_scene import CropOption
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def certify(
     hr: Annotated[
         Path | None, Option("--hr", help="Ground truth, for the certified PSNR.", rich_help_panel=FILES)
     ] = None,
-    crop: Annotated[
-        str | None, Option("--crop", help="x,y,width,height in input pixels.", rich_help_panel=FILES)
-    ] = None,
+    crop: CropOption = None,
     out: Annotated[
         Path | None, Option("-o", "--out", help="Folder. Default: certified.", rich_help_panel=FILES)
     ] = None,
@@ -133,10 +132,10 @@ def certify(
     from . import certificate_files as work
     from .certificate import certify as run
     from .certificate import for_picture
-    from .scene import box
+    from .scene import crop_of
 
     with usage():
-        place = box(crop) if crop else None if picture else work.SAMPLE_CROP
+        asked = crop_of(crop) if crop else None if picture else work.SAMPLE_CROP
     folder = out or Path("certified")
     stem = (picture or Path(work.SAMPLE)).stem
     target = folder / f"{stem}_certificate.json"
@@ -144,7 +143,7 @@ def certify(
     if there and not overwrite:
         raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
 
-    x, notes = work.read_input(picture, place)
+    x, place, notes = work.read_input(picture, asked)
     network = load(found(model), device, denoise=denoise and found(denoise))
     reference = work.read_truth(hr, place, network.scale, x) if hr else None
     for note in notes:
@@ -251,7 +250,7 @@ def _verify(
         source = next((p for p in near if p.is_file()), None)
         if source is None:
             raise RobustSRError(f"{named} is not near the certificate: give the picture after it")
-    x, _ = work.read_input(source, crop)
+    x, _, _ = work.read_input(source, crop)
     denoise = denoise or first
     network = load(found(model or trained), device, denoise=denoise and found(denoise))
     stored = {key: _levels(path.parent / name) for key, name in names.items()}

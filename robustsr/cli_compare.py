@@ -91,7 +91,7 @@ def compare(
     from .webpage import to_html
 
     with usage():
-        place = None if crop is None else scenes.box(crop)
+        place = None if crop is None else scenes.crop_of(crop)
         deviations = [sigma_of(text) for text in sigma] if sigma else [None]
     before = [None, denoise] if denoise else [None]
     plain = [name for name in names if name not in catalogue.BICUBIC]

@@ -25,7 +25,10 @@ HrOption = Annotated[
     Path | None,
     Option("--hr", help="Ground truth; without a picture the input is made from it.", rich_help_panel=FILES),
 ]
-CropOption = Annotated[str | None, Option("--crop", help="x,y,width,height in input pixels.", rich_help_panel=FILES)]
+CropOption = Annotated[
+    str | None,
+    Option("--crop", help="x,y,width,height in input pixels; one number: the centre.", rich_help_panel=FILES),
+]
 WholeOption = Annotated[
     bool, Option("--whole", help="Use all of a large picture, not only its centre.", rich_help_panel=FILES)
 ]
@@ -50,7 +53,7 @@ def read_scene(
     picture: Path | None,
     hr: Path | None,
     scale: int,
-    crop: Box | None,
+    crop: Box | int | None,
     limit: int | None,
     mask: str | None = None,
     target: Path | None = None,

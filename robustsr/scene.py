@@ -79,21 +79,34 @@ def box(text: str) -> Box:
     return x, y, w, h
 
 
+def crop_of(text: str) -> Box | int:
+    """``x,y,width,height``, or ``side``: the centre of a picture. RobustSRError: something else."""
+    return int(text) if text.strip().isdecimal() and int(text) else box(text)
+
+
+def placed(crop: Box | int, w: int, h: int) -> Box:
+    """Where a crop lies in a picture of (w, h): its centre, no larger than it, where only a side is given."""
+    if not isinstance(crop, int):
+        return crop
+    wide, high = min(w, crop), min(h, crop)
+    return (w - wide) // 2, (h - high) // 2, wide, high
+
+
 def scene(
     picture: Picture | None,
     hr: Picture | None,
     scale: int,
     *,
     name: str,
-    crop: Box | None = None,
+    crop: Box | int | None = None,
     limit: int | None = LARGEST,
     mask: Box | Picture | None = None,
     target: Picture | None = None,
 ) -> Scene:
     """A picture, cropped, with its truth and mask; without a picture the input is made from ``hr`` by bicubic.
 
-    ``crop`` and a ``mask`` of four numbers are in input pixels; without a crop the centre of a picture larger than
-    ``limit`` is taken. RobustSRError: sizes do not fit.
+    ``crop`` (see `crop_of`) and a ``mask`` of four numbers are in input pixels; without a crop the centre of a picture
+    larger than ``limit`` is taken. RobustSRError: sizes do not fit.
     """
     notes: list[str] = []
     truth = None if hr is None else from_picture(hr)
@@ -119,12 +132,10 @@ def scene(
             f"--hr has {truth.shape[-1]}x{truth.shape[-2]} pixels, the output {w * scale}x{h * scale}: "
             f"it must be {scale} times the picture of {w}x{h}"
         )
-    if crop is None:
-        wide, high = min(w, limit or w), min(h, limit or h)
-        crop = ((w - wide) // 2, (h - high) // 2, wide, high)
-        if (wide, high) != (w, h):
-            notes.append(f"only the centre, {wide}x{high} of {w}x{h} pixels, is used: --crop takes another part")
-    x, y, wide, high = crop
+    place = placed(crop or limit or max(w, h), w, h)
+    x, y, wide, high = place
+    if crop is None and (wide, high) != (w, h):
+        notes.append(f"only the centre, {wide}x{high} of {w}x{h} pixels, is used: --crop takes another part")
     if x + wide > w or y + high > h:
         raise RobustSRError(f"the crop {x},{y},{wide},{high} does not lie inside the picture of {w}x{h} pixels")
     if min(wide, high) * scale < SMALLEST_OUTPUT:
@@ -136,7 +147,7 @@ def scene(
         full[part].contiguous(),
         scale,
         bits,
-        crop,
+        place,
         None if truth is None else truth[large].clamp(0, 1).contiguous(),
         None if target is None else resize(from_picture(target), high * scale, wide * scale).clamp(0, 1),
         None if mask is None else _mask(mask, h, w)[part].contiguous(),

@@ -178,6 +178,9 @@ def test_crop_and_ground_truth(run, picture, photo, tmp_path):
         run(*verify, "--hr", hr)[0] == 0
         and "except psnr and certified_psnr, which only --hr can check" in run(*verify)[2]
     )
+    code, stdout, _ = run(picture, "--crop", "6", "--hr", hr, "-o", tmp_path / "centre", *FEW, "--json")
+    assert code == 0 and json.loads(stdout)["input"]["crop"] == "3,2,6,6"
+    assert run("--verify", tmp_path / "centre" / "bird_certificate.json", picture)[0] == 0
     Image.fromarray(photo(20, 24)).save(hr)
     assert "4 times the input" in run(picture, "--hr", hr, "-o", tmp_path / "n", *FEW)[2]
     assert "does not lie inside" in run(picture, "--crop", "8,8,8,8", "-o", tmp_path / "n", *FEW)[2]

@@ -8,7 +8,7 @@ from robustsr import images
 from robustsr.models import load
 from robustsr.pipeline import upscale_picture
 from robustsr.plan import make_plan
-from robustsr.scene import Shown, box, from_picture, pixels
+from robustsr.scene import Shown, box, crop_of, from_picture, pixels
 from robustsr.settings import Smoothing, Target
 from robustsr.types import RobustSRError
 
@@ -18,6 +18,10 @@ def test_rectangles():
     for wrong in ("1,2,3", "a,b,c,d", "0,0,0,3", "-1,0,3,3", ""):
         with pytest.raises(RobustSRError, match="rectangle"):
             box(wrong)
+    assert (crop_of("1,2,3,4"), crop_of("48")) == ((1, 2, 3, 4), 48)
+    for wrong in ("0", "-3", "4.5", "1,2"):
+        with pytest.raises(RobustSRError, match="rectangle"):
+            crop_of(wrong)
 
 
 def test_crops_are_the_same_part_of_everything(picture, photo):
@@ -42,6 +46,8 @@ def test_gray_is_shown_as_upscale_writes_it(tmp_path, photo, tiny, smoothing):
 def test_the_centre_of_what_is_large_with_a_note(picture, photo):
     made = here(picture(20, 40), limit=16)
     assert made.box == (12, 2, 16, 16) and "only the centre, 16x16 of 40x20" in made.notes[0]
+    asked = here(picture(20, 40), crop=16)
+    assert asked.box == made.box and not asked.notes and here(picture(20, 40), crop=30).box == (5, 0, 30, 20)
     assert here(picture(20, 40), limit=None).size == (20, 40) and not here(picture(20, 40), limit=None).notes
 
 

@@ -59,12 +59,10 @@ def certify(
     """Upscales with proven bounds. RobustSRError: too few draws for any bound, a crop outside, and so on."""
     if hr is not None and path is None:
         raise RobustSRError("give the picture that belongs to the ground truth")
-    box = scene.box(crop) if crop.strip() else None if path else certificate_files.SAMPLE_CROP
-    part = ""
-    if box is None and path is not None:
+    part, asked = "", scene.crop_of(crop) if crop.strip() else CENTRE if path else certificate_files.SAMPLE_CROP
+    if path is not None and not crop.strip():
         info = images.inspect(path, max_pixels=desk.max_pixels)
         wide, high = min(CENTRE, info.width), min(CENTRE, info.height)
-        box = ((info.width - wide) // 2, (info.height - high) // 2, wide, high)
         if (wide, high) != (info.width, info.height):
             part = (
                 f"**Only the centre, {wide}x{high} of {info.width}x{info.height} pixels**: the crop takes another part."
@@ -72,7 +70,7 @@ def certify(
     with desk.job(who, say, path, hr) as token:
         say(None, f"loading {model}")
         network = desk.model(model, "fp32")
-        x, notes = certificate_files.read_input(path, box, desk.max_pixels)
+        x, box, notes = certificate_files.read_input(path, asked, desk.max_pixels)
         hours = x.shape[-2] * x.shape[-1] * (claim.n + claim.shipped) / pixels_per_second(network) / 3600
         if hours > 2:
             raise RobustSRError(

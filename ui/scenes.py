@@ -32,12 +32,12 @@ Word = Callable[[str], None]
 
 
 def part(desk: Desk, path: Path | None, hr: Path | None, scale: int, crop: str) -> Scene:
-    """What is worked on: a crop ``x,y,width,height``, else the centre; of the bundled picture if there is no other."""
+    """What is worked on: a crop (`scene.crop_of`), else the centre; of the bundled picture if there is no other."""
 
     def read(file: Path | None) -> images.Picture | None:
         return None if file is None else images.read(file, max_pixels=desk.max_pixels)
 
-    box = scene.box(crop) if crop.strip() else None
+    box = scene.crop_of(crop) if crop.strip() else None
     if path is None and hr is None:
         path, box = package_samples() / SAMPLE, box or SAMPLE_CROP
     name = (path or hr or Path(SAMPLE)).name

@@ -198,7 +198,9 @@ def _place() -> tuple[gr.File, gr.File, gr.Textbox]:
     file = gr.File(label="Picture (empty: a bundled sample)", file_types=parts.PICTURES, height=150)
     with gr.Accordion("Ground truth and place", open=False):
         hr = gr.File(label="Ground truth (optional): the picture at full size", file_types=parts.PICTURES, height=150)
-        crop = gr.Textbox("", label="Crop", placeholder="x,y,width,height", info="Input pixels; empty: the centre")
+        crop = gr.Textbox(
+            "", label="Crop", placeholder="x,y,width,height or side", info="Input pixels; empty: the centre"
+        )
     return file, hr, crop
 
 
