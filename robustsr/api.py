@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Literal, TypeVar
@@ -18,12 +19,13 @@ from PIL import Image, ImageOps
 from .images import Metadata, Picture
 from .models import Loaded, load, seeded
 from .pipeline import upscale_picture
-from .plan import make_plan, refuse_too_large
-from .settings import Target, smoothing_for
+from .plan import Plan, make_plan, refuse_too_large
+from .settings import Smoothing, Target, smoothing_for
 from .smoothing import Draws, Reduce
 from .types import MAX_PIXELS, RobustSRError
 
 AnyImage = TypeVar("AnyImage", Image.Image, NDArray[np.generic], torch.Tensor)
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # `_upscaled`
 
 
 @contextmanager
@@ -98,54 +100,14 @@ def upscale(
         smoothing = smoothing_for(network, smooth, level, count, draws, seed, limit)
     plan = make_plan(network, smoothing, tile)
 
-    def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not pixels.size or not np.isfinite(pixels).all():
-            raise RobustSRError("the picture is empty, or some of its values are no finite numbers")
-        refuse_too_large(target, pixels.shape[1], pixels.shape[0], network.scale, most)
-        if pixels.min() < -0.2 or pixels.max() > 1.5:  # what resizing overshoots is let in
-            reach = f"these reach from {pixels.min():g} to {pixels.max():g}"
-            raise RobustSRError(f"floats must be in [0, 1], {reach}: scale them, as by 1/255, or from [-1, 1]")
-        channels = pixels.shape[2]
-        gray = channels < 3
-        rgb = np.repeat(pixels[..., :1], 3, axis=2) if gray else pixels[..., :3]
-        alpha = pixels[..., -1] if channels in (2, 4) else None
-        picture = Picture(rgb, alpha, gray, 16, Metadata(), "png")
-        made, _ = upscale_picture(picture, network, smoothing, target, plan)
-        colours = made.rgb[..., :1] if gray else made.rgb
-        both = colours if made.alpha is None else np.concatenate([colours, made.alpha[..., None]], axis=2)
-        return both.clip(0, 1)
-
+    run = partial(_upscaled, network=network, smoothing=smoothing, target=target, plan=plan, max_pixels=most)
     if isinstance(image, torch.Tensor):
-        batch = image if image.ndim == 4 else image[None]
-        if not image.is_floating_point() or batch.ndim != 4 or batch.shape[1] != 3 or image.layout != torch.strided:
-            kind = f"{image.dtype} {tuple(image.shape)}" + ", sparse" * (image.layout != torch.strided)
-            raise RobustSRError(f"a tensor must be float (3, h, w) or (N, 3, h, w), got {kind}")
-        if not image.numel() or image.is_meta:
-            raise RobustSRError("the tensor is empty")
-        if image.requires_grad and torch.is_grad_enabled():
-            raise RobustSRError(
-                "upscale gives no gradients: image.detach() does without, robustsr.load(...)(image) has them"
-            )
-        pictures = [run(x.permute(1, 2, 0).float().cpu().numpy()) for x in batch.detach()]
-        stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(image.device, image.dtype)
-        return stacked if image.ndim == 4 else stacked[0]
+        return _of_tensor(image, run)
     if isinstance(image, Image.Image):
-        if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-            like = "RGBA" if "transparency" in image.info or image.mode in ("PA", "La", "RGBa") else "RGB"
-            hint = "an array of it, scaled" if image.mode[0] in "IF" else f"image.convert({like!r})"
-            raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: take {hint}")
-        try:
-            upright = ImageOps.exif_transpose(image)
-        except Exception:  # of broken EXIF Pillow raises whatever comes
-            upright = image
-        if "transparency" in image.info and image.mode in ("L", "RGB"):
-            upright = upright.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
-        large = Image.fromarray(_array(np.asarray(upright), run))
-        large.info |= {key: image.info[key] for key in ("icc_profile",) if key in image.info}
-        return large
+        return _of_image(image, run)
     if isinstance(image, np.ma.MaskedArray):
         raise RobustSRError("a masked array has pixels without a value: give image.filled(...)")
-    return _array(np.asarray(image), run)
+    return _of_array(np.asarray(image), run)
 
 
 def _plain(name: str, value: Any, *, whole: bool = True) -> Any:  # noqa: ANN401
@@ -158,10 +120,68 @@ def _plain(name: str, value: Any, *, whole: bool = True) -> Any:  # noqa: ANN401
     return int(value) if whole else float(value)
 
 
-def _array(
-    image: NDArray[np.generic], run: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-) -> NDArray[np.generic]:
-    """``run`` on an array of any supported kind, and back to its kind."""
+def _upscaled(
+    pixels: NDArray[np.float32],
+    network: Loaded,
+    smoothing: Smoothing | None,
+    target: Target,
+    plan: Plan,
+    max_pixels: int,
+) -> NDArray[np.float32]:
+    """``(h, w, 1..4)`` to ``(H, W, 1..4)``, floats in [0, 1], the second or fourth channel alpha."""
+    if not pixels.size or not np.isfinite(pixels).all():
+        raise RobustSRError("the picture is empty, or some of its values are no finite numbers")
+    refuse_too_large(target, pixels.shape[1], pixels.shape[0], network.scale, max_pixels)
+    if pixels.min() < -0.2 or pixels.max() > 1.5:  # what resizing overshoots is let in
+        reach = f"these reach from {pixels.min():g} to {pixels.max():g}"
+        raise RobustSRError(f"floats must be in [0, 1], {reach}: scale them, as by 1/255, or from [-1, 1]")
+    channels = pixels.shape[2]
+    gray = channels < 3
+    rgb = np.repeat(pixels[..., :1], 3, axis=2) if gray else pixels[..., :3]
+    alpha = pixels[..., -1] if channels in (2, 4) else None
+    picture = Picture(rgb, alpha, gray, 16, Metadata(), "png")
+    made, _ = upscale_picture(picture, network, smoothing, target, plan)
+    colours = made.rgb[..., :1] if gray else made.rgb
+    both = colours if made.alpha is None else np.concatenate([colours, made.alpha[..., None]], axis=2)
+    return both.clip(0, 1)
+
+
+# --- kinds of pictures ---
+
+
+def _of_tensor(image: torch.Tensor, run: Run) -> torch.Tensor:
+    batch = image if image.ndim == 4 else image[None]
+    if not image.is_floating_point() or batch.ndim != 4 or batch.shape[1] != 3 or image.layout != torch.strided:
+        kind = f"{image.dtype} {tuple(image.shape)}" + ", sparse" * (image.layout != torch.strided)
+        raise RobustSRError(f"a tensor must be float (3, h, w) or (N, 3, h, w), got {kind}")
+    if not image.numel() or image.is_meta:
+        raise RobustSRError("the tensor is empty")
+    if image.requires_grad and torch.is_grad_enabled():
+        raise RobustSRError(
+            "upscale gives no gradients: image.detach() does without, robustsr.load(...)(image) has them"
+        )
+    pictures = [run(x.permute(1, 2, 0).float().cpu().numpy()) for x in batch.detach()]
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(image.device, image.dtype)
+    return stacked if image.ndim == 4 else stacked[0]
+
+
+def _of_image(image: Image.Image, run: Run) -> Image.Image:
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        like = "RGBA" if "transparency" in image.info or image.mode in ("PA", "La", "RGBa") else "RGB"
+        hint = "an array of it, scaled" if image.mode[0] in "IF" else f"image.convert({like!r})"
+        raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: take {hint}")
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # of broken EXIF Pillow raises whatever comes
+        upright = image
+    if "transparency" in image.info and image.mode in ("L", "RGB"):
+        upright = upright.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
+    large = Image.fromarray(_of_array(np.asarray(upright), run))
+    large.info |= {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+    return large
+
+
+def _of_array(image: NDArray[np.generic], run: Run) -> NDArray[np.generic]:
     planes = image[..., None] if image.ndim == 2 else image
     if planes.ndim != 3 or not 1 <= planes.shape[2] <= 4:
         hint = ": of a file give PIL.Image.open(path)" if image.dtype.kind in "UO" else ""
