@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from os import PathLike
 from typing import Any, Literal, TypeVar
 
@@ -35,7 +35,7 @@ def _without_flags() -> Iterator[None]:
         yield
     except RobustSRError as error:
         flags = "|".join(name.replace("_", "-") for name in inspect.signature(upscale).parameters)
-        words = re.sub(rf"--({flags})(?![\w-])", lambda flag: flag[1].replace("-", "_"), str(error))
+        words = re.sub(rf"(?<![\w-])--({flags})(?![\w-])", lambda flag: flag[1].replace("-", "_"), str(error))
         raise RobustSRError(words) from error.__cause__
 
 
@@ -65,7 +65,7 @@ def upscale(
     """Upscales a picture in memory and returns the same kind of thing.
 
     ``image``: a PIL image of mode L, LA, RGB, RGBA or I;16, which comes back upright and with its colour profile, in
-    mode LA or RGBA if a colour of it is transparent; an array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or floats
+    mode LA or RGBA if a colour of L or RGB is clear; an array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or floats
     in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second) channel is alpha.
     Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a path, or what ``load``
     returned (faster for several pictures; ``device`` and ``precision`` are then its own). ``scale``, or sides of the
@@ -81,8 +81,10 @@ def upscale(
     """
     sides = {"width": width, "height": height, "long_side": long_side, "short_side": short_side, "min_side": min_side}
     target = Target(_plain("scale", scale, whole=False), **{name: _plain(name, side) for name, side in sides.items()})
-    tile, seed, most = _plain("tile", tile), _plain("seed", seed) or 0, _plain("max_pixels", max_pixels) or MAX_PIXELS
-    count = samples if samples == "auto" else _plain("samples", samples)
+    tile, seed, most = _plain("tile", tile), _plain("seed", seed) or 0, _plain("max_pixels", max_pixels)
+    if not most or most < 1:
+        raise RobustSRError(f"max_pixels must be at least 1, got {max_pixels}")
+    count = samples if isinstance(samples, str) else _plain("samples", samples)
     level = sigma if isinstance(sigma, str) else _plain("sigma", sigma, whole=False)
     limit = _plain("tolerance", tolerance, whole=False)
     if isinstance(model, str | PathLike | None):
@@ -114,10 +116,10 @@ def _plain(name: str, value: Any, *, whole: bool = True) -> Any:  # noqa: ANN401
     """A number, numpy's too, as Python's own. RobustSRError: it is none."""
     if value is None:
         return None
-    kind: Any = Integral if whole else Real
-    if isinstance(value, bool) or not isinstance(value, kind):
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else None
+    if number is None or not abs(number) < 1e30 or (whole and number != int(number)):
         raise RobustSRError(f"{name} must be a {'whole ' * whole}number, got {value!r}")
-    return int(value) if whole else float(value)
+    return int(number) if whole else float(number)
 
 
 def _upscaled(
@@ -132,7 +134,7 @@ def _upscaled(
     if not pixels.size or not np.isfinite(pixels).all():
         raise RobustSRError("the picture is empty, or some of its values are no finite numbers")
     refuse_too_large(target, pixels.shape[1], pixels.shape[0], network.scale, max_pixels)
-    if pixels.min() < -0.2 or pixels.max() > 1.5:  # what resizing overshoots is let in
+    if pixels.min() < -0.5 or pixels.max() > 1.5:  # what resizing overshoots is let in
         reach = f"these reach from {pixels.min():g} to {pixels.max():g}"
         raise RobustSRError(f"floats must be in [0, 1], {reach}: scale them, as by 1/255, or from [-1, 1]")
     channels = pixels.shape[2]
@@ -150,16 +152,13 @@ def _upscaled(
 
 
 def _of_tensor(image: torch.Tensor, run: Run) -> torch.Tensor:
+    if image.layout != torch.strided or image.is_meta or not image.is_floating_point():
+        raise RobustSRError(f"a tensor must be dense and of floats, got {image.dtype}, {image.layout}, {image.device}")
     batch = image if image.ndim == 4 else image[None]
-    if not image.is_floating_point() or batch.ndim != 4 or batch.shape[1] != 3 or image.layout != torch.strided:
-        kind = f"{image.dtype} {tuple(image.shape)}" + ", sparse" * (image.layout != torch.strided)
-        raise RobustSRError(f"a tensor must be float (3, h, w) or (N, 3, h, w), got {kind}")
-    if not image.numel() or image.is_meta:
-        raise RobustSRError("the tensor is empty")
+    if batch.ndim != 4 or batch.shape[1] != 3 or not image.numel():
+        raise RobustSRError(f"a tensor must be (3, h, w) or (N, 3, h, w), and not empty, got {tuple(image.shape)}")
     if image.requires_grad and torch.is_grad_enabled():
-        raise RobustSRError(
-            "upscale gives no gradients: image.detach() does without, robustsr.load(...)(image) has them"
-        )
+        raise RobustSRError("upscale gives no gradients: give image.detach(), or call what robustsr.load(...) returns")
     pictures = [run(x.permute(1, 2, 0).float().cpu().numpy()) for x in batch.detach()]
     stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(image.device, image.dtype)
     return stacked if image.ndim == 4 else stacked[0]
@@ -175,7 +174,8 @@ def _of_image(image: Image.Image, run: Run) -> Image.Image:
     except Exception:  # of broken EXIF Pillow raises whatever comes
         upright = image
     if "transparency" in image.info and image.mode in ("L", "RGB"):
-        upright = upright.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
+        with suppress(TypeError, ValueError):  # it is of another mode
+            upright = upright.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
     large = Image.fromarray(_of_array(np.asarray(upright), run))
     large.info |= {key: image.info[key] for key in ("icc_profile",) if key in image.info}
     return large

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
-from os import PathLike
 from pathlib import Path
 
 import platformdirs
@@ -142,7 +141,7 @@ def listed() -> dict[str, str]:
     }
 
 
-def find(name_or_path: str | PathLike[str]) -> tuple[Path, Entry | None]:
+def find(name_or_path: str | Path) -> tuple[Path, Entry | None]:
     """The weights file of a model named or given by path, and its catalogue entry if it has one."""
     text = str(name_or_path)
     path = Path(text).expanduser()

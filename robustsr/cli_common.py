@@ -40,8 +40,9 @@ class Command(typer.core.TyperCommand):
     takes_urls = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
-        if not self.takes_urls and (url := next((w for w in args if re.match(r"(-[\w-]+=?)?[a-z0-9+.]+://", w)), "")):
-            raise typer.BadParameter(f"{url}: only `robustsr upscale` takes URLs; copy the files to this machine")
+        urls = [w for w in args if re.match(r"(-[\w-]+=?)?[A-Za-z][\w+.-]*://", w)]
+        if urls and self.name != "ui" and not self.takes_urls:  # a password may look like one
+            raise typer.BadParameter(f"{urls[0]}: only pictures and -o of `robustsr upscale` may be at URLs")
         try:
             return super().parse_args(ctx, args)
         except Exception as error:

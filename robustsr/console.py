@@ -122,7 +122,8 @@ def forecast(
         what = f"{replaced} earlier result{'s' * (replaced != 1)}"
         yield f"note: {what}, made with other settings or of another input, will be replaced (another -o keeps them)"
     if damaged:
-        yield f"note: {damaged} earlier result{'s' * (damaged != 1)}, damaged or cut off, will be made again"
+        what = f"{damaged} earlier result{'s' * (damaged != 1)}"
+        yield f"note: {what}, damaged or of a run that was interrupted, will be made again"
     if smoothing and smoothing.sigma > 0 and smoothing.samples > 1 and seconds > 30:
         four, once = (f"about {duration(seconds * n / smoothing.samples)}" for n in (4, 1))
         yield "cheaper: " + f"--samples 4 {four}, " * (smoothing.samples > 4) + f"without --smooth {once}"

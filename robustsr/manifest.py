@@ -93,8 +93,8 @@ class Manifest:
         return event is not None and bool(state(target).size != event["target_bytes"])
 
     def unfinished(self, target: Place) -> bool:
-        """Whether all that is known of a result of ours is that it was begun."""
-        return (key := self._key(target)) in self.begun and key not in self.done
+        """Whether a result of ours was begun last, not done."""
+        return self._key(target) in self.begun
 
     def source_of(self, target: Place) -> Place | None:
         """What a result of ours was made from, resolved; None: it is none. No server is asked for that."""

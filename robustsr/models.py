@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
+import os
 from dataclasses import dataclass, field, replace
 from os import PathLike
 
@@ -20,7 +20,7 @@ from .onnx_facts import Facts
 from .onnx_network import OnnxNetwork, load_onnx
 from .probes import photograph_like, receptive_radius
 from .resample import Bicubic, grown
-from .tiling import ALIGNED, FEATHER
+from .tiling import FEATHER, aligned
 from .types import RobustSRError, refuse_others
 
 
@@ -92,7 +92,7 @@ class Network:
     @property
     def align(self) -> int:
         """Its tiles should begin at multiples of so many LR pixels."""
-        return 1 if self.exact else math.lcm(self.multiple, ALIGNED)
+        return 1 if self.exact else aligned(self.multiple)
 
 
 Loaded = Network | OnnxNetwork
@@ -138,12 +138,12 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
     denoiser, or one is ONNX.
     """
     if denoiser.scale != 1:
-        raise RobustSRError(f"--denoise {denoiser.name} is x{denoiser.scale}: a denoiser is a model of scale 1")
+        raise RobustSRError(f"{denoiser.name} is x{denoiser.scale}: a denoiser is a model of scale 1")
     if isinstance(denoiser, Network) and denoiser.entry and denoiser.entry.use != "denoise":
-        raise RobustSRError(f"--denoise {denoiser.name} takes no noise away: it is to {denoiser.entry.use}")
+        raise RobustSRError(f"{denoiser.name} is no denoiser: it is to {denoiser.entry.use}")
     if not isinstance(denoiser, Network) or not isinstance(network, Network):
         onnx = network.name if isinstance(denoiser, Network) else denoiser.name
-        raise RobustSRError(f"{onnx} is an ONNX model: --denoise takes a checkpoint, and goes before one")
+        raise RobustSRError(f"{onnx} is an ONNX model: a denoiser is a checkpoint, and goes before one")
     least, multiple, square = sizes_of_both(*((n.min_size, n.multiple, n.square) for n in (denoiser, network)))
     entry, licences = network.entry, [n.entry.licence if n.entry else "unknown" for n in (network, denoiser)]
     both = Network(
@@ -172,10 +172,11 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
 def _load(name_or_path: str | PathLike[str], device: str, precision: str) -> Loaded:
     if not isinstance(name_or_path, str | PathLike):
         raise RobustSRError(f"a model is loaded by its name or path, got {type(name_or_path).__name__}")
+    name_or_path = os.fspath(name_or_path)
     check_precision(precision)
     where = resolve_device(device)
-    if str(name_or_path) in BICUBIC:
-        return _bicubic(str(name_or_path), BICUBIC[str(name_or_path)], where)
+    if name_or_path in BICUBIC:
+        return _bicubic(name_or_path, BICUBIC[name_or_path], where)
     path, entry = find(name_or_path)
     name = entry.name if entry else path.stem
     if path.suffix.lower() == ".onnx":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from .engine import is_out_of_memory
 from .files import sha256
 from .onnx_facts import Facts
 from .resample import grown
-from .tiling import ALIGNED, EFFECTIVE_CONTEXT, FEATHER
+from .tiling import EFFECTIVE_CONTEXT, FEATHER, aligned
 from .types import RobustSRError, refuse_others
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -61,8 +60,15 @@ class OnnxNetwork:
         n = self.fixed_batch or len(x)  # ours have no fixed one
         full = torch.cat([x, x[-1:].expand(-len(x) % n, -1, -1, -1)]) if len(x) % n else x
         batches = full.detach().cpu().numpy().astype(self.dtype)
-        made = [_run(self.session, self.name, batches[i : i + n], noise) for i in range(0, len(batches), n)]
+        try:
+            made = [_run(self.session, batches[i : i + n], noise) for i in range(0, len(batches), n)]
+        except Exception as error:  # as in load_onnx
+            if is_out_of_memory(error):
+                raise
+            raise RobustSRError(f"{self.name} does not run on {wide}x{high} pixels: {error}") from None
         sr = np.concatenate(made)
+        if sr.shape[-2:] != (high * self.scale, wide * self.scale):
+            raise RobustSRError(f"{self.name} makes {sr.shape[-1]}x{sr.shape[-2]} pixels of {wide}x{high}")
         return torch.from_numpy(sr[: len(x)]).to(x.device, torch.float32)[..., : h * self.scale, : w * self.scale]
 
     @property
@@ -98,7 +104,7 @@ class OnnxNetwork:
     def align(self) -> int:
         """Its tiles should begin at multiples of so many LR pixels; of fewer where it takes one size that is small."""
         if self.exact or not self.fixed_size:
-            return 1 if self.exact else math.lcm(self.multiple, ALIGNED)
+            return 1 if self.exact else aligned(self.multiple)
         room = min(self.fixed_size) - 2 * self.context - self.feather
         return next((a for a in (32, 16, 8, 4, 2) if room // a * a >= max(1, 2 * self.feather)), 1)
 
@@ -140,14 +146,20 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
         raise RobustSRError(f"{path} takes {takes}, not one input of shape (N, 3, h, w)")
     dtype = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
     batch, _, *sides = (n if isinstance(n, int) else None for n in shape)
+    largest = 0.0  # of what it last made of a middle gray
 
     def enlarges(h: int, w: int, n: int = batch or 1) -> int:
-        sr = _run(session, str(path), np.full((n, 3, h, w), 0.5, dtype), noise)
+        try:
+            sr = _run(session, np.full((n, 3, h, w), 0.5, dtype), noise)
+        except Exception as error:  # as above; memory that is short, too
+            raise RobustSRError(f"{path} fails on a picture of {w}x{h}, on which it was tried: {error}") from None
+        if not isinstance(sr, np.ndarray):
+            raise RobustSRError(f"{path} gives no picture, but a {type(sr).__name__}")
         scale: int = sr.shape[-1] // w if sr.ndim == 4 else 0
         if scale < 1 or sr.shape != (n, 3, h * scale, w * scale):
             raise RobustSRError(f"{path} maps {(n, 3, h, w)} to {sr.shape}: not a super-resolution model")
-        if np.abs(sr).max() > 16:  # of a middle gray; what is not a number, each picture is told
-            raise RobustSRError(f"{path} gives up to {np.abs(sr).max():.4g} for gray of 0.5: it must give [0, 1]")
+        nonlocal largest
+        largest = np.abs(sr).max()
         return scale
 
     if any(sides):
@@ -160,11 +172,15 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
         scale = enlarges(max(16, least), max(16, least))
     else:
         scale, multiple, least = _sizes(enlarges)
-        fixed = (64, 64) if multiple == 0 else None
-    if batch is None and facts is None:
+        fixed = None if multiple else (least, least)
+    if largest > 16:  # what is not a number, each picture is told
+        raise RobustSRError(f"{path} gives up to {largest:.4g} for gray of 0.5: it must give [0, 1]")
+    if fixed and batch is None:  # they come one by one
+        batch = 1
+    elif batch is None and facts is None:
         try:
-            enlarges(*(fixed or (least, least)), n=2)
-        except RobustSRError:  # a size that is fixed inside
+            enlarges(least, least, n=2)
+        except RobustSRError:  # a number that is fixed inside
             batch = 1
     if facts is not None and entry is None:  # its smoothing defaults are those of the model it was made from
         entry = next((e for e in catalogue().values() if e.sha256 == facts.sha256), None)
@@ -188,19 +204,29 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
 
 
 def _sizes(enlarges: Callable[[int, int], int]) -> tuple[int, int, int]:
-    """The scale of a model that says nothing of sizes, what its sides are multiples of (0: it takes 64x64 only), and
-    about how many pixels it takes at least, found out by trying; ``enlarges`` raises RobustSRError where one fails.
+    """The scale of a model that says nothing of sizes; what its sides are multiples of, 0 if it takes one size only;
+    and that side, or about how many pixels it takes at least. Found out by trying.
+
+    ``enlarges``: raises RobustSRError where one fails. RobustSRError: all do.
     """
-    for multiple in (1, 2, 3, 4, 6, 7, 8, 12, 16, 24, 32, 48, 64):
+    for multiple in (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 128):
         n = -(-64 // multiple)
+        low, high = multiple * n, multiple * (n + 1)  # which have no larger divisor in common
         with contextlib.suppress(RobustSRError):
-            scale = enlarges(multiple * n, multiple * (n + 1))  # which have no larger divisor in common
-            for few in (1, 2, 4, 8, 16, 32):
+            if (scale := enlarges(low, high)) != enlarges(high, low):
+                continue
+            for side in (multiple << k for k in range(n.bit_length())):
                 with contextlib.suppress(RobustSRError):
-                    if few <= n and enlarges(multiple * few, multiple * few) == scale:
-                        return scale, multiple, multiple * few
-            return scale, multiple, multiple * n
-    return enlarges(64, 64), 0, 64
+                    if enlarges(side, side) == scale:
+                        return scale, multiple, side
+            return scale, multiple, low
+    failed: list[RobustSRError] = []
+    for side in (64, 128, 256):
+        try:
+            return enlarges(side, side), 0, side
+        except RobustSRError as error:
+            failed.append(error)
+    raise failed[0]
 
 
 def outside(path: Path) -> list[str]:
@@ -243,17 +269,8 @@ def _digest(path: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _run(session: Any, name: str, x: Any, others: dict[str, Any]) -> Any:  # noqa: ANN401 - onnxruntime is not typed
-    """RobustSRError: it fails, for another reason than memory."""
-    try:
-        made = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x, **others})[0]
-    except Exception as error:  # as in load_onnx
-        if is_out_of_memory(error):
-            raise
-        raise RobustSRError(f"{name} does not run on a picture of {x.shape[-1]}x{x.shape[-2]}: {error}") from None
-    if not isinstance(made, np.ndarray):
-        raise RobustSRError(f"{name} gives no picture, but a {type(made).__name__}")
-    return made
+def _run(session: Any, x: Any, others: dict[str, Any]) -> Any:  # noqa: ANN401 - onnxruntime is not typed
+    return session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x, **others})[0]
 
 
 def _noise(seed: int, n: int, origin: Tensor | None) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def make_plan(
     ``tile`` and ``context`` override; RobustSRError where they would show in the picture.
     """
     if network.fixed_size and (tile or context):
-        raise RobustSRError(f"{network.name} takes tiles of {network.fixed_size} only: leave out --tile and --tile-pad")
+        flags = " and ".join(flag for flag, given in (("--tile", tile), ("--tile-pad", context)) if given)
+        raise RobustSRError(f"{network.name} takes tiles of {network.fixed_size} only: leave out {flags}")
     if context is None:
         context = network.context
     elif network.exact and context < network.context:

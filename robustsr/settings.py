@@ -89,8 +89,8 @@ def smoothing_for(
     known = calibration_of(network.digest, entry) if sigma == "auto" else None
     if sigma == "auto" and known is None:
         raise RobustSRError(
-            f"{network.name} has no calibration for --sigma auto: give a number like 0.03, take -m psnr, "
-            "which has one, or let `robustsr tune FOLDER`, with -m and --denoise as here, make one from sharp pictures"
+            f"{network.name} has no calibration for --sigma auto: give a number like 0.03, take the model psnr, "
+            "which has one, or let `robustsr tune FOLDER` make one from sharp pictures, for this model and denoiser"
         )
     if isinstance(level, str):
         level = max(s for _, s in known or [(0.0, 0.0)])

@@ -270,17 +270,20 @@ def connected(address: str, processors: int | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    try:
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if port.isdecimal():  # Ray itself would ask for 40 s
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():  # Ray itself would ask for 40 s
+        try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RobustSRError(f"no Ray cluster at {address}: {reason}") from error
+    try:
         made = {"include_dashboard": False, "num_cpus": processors} if address == HERE else {}
         with _silent():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **made)
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None)  # of the system; without one something answers, but not to Ray
-        hint = "" if reason or address == HERE else " (one with tokens needs RAY_AUTH_MODE=token here)"
-        raise RobustSRError(f"no Ray cluster at {address}: {reason or error}{hint}") from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        hint = "" if address == HERE else " (one with tokens needs RAY_AUTH_MODE=token here)"
+        raise RobustSRError(f"no Ray cluster at {address}: {error}{hint}") from error
     try:
         yield ray
     finally:

@@ -16,6 +16,11 @@ FEATHER = 16  # whose tiles therefore fade into each other over so many
 ALIGNED = 32
 
 
+def aligned(multiple: int) -> int:
+    """ALIGNED, or the next above it that ``multiple`` divides."""
+    return -(-ALIGNED // multiple) * multiple
+
+
 @dataclass(frozen=True)
 class Window:
     """One window along one axis: it sees [start, stop) and contributes to [low, high), fading over the feather."""

@@ -86,7 +86,7 @@ class Upscaler(Protocol):
 
 def refuse_others(x: Tensor) -> None:
     """RobustSRError: ``x`` is nothing that upscalers take, floats of shape (N, 3, h, w)."""
-    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or not x.numel():
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
         raise RobustSRError(f"upscalers take floats of shape (N, 3, h, w), got {x.dtype} of {tuple(x.shape)}")
 
 

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -89,14 +91,15 @@ def test_a_model_can_be_named_by_path(tiny, photo):
         (np.zeros((0, 4, 3), np.uint8), "is empty"),
         (np.full((4, 4, 3), 200.0), r"must be in \[0, 1\], these reach from 200 to 200: scale them"),
         (torch.full((3, 4, 4), float("nan")), "no finite numbers"),
-        (torch.zeros(1, 4, 4), r"must be float \(3, h, w\)"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), r"must be float \(3, h, w\)"),
-        (torch.zeros(3, 4, 4).to_sparse(), r"got torch.float32 \(3, 4, 4\), sparse"),
-        (torch.zeros(0, 3, 4, 4), "the tensor is empty"),
-        (torch.zeros(3, 4, 4, device="meta"), "the tensor is empty"),
-        (torch.zeros(3, 4, 4, requires_grad=True), r"gives no gradients: image.detach\(\)"),
+        (torch.zeros(1, 4, 4), r"must be \(3, h, w\) or"),
+        (torch.zeros(0, 3, 4, 4), r"and not empty, got \(0, 3, 4, 4\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "must be dense and of floats, got torch.uint8"),
+        (torch.zeros(3, 4, 4).to_sparse(), "must be dense and of floats, got torch.float32, torch.sparse_coo"),
+        (torch.zeros(3, 4, 4).to_mkldnn(), "must be dense and of floats"),
+        (torch.zeros(3, 4, 4, device="meta"), "must be dense and of floats, got torch.float32, torch.strided, meta"),
+        (torch.zeros(3, 4, 4, requires_grad=True), r"gives no gradients: give image.detach\(\)"),
         (np.ma.masked_less(np.ones((4, 4, 3), np.uint8), 2), "pixels without a value"),
-        (np.full((4, 4, 3), -0.3), r"must be in \[0, 1\], these reach from -0.3"),
+        (np.full((4, 4, 3), -0.6), r"must be in \[0, 1\], these reach from -0.6"),
     ],
 )
 def test_other_things_are_refused(net, image, message):
@@ -109,7 +112,7 @@ def test_other_things_are_refused(net, image, message):
     [
         ({"scale": "2"}, "^scale must be a number, got '2'"),
         ({"scale": True}, "^scale must be a number, got True"),
-        ({"scale": float("nan")}, "^scale must be positive"),
+        ({"scale": float("nan")}, "^scale must be a number, got nan"),
         ({"width": 2.5}, "^width must be a whole number, got 2.5"),
         ({"long_side": True}, "^long_side must be a whole number, got True"),
         ({"long_side": 9, "width": 9}, "^give one of width, long_side, not several"),
@@ -117,6 +120,11 @@ def test_other_things_are_refused(net, image, message):
         ({"seed": 1.5}, "^seed must be a whole number"),
         ({"width": 10**9}, r"pixels, over the limit of 400,000,000: scale 256 is possible, or .*set max_pixels to "),
         ({"max_pixels": 100}, "over the limit of 100"),
+        ({"max_pixels": 0}, "^max_pixels must be at least 1, got 0"),
+        ({"width": 10**400}, "^width must be a whole number"),
+        ({"scale": 10**400}, "^scale must be a number"),
+        ({"smooth": "median", "samples": "8"}, "^samples must be a whole number or auto, got '8'"),
+        ({"model": "net--model.pth"}, "^no model file 'net--model.pth'"),
         ({"smooth": "median", "samples": True}, "^samples must be a whole number, got True"),
         ({"smooth": "median", "sigma": "auto"}, "no calibration for sigma auto"),
         ({"model": torch.nn.Identity()}, "^model is a name, a path or what robustsr.load returned, got Identity"),
@@ -137,6 +145,9 @@ def test_numbers_of_numpy_and_devices_of_torch_are_as_good_as_pythons(tiny, phot
     made = robustsr.upscale(photo(), tiny, scale=np.float64(2), tile=np.int32(64), device=torch.device("cpu"), **how)
     plain = {"smooth": "median", "sigma": 0.25, "samples": 2, "seed": 3}
     assert np.array_equal(made, robustsr.upscale(photo(), tiny, scale=2, tile=64, device="cpu", **plain))
+    assert robustsr.upscale(photo(), tiny, width=96.0).shape == (72, 96, 3)
+    with os.scandir(tiny.parent) as files:  # an entry has a path, and is not its text
+        assert robustsr.load(next(f for f in files if f.name == tiny.name), device="cpu").name == "tiny"
     big = photo().astype(">u2")
     assert robustsr.upscale(big, tiny).dtype == big.dtype
     assert np.array_equal(robustsr.upscale(big, tiny), robustsr.upscale(big.astype(np.uint16), tiny))
@@ -146,8 +157,10 @@ def test_a_colour_that_is_transparent_stays_so(net, photo):
     colour, gray = Image.fromarray(photo()), Image.fromarray(photo()).convert("L")
     colour.paste((1, 2, 3), (0, 0, 10, 10))
     gray.paste(5, (0, 0, 10, 10))
-    colour.info["transparency"], gray.info["transparency"] = (1, 2, 3), 5
-    for image, mode in ((colour, "RGBA"), (gray, "LA")):
+    for image, clear, mode in ((colour, (1, 2, 3), "RGBA"), (gray, 5, "LA")):
+        image.info["transparency"] = b"of a palette"
+        assert robustsr.upscale(image, net).mode == image.mode
+        image.info["transparency"] = clear
         made = robustsr.upscale(image, net)
         assert made.mode == mode and not made.getpixel((4, 4))[-1] and made.getpixel((100, 80))[-1] == 255
 
@@ -156,7 +169,22 @@ def test_a_colour_that_is_transparent_stays_so(net, photo):
 def test_what_load_gives_says_what_it_takes(net, x):
     with pytest.raises(robustsr.RobustSRError, match=r"take floats of shape \(N, 3, h, w\), got torch"):
         net(x)
-    assert len({net, net}) == 1 and net != robustsr.load("bicubic", device="cpu")
+    assert net(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 32, 32)
+    same, other = (robustsr.load("psnr", device="cpu", precision="fp32") for _ in range(2))
+    assert len({same, same, other}) == 2
+
+
+def test_what_resizing_overshoots_is_taken(net):
+    lines = np.zeros((30, 30), np.float32)
+    lines[14:16], lines[:, 14:16] = 1, 1
+    pixels = np.asarray(Image.fromarray(lines).resize((90, 90), Image.Resampling.LANCZOS))
+    assert pixels.min() < -0.2 and pixels.max() > 1.2 and robustsr.upscale(pixels, net).shape == (360, 360)
+
+
+def test_under_no_grad_what_asks_for_gradients_is_a_picture(net):
+    x = torch.rand(3, 8, 8, requires_grad=True)
+    with torch.no_grad():
+        assert not robustsr.upscale(x, net).requires_grad
 
 
 def test_tab_finds_what_there_is_and_a_path_is_told_to_be_opened(net):

@@ -157,13 +157,13 @@ def test_an_earlier_result_that_is_no_longer_whole_is_called_that(folder, net):
         rows = estimate(jobs, task(net, smoothing), **options)
         return [line for line in forecast(rows, net, smoothing, None) if line.startswith("note: ")]
 
-    assert said(SMOOTHING) == ["note: 1 earlier result, damaged or cut off, will be made again"]
+    assert said(SMOOTHING) == ["note: 1 earlier result, damaged or of a run that was interrupted, will be made again"]
     others = "note: 2 earlier results, made with other settings or of another input, will be replaced"
     others += " (another -o keeps them)"
     assert said(None) == [others, *said(SMOOTHING)] and said(None, overwrite=True) == []
     record = out / ".robustsr.jsonl"  # as a run leaves it that was interrupted after the file, before the word of it
     record.write_text("".join(line for line in record.open() if not ("a.png" in line and '"done"' in line)))
-    assert said(SMOOTHING) == ["note: 2 earlier results, damaged or cut off, will be made again"]
+    assert said(SMOOTHING) == ["note: 2 earlier results, damaged or of a run that was interrupted, will be made again"]
 
 
 def test_a_file_that_robustsr_did_not_make_is_never_replaced(folder, net, photo):

@@ -52,7 +52,7 @@ def test_auto_needs_a_calibration_and_follows_each_picture(home, tiny):
     network = load(tiny, device="cpu", precision="fp32")
     with pytest.raises(
         RobustSRError,
-        match="no calibration for --sigma auto: give a number .* `robustsr tune FOLDER`, with -m and --denoise as here",
+        match="no calibration for --sigma auto: give a number .* `robustsr tune FOLDER` make one",
     ):
         smoothing_for(network, "median", "auto")
     path = catalogue.save_calibration(network.digest, ((0.01, 0.0), (0.1, 0.08)))

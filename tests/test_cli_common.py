@@ -90,10 +90,12 @@ def test_what_ships_is_named(home):
         ["evaluate", "memory://folder"],
         ["certify", "file:///a.png"],
         ["train", "psnr", "-o", "gs://bucket/run"],
+        ["corrupt", "-k", "fog", "-o", "S3://bucket/out"],
+        ["corrupt", "-k", "fog", "-o", "my-store://bucket/out"],
     ],
 )
 def test_urls_are_not_taken_for_folders(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = CliRunner(env={"COLUMNS": "300"}).invoke(app, words)
-    assert said.exit_code == 2 and "only `robustsr upscale` takes URLs" in said.stderr
+    assert said.exit_code == 2 and "only pictures and -o of `robustsr upscale` may be at URLs" in said.stderr
     assert list(tmp_path.iterdir()) == []

@@ -129,8 +129,8 @@ def test_onnxruntime_reports_nothing_to_its_makers(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("context", "wide"), ("context", "-1"), ("least", "0"), ("least", "5000"), ("samples", "0"), ("sigma", "nan"),
-     ("reduce", "mode")],
+    [("context", "wide"), ("context", "-1"), ("context", "5000"), ("least", "0"), ("least", "5000"),
+     ("samples", "0"), ("sigma", "nan"), ("reduce", "mode")],
 )  # fmt: skip
 def test_without_its_metadata_it_is_as_any_other_onnx_file(network, tmp_path, key, value):
     model = onnx.load_from_string(export(network).content)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -232,7 +233,7 @@ def squeezed(factor):
     )
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3, 8])
+@pytest.mark.parametrize("factor", [1, 2, 3, 7, 8, 14, 20])
 def test_an_onnx_model_that_takes_multiples_of_a_size_gets_them(tmp_path, photo, factor):
     onnx_nearest(tmp_path / "net.onnx")
     followed_by(tmp_path / "net.onnx", *squeezed(factor))
@@ -240,22 +241,34 @@ def test_an_onnx_model_that_takes_multiples_of_a_size_gets_them(tmp_path, photo,
     assert (net.multiple, net.min_size, net.fixed_size, net.align % factor) == (factor, factor, None, 0)
     said = CliRunner().invoke(app, ["models", "info", str(tmp_path / "net.onnx")]).stdout
     assert (f"takes     sides that are multiples of {factor}:" in said) == (factor > 1)
-    for h, w in ((37, 41), (1, 2), (90, 300)):
+    for h, w in ((37, 41), (1, 2), (90, 400)):
         x = torch.from_numpy(photo(h, w)).permute(2, 0, 1).float() / 255
         want = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
         torch.testing.assert_close(upscale(x, net), want, rtol=0, atol=1e-5)
-        torch.testing.assert_close(upscale(x, net, tile=192, smooth="median", samples=2), want, rtol=0, atol=1e-5)
+        torch.testing.assert_close(upscale(x, net, tile=256, smooth="median", samples=2), want, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_an_onnx_model_with_a_size_fixed_on_one_side_or_only_inside_takes_that_size(tmp_path, photo, inside):
-    onnx_nearest(tmp_path / "net.onnx", ("h", "w") if inside else (64, "w"))
-    if inside:  # as a trace leaves it: the declared size is any
-        shape = np.int64([1, 3, 128, 128])
+@pytest.mark.parametrize(
+    ("declared", "inside", "size"),
+    [
+        ((64, "w"), None, (64, 64)),
+        (("h", 40), None, (64, 40)),
+        (("h", "w"), (128, 128), (64, 64)),  # as a trace leaves it
+        (("h", "w"), (256, 256), (128, 128)),
+        (("h", "w"), (128, -1), (64, 64)),
+    ],
+)
+def test_an_onnx_model_with_a_size_fixed_on_one_side_or_only_inside_takes_it(tmp_path, photo, declared, inside, size):
+    onnx_nearest(tmp_path / "net.onnx", declared)
+    if inside:
+        shape = np.int64([1, 3, *inside])
         followed_by(tmp_path / "net.onnx", helper.make_node("Reshape", ["output", "shape"], ["end"]), shape=shape)
     net = load(tmp_path / "net.onnx", device="cpu")
-    assert (net.fixed_size, net.fixed_batch) == ((64, 64), 1 if inside else None)
-    assert "pieces of 64x64 only" in CliRunner().invoke(app, ["models", "info", str(tmp_path / "net.onnx")]).stdout
+    assert (net.fixed_size, net.fixed_batch) == (size, 1)
+    assert (
+        f"pieces of {size[1]}x{size[0]} only"
+        in CliRunner().invoke(app, ["models", "info", str(tmp_path / "net.onnx")]).stdout
+    )
     x = torch.from_numpy(photo(90, 110)).permute(2, 0, 1).float() / 255
     want = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
     torch.testing.assert_close(upscale(x, net), want, rtol=0, atol=1e-5)
@@ -266,9 +279,14 @@ def test_an_onnx_model_with_a_size_fixed_on_one_side_or_only_inside_takes_that_s
     ("node", "constants", "words"),
     [
         (("Mul", ["output", "k"]), {"k": np.float32([255])}, "gives up to 127.5 for gray of 0.5: it must give"),
+        (("Mul", ["output", "k"]), {"k": np.float32([34])}, "gives up to 17 for gray of 0.5"),
         (("SplitToSequence", ["output"]), {}, "gives no picture, but a list"),
         (("ReduceMean", ["output"]), {}, r"maps \(1, 3, 64, 64\) to .*: not a super-resolution model"),
-        (("Reshape", ["output", "k"]), {"k": np.int64([7, 7])}, "does not run on a picture of 64x64: .*Reshape"),
+        (
+            ("Reshape", ["output", "k"]),
+            {"k": np.int64([7, 7])},
+            "fails on a picture of 64x64, on which it was tried: .*Reshape",
+        ),
     ],
 )
 def test_an_onnx_model_that_gives_something_else_is_refused(tmp_path, node, constants, words):
@@ -276,6 +294,61 @@ def test_an_onnx_model_that_gives_something_else_is_refused(tmp_path, node, cons
     followed_by(tmp_path / "net.onnx", helper.make_node(*node, ["end"]), **constants)
     with pytest.raises(RobustSRError, match=words):
         load(tmp_path / "net.onnx", device="cpu")
+
+
+def test_an_onnx_model_of_a_batch_that_is_fixed_only_inside_takes_one_by_one(tmp_path, photo):
+    onnx_nearest(tmp_path / "net.onnx")
+    nodes = [
+        helper.make_node("Shape", ["output"], ["shape"], start=1),
+        helper.make_node("Concat", ["one", "shape"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["output", "wanted"], ["end"]),
+    ]
+    followed_by(tmp_path / "net.onnx", *nodes, one=np.int64([1]))
+    net = load(tmp_path / "net.onnx", device="cpu")
+    assert (net.fixed_size, net.fixed_batch, net.multiple) == (None, 1, 1)
+    x = torch.rand(3, 3, 9, 8)
+    torch.testing.assert_close(net(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+def test_an_onnx_model_says_what_it_cannot_do(tmp_path):
+    onnx_nearest(tmp_path / "net.onnx")
+    net = load(tmp_path / "net.onnx", device="cpu")
+    with pytest.raises(RobustSRError, match="net is an ONNX model, which gives no gradients: take a checkpoint"):
+        net(torch.rand(1, 3, 8, 8, requires_grad=True))
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, 8, 8, requires_grad=True)).shape == (1, 3, 16, 16)
+    with pytest.raises(RobustSRError, match=r"take floats of shape \(N, 3, h, w\)"):
+        net(torch.rand(3, 8, 8))
+    assert len({net, net, replace(net)}) == 2
+    with pytest.raises(RobustSRError, match="net makes 16x16 pixels of 8x8"):
+        replace(net, scale=3)(torch.rand(1, 3, 8, 8))
+    onnx_nearest(tmp_path / "net.onnx", (15, 64))
+    with pytest.raises(RobustSRError, match="takes pictures of 64x15 only: too small to be tiled"):
+        load(tmp_path / "net.onnx", device="cpu")
+
+
+class Failing:
+    """A session of onnxruntime whose memory, or something else, is at an end."""
+
+    def __init__(self, session, words):
+        self.session, self.words = session, words
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def run(self, *arguments):
+        raise onnxruntime.capi.onnxruntime_pybind11_state.Fail(self.words)
+
+
+def test_an_onnx_model_whose_memory_ends_is_tried_in_smaller_pieces_and_other_failures_are_told(tmp_path, photo):
+    onnx_nearest(tmp_path / "net.onnx")
+    net = load(tmp_path / "net.onnx", device="cpu")
+    for words, told in (
+        ("Failed to allocate memory", "out of memory, even in tiles of"),
+        ("bad", "net does not run on"),
+    ):
+        with pytest.raises(RobustSRError, match=told):
+            upscale(photo(90, 110), replace(net, session=Failing(net.session, words)))
 
 
 def test_an_onnx_model_that_takes_something_else_is_refused(tmp_path):
