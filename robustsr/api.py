@@ -98,6 +98,8 @@ def upscale(
     if smooth is None and any(option is not None for option in (sigma, samples, tolerance, draws)):
         raise RobustSRError("sigma, samples, tolerance and draws only matter with smooth='median' or smooth='mean'")
     network, smoothing = seeded(network, seed), None
+    if smooth not in (None, "median", "mean"):
+        raise RobustSRError(f"smooth is 'median', 'mean' or None, got {smooth!r}")
     if smooth is not None:
         smoothing = smoothing_for(network, smooth, level, count, draws, seed, limit)
     plan = make_plan(network, smoothing, tile)

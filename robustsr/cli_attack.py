@@ -124,7 +124,8 @@ def attack(
         int, Option("--seed", min=0, max=2**32, help="Seed of everything random.", rich_help_panel=ATTACK)
     ] = 0,
     model: Annotated[
-        str | None, Option("-m", "--model", help="The attacked model: name or path.", rich_help_panel=MODELS)
+        str | None,
+        Option("-m", "--model", help="The attacked model: name or path. Default: certsr.", rich_help_panel=MODELS),
     ] = None,
     compare: Annotated[
         list[str] | None,

@@ -30,7 +30,9 @@ def certify(
     picture: Annotated[
         Path | None, typer.Argument(help="A picture. Default: 48x48 pixels of a sample.", show_default=False)
     ] = None,
-    model: Annotated[str | None, Option("-m", "--model", help="Name or path.", rich_help_panel=RUNNING)] = None,
+    model: Annotated[
+        str | None, Option("-m", "--model", help="Name or path. Default: certsr.", rich_help_panel=RUNNING)
+    ] = None,
     denoise: Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=RUNNING)] = None,
     smooth: Annotated[
         Literal["median", "mean"],

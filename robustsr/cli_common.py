@@ -127,7 +127,11 @@ def deviation(text: str | float) -> float:
 
 def sigma_of(text: str | None) -> float | Literal["auto"] | None:
     """What --sigma says where it may be auto."""
-    return text if text is None or text == "auto" else number_of(text, "--sigma", "auto or ")  # type: ignore[return-value]
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    if not 0 <= (value := number_of(text, "--sigma", "auto or ")) <= 1:
+        raise typer.BadParameter(f"--sigma must be in [0, 1] (pixel values are in [0, 1]), got {text}")
+    return value
 
 
 def command_line(context: typer.Context) -> str:

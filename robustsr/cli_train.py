@@ -73,7 +73,8 @@ def train(
     if last is None:  # another process than the first
         return
     if last < chosen.optimiser.steps:
-        console.say(f"stopped: `--resume` continues from {folder / 'checkpoint.pt'}")
+        weights = folder / f"{chosen.name}.safetensors"
+        console.say(f"stopped: `--resume` continues from {folder / 'checkpoint.pt'}; the weights so far: {weights}")
         raise typer.Exit(code_of(stop.came))
     _closing(chosen, folder)
 

@@ -177,7 +177,7 @@ def upscale(
         Option(
             "-m",
             "--model",
-            help="Name (see `robustsr models list`) or path of a .pth, .safetensors, .ckpt or .onnx file.",
+            help="Name (`robustsr models list`) or path of a .pth, .safetensors, .ckpt or .onnx file. Default: certsr.",
             rich_help_panel=RUNNING,
         ),
     ] = None,
@@ -285,6 +285,11 @@ def upscale(
         check_folder(root)
     if "quality" in given and not any(OUTPUT_FORMATS[job.target.suffix.lower()[1:]] in QUALITY for job in todo):
         warnings.append(f"--quality is for {', '.join(QUALITY)}, which no result is (-f chooses)")
+    unused = foremost(context, ("sigma", "samples", "tolerance", "draws"))
+    if unused and not foremost(context, ("smooth",)):
+        warnings.append(
+            f"without --smooth nothing is smoothed: {', '.join(sorted(unused))}, which is set, does nothing"
+        )
     if (out or "").startswith("memory:"):
         warnings.append("memory:// ends with this process, and the results there with it")
     if entry and entry.use == "restore":

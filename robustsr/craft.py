@@ -59,7 +59,10 @@ def attackable(
 def with_gradients(network: Loaded) -> Network:
     """The network itself. RobustSRError: it gives none."""
     if not isinstance(network, Network):
-        raise RobustSRError(f"{network.name} is an ONNX model, which has no gradients: craft on a checkpoint, transfer")
+        raise RobustSRError(
+            f"{network.name} is an ONNX model, which has no gradients: let a checkpoint be attacked "
+            f"(attack -m CHECKPOINT --compare {network.name}, evaluate --craft-on CHECKPOINT)"
+        )
     return network
 
 

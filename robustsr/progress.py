@@ -87,9 +87,9 @@ class Bar:
 
     def _show(self, part: float, now: str = "") -> None:
         completed = self._completed + part
-        rate = self._pictures / (time.perf_counter() - self._start)
+        rate = f"{self._pictures / (time.perf_counter() - self._start):.2f}/s  " if self._pictures else ""
         pictures = f"{self._pictures}/{len(self._costs)} pictures"
-        self._progress.update(self._task, completed=completed, pictures=pictures, now=f"{rate:.2f}/s  {now}")
+        self._progress.update(self._task, completed=completed, pictures=pictures, now=rate + now)
         self._pulse(completed / self._total, pictures)
 
 

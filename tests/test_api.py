@@ -167,7 +167,7 @@ def test_a_colour_that_is_transparent_stays_so(net, photo):
 
 @pytest.mark.parametrize("x", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8).byte()])
 def test_what_load_gives_says_what_it_takes(net, x):
-    with pytest.raises(robustsr.RobustSRError, match=r"take floats of shape \(N, 3, h, w\), got torch"):
+    with pytest.raises(robustsr.RobustSRError, match=r"take tensors of floats, \(N, 3, h, w\), got torch"):
         net(x)
     assert net(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 32, 32)
     same, other = (robustsr.load("psnr", device="cpu", precision="fp32") for _ in range(2))

@@ -274,7 +274,7 @@ def test_the_command_line_comes_before_variables_before_the_file(pictures, tiny,
         (["upscale", "in", "--sigma", ".1"], 2, "only matters with --smooth"),
         (["upscale", "in", "--fp32", "--precision", "bf16"], 2, "contradicts"),
         (["upscale", "in", "--scale", "2", "--width", "5"], 2, "not several"),
-        (["upscale", "in", "--smooth", "median", "--sigma", "3"], 2, "sigma must be"),
+        (["upscale", "in", "--smooth", "median", "--sigma", "3"], 2, "must be in [0, 1] (pixel values are"),
         (["upscale", "in", "--tile", "3"], 2, "is too small"),
         (["upscale", "in", "--tile-pad=-3"], 2, "greater than"),
         (["upscale", "in", "--scale", "nan"], 2, "--scale must be positive"),
@@ -313,6 +313,13 @@ def test_what_is_wrong_with_a_variable_is_said_with_its_name(pictures, tiny, mon
             patch.setenv(f"ROBUSTSR_{name}", "abc")
             code, _, err = go("upscale", "in", "-m", tiny)
             assert code == 2 and f"ROBUSTSR_{name}" in err and f"'--{name.lower()}': must be" in err
+
+
+def test_a_variable_that_does_nothing_is_said(pictures, tiny, monkeypatch):
+    monkeypatch.setenv("ROBUSTSR_SIGMA", "0.1")
+    note = "note: without --smooth nothing is smoothed: sigma, which is set, does nothing"
+    for more, said in (([], True), (["--smooth", "off"], False), (["--smooth", "median"], False)):
+        assert (note in go("upscale", "in", "-m", tiny, "--dry-run", *more)[2]) == said
 
 
 def test_a_variable_that_may_be_misspelt_is_said(pictures, tiny, monkeypatch):

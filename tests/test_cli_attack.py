@@ -158,7 +158,10 @@ def test_sixteen_bits_and_alpha(go, bird, photo):
 
 def test_a_smoothed_export_has_no_gradients_whatever_else_it_has(go, tiny, bird):
     assert go("export", tiny, "-o", "s.onnx", "--smooth", "median", model=False)[0] == 0
-    assert "s is an ONNX model, which has no gradients" in go("attack", bird, "-m", "s.onnx", "-o", "x", model=False)[2]
+    assert (
+        "s.onnx is an ONNX model, which has no gradients"
+        in go("attack", bird, "-m", "s.onnx", "-o", "x", model=False)[2]
+    )
 
 
 def test_one_perturbation_for_a_folder(go, photo):

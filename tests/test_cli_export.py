@@ -48,7 +48,7 @@ def test_upscale_runs_it_as_it_runs_the_smoothed_model(exported, run, go, tiny, 
     code, _, words = run(
         "upscale", bird, "-m", "tiny.onnx", "--tile", "40", "--seed", "3", "-o", "got.png", "--device", "cpu"
     )
-    assert code == 0 and "tiny x4 on cpu (fp32), median of 3, sigma 0.05" in words
+    assert code == 0 and "tiny.onnx x4 on cpu (fp32), median of 3, sigma 0.05" in words
     assert np.abs(pixels("got.png") - pixels("want.png")).max() <= 1
     code, out, _ = run("upscale", bird, "-m", "tiny.onnx", "--tile", "40", "--seed", "4", "-o", "got.png", "--json")
     assert code == 0 and json.loads(out.splitlines()[0])["status"] == "done"  # another seed is another setting
@@ -71,7 +71,7 @@ def test_a_denoiser_goes_into_the_file(run, go, tiny, denoiser, bird):
 def test_smoothing_twice_is_refused(exported, run, bird):
     for arguments in (["upscale", bird, "-m", "tiny.onnx"], ["export", "tiny.onnx", "-o", "twice.onnx"]):
         code, _, words = run(*arguments, "--smooth", "median")
-        assert code == 2 and "tiny smooths already (median of 3, sigma 0.05): leave out --smooth" in words
+        assert code == 2 and "tiny.onnx smooths already (median of 3, sigma 0.05): leave out --smooth" in words
     assert sorted(p.name for p in Path().iterdir()) == ["bird.png", "hr.png", "tiny.onnx"]
 
 

@@ -14,8 +14,9 @@ import tiny_run
 from rich.console import Console
 from robustsr_training.estimate import Estimate, estimate
 from robustsr_training.tables import shipped
+from safetensors import safe_open
 
-from robustsr import console
+from robustsr import console, load
 from robustsr.cli_common import code_of
 from robustsr.cli_train import _stopping
 
@@ -147,7 +148,9 @@ def test_ctrl_c_ends_with_a_checkpoint_that_resumes(train, folder):
     run.send_signal(signal.SIGINT)
     said = run.communicate(timeout=180)[1]
     assert run.returncode == 130 and "stopped: `--resume` continues from cut/checkpoint.pt" in said, said
-    assert "Traceback" not in said and not (folder / "cut/psnr.safetensors").exists()
+    assert "Traceback" not in said and "; the weights so far: cut/psnr.safetensors" in said
+    assert load(folder / "cut/psnr.safetensors", device="cpu").scale == 4
+    assert int(safe_open(folder / "cut/psnr.safetensors", "pt").metadata()["steps"]) < 400
     code, _, err = train("-o", "cut", "--resume", sets=more)
     assert code == 0 and "400/400" in err and " 4/400 " not in err
-    assert (folder / "cut/psnr.safetensors").exists()
+    assert safe_open(folder / "cut/psnr.safetensors", "pt").metadata()["steps"] == "400"

@@ -192,15 +192,15 @@ def test_from_python_with_alpha_gray_and_seed(network, baked, photo):
 
 
 def test_what_smooths_already_is_not_smoothed_or_certified(baked):
-    with pytest.raises(RobustSRError, match=r"baked smooths already \(median of 3, sigma 0.1\): leave out --smooth"):
+    with pytest.raises(RobustSRError, match=r"baked.onnx smooths already \(median of 3, sigma 0.1\): leave"):
         smoothing_for(baked, "mean")
-    with pytest.raises(RobustSRError, match="baked adds noise of its own, which no certificate covers"):
+    with pytest.raises(RobustSRError, match="baked.onnx adds noise of its own, which no certificate covers"):
         certify(picture(1, 3, 8, 8), baked, Claim(0.06, 0.06, 100, 11))
 
 
 def test_an_onnx_file_is_not_believed_about_certificates(network, tmp_path):
     copied = saved(export(network), tmp_path / "tiny.onnx")
-    with pytest.raises(RobustSRError, match="no receptive-field claim for tiny: an ONNX file's word is no proof"):
+    with pytest.raises(RobustSRError, match="no receptive-field claim for tiny.onnx: an ONNX file's word is no proof"):
         certify(picture(1, 3, 8, 8), copied, Claim(0.06, 0.03, 4000, 101), field="receptive")
 
 
@@ -223,7 +223,7 @@ def test_what_an_export_cannot_be(network, smoothing, options, words):
 
 
 def test_what_is_onnx_already_is_not_exported(baked):
-    with pytest.raises(RobustSRError, match="baked is an ONNX model already: export takes a checkpoint"):
+    with pytest.raises(RobustSRError, match="baked.onnx is an ONNX model already: export takes a checkpoint"):
         export(baked)
 
 

@@ -313,14 +313,14 @@ def test_an_onnx_model_of_a_batch_that_is_fixed_only_inside_takes_one_by_one(tmp
 def test_an_onnx_model_says_what_it_cannot_do(tmp_path):
     onnx_nearest(tmp_path / "net.onnx")
     net = load(tmp_path / "net.onnx", device="cpu")
-    with pytest.raises(RobustSRError, match="net is an ONNX model, which gives no gradients: take a checkpoint"):
+    with pytest.raises(RobustSRError, match="net.onnx is an ONNX model, which gives no gradients: take a checkpoint"):
         net(torch.rand(1, 3, 8, 8, requires_grad=True))
     with torch.no_grad():
         assert net(torch.rand(1, 3, 8, 8, requires_grad=True)).shape == (1, 3, 16, 16)
-    with pytest.raises(RobustSRError, match=r"take floats of shape \(N, 3, h, w\)"):
+    with pytest.raises(RobustSRError, match=r"take tensors of floats, \(N, 3, h, w\), got torch"):
         net(torch.rand(3, 8, 8))
     assert len({net, net, replace(net)}) == 2
-    with pytest.raises(RobustSRError, match="net makes 16x16 pixels of 8x8"):
+    with pytest.raises(RobustSRError, match="net.onnx makes 16x16 pixels of 8x8"):
         replace(net, scale=3)(torch.rand(1, 3, 8, 8))
     onnx_nearest(tmp_path / "net.onnx", (15, 64))
     with pytest.raises(RobustSRError, match="takes pictures of 64x15 only: too small to be tiled"):
@@ -345,7 +345,7 @@ def test_an_onnx_model_whose_memory_ends_is_tried_in_smaller_pieces_and_other_fa
     net = load(tmp_path / "net.onnx", device="cpu")
     for words, told in (
         ("Failed to allocate memory", "out of memory, even in tiles of"),
-        ("bad", "net does not run on"),
+        ("bad", "net.onnx does not run on"),
     ):
         with pytest.raises(RobustSRError, match=told):
             upscale(photo(90, 110), replace(net, session=Failing(net.session, words)))

@@ -130,14 +130,14 @@ def train(
 ) -> Iterator[Progress]:
     """Runs a recipe and yields where it stands every ``every`` steps and after each validation.
 
-    Writes ``out/checkpoint.pt``, ``out/log.jsonl`` and TensorBoard's events as it goes, at each validation and at the
-    end ``out/NAME.safetensors``, the averaged weights in float16, and ``out/samples``. What ``generator.init`` names is
-    validated before the first step. ``pulse``: seconds after which
-    it also yields between reports, which is not logged; so does the fourth step, to say how fast it goes.
-    ``say`` is told before pictures are decoded, and of those that are left out.
-    ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues
-    it as if it had never stopped, and exports and validates where a run failed after its last checkpoint. A loss,
-    weight or moment that is not finite ends the run with the last good checkpoint kept.
+    Writes ``out/checkpoint.pt``, ``out/log.jsonl`` and TensorBoard's events as it goes, at each validation, when it is
+    stopped and at the end ``out/NAME.safetensors``, the averaged weights in float16, and where it validates
+    ``out/samples``. What ``generator.init`` names is validated before the first step. ``pulse``: seconds after which it
+    also yields between reports, which is not logged; so does the fourth step, to say how fast it goes. ``say`` is told
+    before pictures are decoded, and of those that are left out. ``stop`` is asked after each step: when true, a
+    checkpoint is written and the run ends; ``resume`` continues it as if it had never stopped, and exports and
+    validates where a run failed after its last checkpoint. A loss, weight or moment that is not finite ends the run
+    with the last good checkpoint kept.
     RobustSRError: a mistake in the recipe, a checkpoint that does not fit it or is damaged, a full disk.
 
     Under `torchrun` (or `accelerate launch --multi_gpu`; with --cpu that starts one process only) every process takes
@@ -194,6 +194,8 @@ def _steps(
             if log:
                 if save:
                     state.save(checkpoint, recipe)
+                if stopped:
+                    _export(session, out)
                 measured = _validated(session, out, log) if look else {}
                 yield log.add(Progress(state.step, steps, means, clock.rate, measured))
                 seen = time.perf_counter()
@@ -216,10 +218,16 @@ def _weights(recipe: Recipe, out: Path) -> Path:
     return out / f"{recipe.name}.safetensors"
 
 
+def _export(session: Session, out: Path) -> Path:
+    """Writes the averaged weights."""
+    weights = _weights(session.recipe, out)
+    export(session.state.ema, weights, {"recipe": session.recipe.name, "steps": str(session.state.step)})
+    return weights
+
+
 def _validated(session: Session, out: Path, log: Log) -> Measured:
     """Exports the averaged weights, measures them and keeps samples."""
-    recipe, state, weights = session.recipe, session.state, _weights(session.recipe, out)
-    export(state.ema, weights, {"recipe": recipe.name, "steps": str(state.step)})
+    recipe, state, weights = session.recipe, session.state, _export(session, out)
     measured, samples = validate(recipe, weights, out / "validation", str(session.step.device))
     grid = sheet(samples, out / "validation", out / "samples" / f"{state.step:07d}.png")
     if grid:
