@@ -33,15 +33,15 @@ def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
             )
             preview = gr.Image(label="Input", interactive=False, height=200, visible=False, buttons=[])
             about_input = gr.Markdown(elem_classes="quiet")
+            estimate = gr.Markdown(elem_classes="quiet", elem_id="estimate")
+            with gr.Row():  # before the form, so that it is in sight
+                run = gr.Button("Upscale", variant="primary", elem_id="upscale-run")
+                stop = gr.Button("Cancel", variant="stop", interactive=False, elem_id="upscale-stop")
             gr.Markdown(
                 "Old, grainy or compressed? Take the model `certsr-photo`, and 0.06 for sigma.", elem_classes="quiet"
             )
             form = parts.form()
             against = gr.Radio([single.BICUBIC, single.PLAIN], value=single.BICUBIC, label="Compare with")
-            estimate = gr.Markdown(elem_classes="quiet", elem_id="estimate")
-            with gr.Row():
-                run = gr.Button("Upscale", variant="primary", elem_id="upscale-run")
-                stop = gr.Button("Cancel", variant="stop", interactive=False, elem_id="upscale-stop")
         with gr.Column(scale=7, min_width=320, elem_classes="beside"):
             slider = gr.ImageSlider(
                 label="Before and after",
