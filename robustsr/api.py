@@ -64,13 +64,13 @@ def upscale(
 ) -> AnyImage:
     """Upscales a picture in memory and returns the same kind of thing.
 
-    ``image``: a PIL image of mode L, LA, RGB, RGBA or I;16, which comes back upright and with its colour profile, in
-    mode LA or RGBA if a colour of L or RGB is clear; an array ``(h, w)``, ``(h, w, 1..4)`` of uint8, uint16 or floats
-    in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A fourth (or second) channel is alpha.
-    Results are clamped to [0, 1] and rounded to integers for integer input. ``model``: a name, a path, or what ``load``
-    returned (faster for several pictures; ``device`` and ``precision`` are then its own). ``scale``, or sides of the
-    result in pixels (``width`` and ``height`` together: to fit into that box; ``min_side``: larger pictures keep their
-    size), as in the command line; the model's own scale if none is given.
+    ``image``: a PIL image of mode 1, L, LA, P, RGB, RGBA or I;16, which comes back upright and with its colour profile
+    (of mode 1 and P as L and RGB; with alpha if a colour is transparent, but for I;16); an array ``(h, w)``, ``(h, w,
+    1..4)`` of uint8, uint16 or floats in [0, 1]; or a tensor ``(3, h, w)`` or ``(N, 3, h, w)`` of floats in [0, 1]. A
+    fourth (or second) channel is alpha. Results are clamped to [0, 1] and rounded to integers for integer input.
+    ``model``: a name, a path, or what ``load`` returned (faster for several pictures; ``device`` and ``precision`` are
+    then its own). ``scale``, or sides of the result in pixels (``width`` and ``height`` together: to fit into that box;
+    ``min_side``: larger pictures keep their size), as in the command line; the model's own scale if none is given.
     ``sigma`` (in [0, 1] units, or text like "8/255" or "auto"), ``samples`` and ``draws`` default to the model's
     catalogue entry; ``samples`` "auto" takes as many as each picture needs for an RMS error of ``tolerance``, 1/255
     unless given.
@@ -167,17 +167,19 @@ def _of_tensor(image: torch.Tensor, run: Run) -> torch.Tensor:
 
 
 def _of_image(image: Image.Image, run: Run) -> Image.Image:
-    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-        like = "RGBA" if "transparency" in image.info or image.mode in ("PA", "La", "RGBa") else "RGB"
-        hint = "an array of it, scaled" if image.mode[0] in "IF" else f"image.convert({like!r})"
-        raise RobustSRError(f"an image must have mode L, LA, RGB, RGBA or I;16, got {image.mode}: take {hint}")
+    mode = {"1": "L", "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
+    if mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        hint = "an array of it, scaled" if mode[0] in "IF" else "image.convert('RGB')"
+        raise RobustSRError(f"an image must have mode 1, L, LA, P, RGB, RGBA or I;16, got {mode}: take {hint}")
     try:
         upright = ImageOps.exif_transpose(image)
     except Exception:  # of broken EXIF Pillow raises whatever comes
         upright = image
-    if "transparency" in image.info and image.mode in ("L", "RGB"):
+    if "transparency" in image.info and mode in ("L", "RGB"):
         with suppress(TypeError, ValueError):  # it is of another mode
-            upright = upright.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
+            upright = upright.convert({"L": "LA", "RGB": "RGBA"}[mode])
+    if upright.mode == image.mode != mode:
+        upright = upright.convert(mode)
     large = Image.fromarray(_of_array(np.asarray(upright), run))
     large.info |= {key: image.info[key] for key in ("icc_profile",) if key in image.info}
     return large

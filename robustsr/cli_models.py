@@ -83,6 +83,8 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> 
             table.add_row("sha256", network.digest)
             if said := checkpoints.origin(path):
                 table.add_row("says of itself", said)
+        if tuned := catalogue.calibration_of(network.digest, None):
+            table.add_row("tuned here", ", ".join(f"sigma {sigma:g} for noise of {noise:g}" for noise, sigma in tuned))
         if facts := getattr(network, "facts", None):
             table.add_row("exported from", f"{facts.name}, sha256 {facts.sha256}")
             table.add_row("precision", facts.precision)

@@ -85,7 +85,7 @@ def test_a_model_can_be_named_by_path(tiny, photo):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.new("CMYK", (4, 4)), "must have mode L, LA, RGB, RGBA or I;16, got CMYK"),
+        (Image.new("CMYK", (4, 4)), "must have mode 1, L, LA, P, RGB, RGBA or I;16, got CMYK"),
         (np.zeros((4, 4, 5), np.uint8), r"must be \(h, w\) or \(h, w, 1 to 4\), got \(4, 4, 5\)"),
         (np.zeros((4, 4, 3), np.int64), "must be uint8, uint16 or float, got int64"),
         (np.zeros((0, 4, 3), np.uint8), "is empty"),
@@ -163,6 +163,16 @@ def test_a_colour_that_is_transparent_stays_so(net, photo):
         image.info["transparency"] = clear
         made = robustsr.upscale(image, net)
         assert made.mode == mode and not made.getpixel((4, 4))[-1] and made.getpixel((100, 80))[-1] == 255
+
+
+def test_palettes_and_bitmaps_come_back_as_what_they_show(net, photo):
+    palette, bits = Image.fromarray(photo()).quantize(32), Image.fromarray(photo()).convert("1")
+    for image, mode in ((palette, "RGB"), (bits, "L"), (Image.fromarray(photo()).convert("RGBa"), "RGBA")):
+        made, same = robustsr.upscale(image, net), robustsr.upscale(image.convert(mode), net)
+        assert made.mode == mode and np.array_equal(made, same)
+    palette.info["transparency"] = palette.getpixel((3, 3))
+    made = robustsr.upscale(palette, net)
+    assert made.mode == "RGBA" and made.getextrema()[3] == (0, 255)
 
 
 @pytest.mark.parametrize("x", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8).byte()])

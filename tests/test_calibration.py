@@ -5,9 +5,11 @@ import pytest
 import torch
 from fakes import Plain
 from PIL import Image
+from typer.testing import CliRunner
 
 from robustsr import catalogue
 from robustsr.calibration import Point, estimate_noise, fit, sigma_for
+from robustsr.cli import app
 from robustsr.models import load
 from robustsr.settings import AutoSmoothing, Smoothing, smoothing_for
 from robustsr.types import RobustSRError
@@ -56,6 +58,8 @@ def test_auto_needs_a_calibration_and_follows_each_picture(home, tiny):
     ):
         smoothing_for(network, "median", "auto")
     path = catalogue.save_calibration(network.digest, ((0.01, 0.0), (0.1, 0.08)))
+    said = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["models", "info", str(tiny)]).stdout
+    assert "tuned here  sigma 0 for noise of 0.01, sigma 0.08 for noise of 0.1" in said
     smoothing = smoothing_for(network, "median", "auto", 5)
     assert isinstance(smoothing, AutoSmoothing) and smoothing.sigma == 0.08
     flat = torch.full((1, 3, 32, 32), 0.5)
