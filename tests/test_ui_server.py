@@ -1,4 +1,5 @@
 import json
+import time
 import urllib.error
 import urllib.request
 from urllib.parse import quote
@@ -152,6 +153,11 @@ def test_a_password_is_asked_for_and_everything_goes_at_the_end(tmp_path):
         assert oct(root.stat().st_mode)[-3:] == "700"
         assert get(f"{address}/config")[0] == 401
         assert get(f"{address}/gradio_api/file={root}")[0] in (401, 403)
+        for i in range(5000):  # so that deleting takes a while, in which Ctrl-C comes again and again
+            (root / str(i)).touch()
+        for _ in range(40):
+            process.send_signal(2)
+            time.sleep(0.02)
     assert process.returncode == 0 and not root.exists()
 
 

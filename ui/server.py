@@ -102,25 +102,12 @@ def served(
         threading.Thread(target=_sweep, args=(desk, stop), daemon=True).start()
         yield link or address
     finally:
-        with _undisturbed():
-            stop.set()
-            if page is not None:
-                batches.close()
-                desk.close()
-                page.close(verbose=False)
-            shutil.rmtree(root, ignore_errors=True)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C does nothing meanwhile: a second one would leave pictures behind."""
-    ours = threading.current_thread() is threading.main_thread()  # which alone may say so
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ours else None
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
+        stop.set()
+        if page is not None:
+            batches.close()
+            desk.close()
+            page.close(verbose=False)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _sweep(desk: Desk, stop: threading.Event) -> None:
@@ -156,6 +143,6 @@ def wait() -> None:
         while not ended.wait(0.5):
             pass
     except KeyboardInterrupt:
-        pass
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: another would leave pictures behind
     finally:
         signal.signal(signal.SIGTERM, before)
