@@ -62,7 +62,7 @@ class OnnxNetwork:
         batches = full.detach().cpu().numpy().astype(self.dtype)
         try:
             made = [_run(self.session, batches[i : i + n], noise) for i in range(0, len(batches), n)]
-        except Exception as error:  # as in load_onnx
+        except Exception as error:  # as in _session
             if is_out_of_memory(error):
                 raise
             raise RobustSRError(f"{self.name} does not run on {wide}x{high} pixels: {error}") from None
@@ -111,37 +111,13 @@ class OnnxNetwork:
 
 def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) -> OnnxNetwork:
     """RobustSRError: it cannot be read, is no super-resolution model, or its provider does not work here."""
-    import onnxruntime
-
-    if device.type not in PROVIDERS:
-        raise RobustSRError(f"ONNX models run on cpu or cuda, not on {device}")
-    wanted = PROVIDERS[device.type]
-    if wanted not in onnxruntime.get_available_providers():
-        raise RobustSRError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu, or use --device cpu")
-    # HEURISTIC: otherwise every new shape is timed, and what is fastest may differ from run to run.
-    cuda = {"device_id": device.index or 0, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
-    options = cuda if device.type == "cuda" else {}
-    onnxruntime.set_default_logger_severity(4)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = torch.get_num_threads()  # a worker's share of its machine
-    _stay_inside(path)
-    try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=[(wanted, options)])
-    except Exception as error:  # onnxruntime raises its own kinds, unrelated to each other
-        raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
-    if session.get_providers()[0] != wanted:
-        raise RobustSRError(
-            f"onnxruntime fell back to {session.get_providers()[0]}: {wanted} does not work here: use --device cpu"
-        )
+    session = _session(path, device)
     facts = Facts.read(session.get_modelmeta().custom_metadata_map)
     noise = _noise(0, 1, None) if facts and facts.reduce else {}
     inputs = session.get_inputs()
     shape = inputs[0].shape if inputs else []
-    if (
-        len(inputs) != 1 + len(noise)
-        or len(shape) != 4
-        or (shape[1] != 3 and (isinstance(shape[1], int) or shape[3] == 3))
-    ):
+    colours = len(shape) == 4 and (shape[1] == 3 or not (isinstance(shape[1], int) or shape[3] == 3))
+    if len(inputs) != 1 + len(noise) or not colours:
         takes = ", ".join(f"{given.name} {given.shape}" for given in inputs) or "nothing"
         raise RobustSRError(f"{path} takes {takes}, not one input of shape (N, 3, h, w)")
     dtype = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
@@ -151,7 +127,7 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
     def enlarges(h: int, w: int, n: int = batch or 1) -> int:
         try:
             sr = _run(session, np.full((n, 3, h, w), 0.5, dtype), noise)
-        except Exception as error:  # as above; memory that is short, too
+        except Exception as error:  # as in _session; memory that is short, too
             raise RobustSRError(f"{path} fails on a picture of {w}x{h}, on which it was tried: {error}") from None
         if not isinstance(sr, np.ndarray):
             raise RobustSRError(f"{path} gives no picture, but a {type(sr).__name__}")
@@ -175,12 +151,10 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
         fixed = None if multiple else (least, least)
     if largest > 16:  # what is not a number, each picture is told
         raise RobustSRError(f"{path} gives up to {largest:.4g} for gray of 0.5: it must give [0, 1]")
-    if fixed and batch is None:  # they come one by one
-        batch = 1
-    elif batch is None and facts is None:
+    if batch is None and facts is None:
         try:
             enlarges(least, least, n=2)
-        except RobustSRError:  # a number that is fixed inside
+        except RobustSRError:  # a number that is fixed inside; of one size they come one by one anyway
             batch = 1
     if facts is not None and entry is None:  # its smoothing defaults are those of the model it was made from
         entry = next((e for e in catalogue().values() if e.sha256 == facts.sha256), None)
@@ -191,7 +165,7 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
         name,
         _digest(path),
         device,
-        wanted,
+        PROVIDERS[device.type],
         fixed,
         batch,
         dtype,
@@ -201,6 +175,32 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
         multiple or 1,
         least,
     )
+
+
+def _session(path: Path, device: torch.device) -> Any:  # noqa: ANN401 - onnxruntime is not typed
+    import onnxruntime
+
+    if device.type not in PROVIDERS:
+        raise RobustSRError(f"ONNX models run on cpu or cuda, not on {device}")
+    wanted = PROVIDERS[device.type]
+    if wanted not in onnxruntime.get_available_providers():
+        raise RobustSRError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu, or use --device cpu")
+    # HEURISTIC: otherwise every new shape is timed, and what is fastest may differ from run to run.
+    cuda = {"device_id": device.index or 0, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+    options = cuda if device.type == "cuda" else {}
+    onnxruntime.set_default_logger_severity(4)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()  # a worker's share of its machine
+    _stay_inside(path)
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=[(wanted, options)])
+    except Exception as error:  # onnxruntime raises its own kinds, unrelated to each other
+        raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
+    if session.get_providers()[0] != wanted:
+        raise RobustSRError(
+            f"onnxruntime fell back to {session.get_providers()[0]}: {wanted} does not work here: use --device cpu"
+        )
+    return session
 
 
 def _sizes(enlarges: Callable[[int, int], int]) -> tuple[int, int, int]:
