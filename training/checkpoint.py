@@ -167,12 +167,13 @@ def _write_parts(state: dict[str, Any], path: Path, size: int) -> list[str]:
     """Writes files of at most ``size`` bytes beside ``path``, named by what is in them; none of an earlier state."""
     whole = io.BytesIO()
     torch.save(state, whole)
-    view, names = whole.getbuffer(), []
-    for start in range(0, len(view), size):
-        data = bytes(view[start : start + size])
-        names.append(_part_name(path, data))
-        with atomic(path.with_name(names[-1]), make_folder=True) as file:
-            file.write_bytes(data)
+    names = []
+    with whole.getbuffer() as view:  # released here, also after a failure: Python 3.12.1 dies of collecting it
+        for start in range(0, len(view), size):
+            data = bytes(view[start : start + size])
+            names.append(_part_name(path, data))
+            with atomic(path.with_name(names[-1]), make_folder=True) as file:
+                file.write_bytes(data)
     return names
 
 
