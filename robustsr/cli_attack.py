@@ -267,14 +267,14 @@ def _universal(
         raise typer.BadParameter("--universal attacks one model: --on base or --on smoothed")
     paths = pictures_in(picture)
     sides = [min(info.width, info.height) for info in map(images.inspect, paths)]
-    smallest = min(UNIVERSAL, *sides)
+    part = crop if isinstance(crop, tuple) else min(crop or UNIVERSAL, *sides)
     goal = None if target is None else images.read(target)
     stems = len({p.stem for p in paths}) == len(paths)
     scenes = []
     for path in paths:
         read = images.read(path)
         name = path.stem if stems else path.name
-        scenes.append(scene.scene(read, None, network.scale, name=name, crop=crop or smallest, target=goal))
+        scenes.append(scene.scene(read, None, network.scale, name=name, crop=part, target=goal))
     for one in scenes:
         for note in one.notes:
             console.say(f"note: {one.name}: {note}", "yellow")

@@ -181,6 +181,8 @@ def test_one_perturbation_for_a_folder(go, photo):
     shown = {label: values for (_, label), values in rows(out).items()}
     assert shown["mean"] == pytest.approx(np.mean([shown[n] for n in ("a.png", "b.jpg", "b.png")], 0), abs=0.011)
     assert "in is a folder" in go("attack", "in", "-o", "x", *TWO)[2]
+    for side, words in ((18, "18x18 of each"), (99, "20x20 of each")):  # no larger than the smallest picture
+        assert words in go("attack", "in", "--universal", "--crop", side, "-o", side, *TWO)[2]
     assert go("attack", "in", "--universal", "--method", "cw", "-o", "x", *TWO)[2].startswith("a universal attack is")
     assert go("attack", "in", "--universal", "--on", "worst", "-o", "x", *TWO)[0] == 2
     assert go("attack", "in", "--universal", "--mask", "0,0,2,2", "-o", "x", *TWO)[0] == 2 and not Path("x").exists()
