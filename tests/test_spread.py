@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from robustsr import batch, cli, cli_upscale, images, spread
 from robustsr.batch import Output, Task
+from robustsr.cluster import HERE, connected
 from robustsr.files import part_of
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
@@ -36,7 +37,7 @@ SLOW = Smoothing("median", 0.03, 500)  # a second or more: a worker is killed in
 
 @pytest.fixture(scope="module")
 def cluster():
-    with spread.connected(spread.HERE, processors=2) as ray:
+    with connected(HERE, processors=2) as ray:
         yield ray
 
 
@@ -239,5 +240,5 @@ def test_without_ray_the_way_to_get_it_is_said(tmp_path, monkeypatch):
     result = CliRunner().invoke(cli.app, ["upscale", str(tmp_path), "--ray"])
     assert isinstance(result.exception, RobustSRError) and "pip install 'robustsr[ray]'" in str(result.exception)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RobustSRError, match="pip install 'robustsr"), spread.connected(spread.HERE):
+    with pytest.raises(RobustSRError, match="pip install 'robustsr"), connected(HERE):
         pass

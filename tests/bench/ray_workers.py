@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from robustsr import spread
+from robustsr import cluster, spread
 from robustsr.batch import Output, Task
 from robustsr.jobs import plan_jobs
 from robustsr.models import load
@@ -27,7 +27,7 @@ def rate(folder, workers, model):
     network, smoothing = load(model, device="cpu"), Smoothing("median", 0.03, 6)
     requested = {"precision": "auto", "tile": None, "tile_pad": None}
     task = Task(network, smoothing, Target(), Output(), make_plan(network, smoothing), requested)
-    with tempfile.TemporaryDirectory() as out, spread.connected(spread.HERE, processors=workers):
+    with tempfile.TemporaryDirectory() as out, cluster.connected(cluster.HERE, processors=workers):
         jobs, _ = plan_jobs([str(folder)], out)
         times = []
         for result in spread.run(jobs, task, spread.Recipe.of(task, model, None, "cpu"), workers=workers):
