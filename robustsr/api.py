@@ -175,7 +175,7 @@ def _of_image(image: Image.Image, run: Run) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except Exception:  # of broken EXIF Pillow raises whatever comes
         upright = image
-    if "transparency" in image.info and mode in ("L", "RGB"):
+    if image.has_transparency_data and mode in ("L", "RGB"):
         with suppress(TypeError, ValueError):  # it is of another mode
             upright = upright.convert({"L": "LA", "RGB": "RGBA"}[mode])
     if upright.mode == image.mode != mode:

@@ -40,7 +40,7 @@ class Command(typer.core.TyperCommand):
     takes_urls = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
-        urls = [w for w in args if re.match(r"(-[\w-]+=?)?[A-Za-z][\w+.-]*://", w)]
+        urls = [w for w in args if re.match(r"(-[\w-]+=?)?[A-Za-z][\w+.-]+://", w)]
         if urls and self.name != "ui" and not self.takes_urls:  # a password may look like one
             raise typer.BadParameter(f"{urls[0]}: only pictures and -o of `robustsr upscale` may be at URLs")
         try:

@@ -36,7 +36,8 @@ def train(
 ) -> None:
     """Train a model by a recipe: `robustsr train psnr --set data.hr=my_photos/`.
 
-    Ctrl-C writes a checkpoint from which --resume continues; pressed again, or before the first step, it ends at once.
+    Ctrl-C writes a checkpoint, from which --resume continues, and the weights so far; pressed again, or before the
+    first step, it ends at once.
 
     Pictures are decoded once, into ROBUSTSR_HOME/training (on Linux ~/.cache/robustsr/training where that is not set),
     which may be deleted when nothing trains.

@@ -47,7 +47,7 @@ def connected(address: str, processors: int | None = None) -> Iterator[Any]:
         made = {"include_dashboard": False, "num_cpus": processors} if address == HERE else {}
         with _silent():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **made)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         hint = "" if address == HERE else " (one with tokens needs RAY_AUTH_MODE=token here)"
         raise RobustSRError(f"no Ray cluster at {address}: {error}{hint}") from error
     try:

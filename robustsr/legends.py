@@ -34,8 +34,9 @@ def published(key: str) -> dict[str, Any]:
 
 
 def model_label(name: str) -> str:
-    """What a model is called in a table: its name, or that of its file."""
-    return PurePath(name).stem if PurePath(name).suffix in ENDINGS else name
+    """What a model is called in a table: its name, or that of its file; an ONNX file may be another's copy."""
+    path = PurePath(name)
+    return path.name if path.suffix == ".onnx" else path.stem if path.suffix in ENDINGS else name
 
 
 def thesis_attack(eps_rel: float) -> str:

@@ -178,7 +178,8 @@ def _load(name_or_path: str | PathLike[str], device: str, precision: str) -> Loa
     if name_or_path in BICUBIC:
         return _bicubic(name_or_path, BICUBIC[name_or_path], where)
     path, entry = find(name_or_path)
-    name = entry.name if entry else path.name if path.suffix.lower() == ".onnx" else path.stem  # a.onnx is a's copy
+    given = path.name if name_or_path.lower().endswith(".onnx") else path.stem  # a.onnx may be a's copy
+    name = entry.name if entry else given
     if path.suffix.lower() == ".onnx":
         try:
             return load_onnx(path, name, entry, where)

@@ -56,6 +56,8 @@ class OnnxNetwork:
         high, wide = self.fixed_size or (-(-max(n, self.min_size) // self.multiple) * self.multiple for n in (h, w))
         if (high, wide) != (h, w):
             x = grown(x, high - h, wide - w)
+        if not len(x):
+            return x.new_empty(0, 3, h * self.scale, w * self.scale)
         noise = _noise(self.seed, len(x), origin) if self.smooths else {}
         n = self.fixed_batch or len(x)  # ours have no fixed one
         full = torch.cat([x, x[-1:].expand(-len(x) % n, -1, -1, -1)]) if len(x) % n else x
@@ -128,7 +130,9 @@ def load_onnx(path: Path, name: str, entry: Entry | None, device: torch.device) 
         try:
             sr = _run(session, np.full((n, 3, h, w), 0.5, dtype), noise)
         except Exception as error:  # as in _session; memory that is short, too
-            raise RobustSRError(f"{path} fails on a picture of {w}x{h}, on which it was tried: {error}") from None
+            raise RobustSRError(
+                f"{path} fails on a picture of {w}x{h}, on which it was tried: {str(error).strip()}"
+            ) from None
         if not isinstance(sr, np.ndarray):
             raise RobustSRError(f"{path} gives no picture, but a {type(sr).__name__}")
         scale: int = sr.shape[-1] // w if sr.ndim == 4 else 0
@@ -209,7 +213,7 @@ def _sizes(enlarges: Callable[[int, int], int]) -> tuple[int, int, int]:
 
     ``enlarges``: raises RobustSRError where one fails. RobustSRError: all do.
     """
-    for multiple in (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 128):
+    for multiple in (*range(1, 25), 28, 32, 36, 40, 48, 56, 64, 96, 128):
         n = -(-64 // multiple)
         low, high = multiple * n, multiple * (n + 1)  # which have no larger divisor in common
         with contextlib.suppress(RobustSRError):
@@ -221,12 +225,12 @@ def _sizes(enlarges: Callable[[int, int], int]) -> tuple[int, int, int]:
                         return scale, multiple, side
             return scale, multiple, low
     failed: list[RobustSRError] = []
-    for side in (64, 128, 256):
+    for side in (64, 48, 96, 128, 192, 256, 512):
         try:
             return enlarges(side, side), 0, side
         except RobustSRError as error:
             failed.append(error)
-    raise failed[0]
+    raise RobustSRError(f"{failed[0]}; nor on others, up to {side}x{side}")
 
 
 def outside(path: Path) -> list[str]:

@@ -81,7 +81,17 @@ def box(text: str) -> Box:
 
 def crop_of(text: str) -> Box | int:
     """``x,y,width,height``, or ``side``: the centre of a picture. RobustSRError: something else."""
-    return int(text) if text.strip().isdecimal() and int(text) else box(text)
+    if "," in text:
+        return box(text)
+    try:
+        side = int(text)
+    except ValueError:  # of more than 4,300 digits, too
+        side = 0
+    if side < 1:
+        raise RobustSRError(
+            f"{text[:40]!r} is no crop: write x,y,width,height in input pixels, or a side of the centre"
+        )
+    return side
 
 
 def placed(crop: Box | int, w: int, h: int) -> Box:

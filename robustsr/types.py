@@ -85,10 +85,13 @@ class Upscaler(Protocol):
 
 
 def refuse_others(x: Tensor) -> None:
-    """RobustSRError: ``x`` is nothing that upscalers take, floats of shape (N, 3, h, w)."""
-    if getattr(x, "ndim", 0) != 4 or x.shape[1] != 3 or not x.is_floating_point():
-        got = f"{x.dtype} of {tuple(x.shape)}" if hasattr(x, "dtype") else type(x).__name__
-        raise RobustSRError(f"upscalers take tensors of floats, (N, 3, h, w), got {got}")
+    """RobustSRError: ``x`` is nothing that upscalers take, floats of shape (N, 3, h, w), h and w at least 1."""
+    from torch import Tensor  # who has one has imported torch
+
+    if not isinstance(x, Tensor):
+        raise RobustSRError(f"upscalers take tensors of floats, (N, 3, h, w), got {type(x).__name__}")
+    if x.ndim != 4 or x.shape[1] != 3 or not min(x.shape[2:]) or not x.is_floating_point():
+        raise RobustSRError(f"upscalers take tensors of floats, (N, 3, h, w), got {x.dtype} of {tuple(x.shape)}")
 
 
 @dataclass(frozen=True)

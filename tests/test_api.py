@@ -170,14 +170,26 @@ def test_palettes_and_bitmaps_come_back_as_what_they_show(net, photo):
     for image, mode in ((palette, "RGB"), (bits, "L"), (Image.fromarray(photo()).convert("RGBa"), "RGBA")):
         made, same = robustsr.upscale(image, net), robustsr.upscale(image.convert(mode), net)
         assert made.mode == mode and np.array_equal(made, same)
+    alpha = Image.fromarray(photo()).convert("RGBA")
+    alpha.putalpha(Image.fromarray(photo()[..., 0]).point(lambda v: 255 * (v > 128)))
+    assert robustsr.upscale(alpha.quantize(16), net).getextrema()[3] == (0, 255)  # of a palette with alpha
     palette.info["transparency"] = palette.getpixel((3, 3))
     made = robustsr.upscale(palette, net)
     assert made.mode == "RGBA" and made.getextrema()[3] == (0, 255)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8).byte()])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(3, 8, 8),
+        torch.zeros(1, 1, 8, 8),
+        torch.zeros(1, 3, 0, 8),
+        torch.zeros(1, 3, 8, 8).byte(),
+        np.zeros((1, 3, 8, 8), np.float32),
+    ],
+)
 def test_what_load_gives_says_what_it_takes(net, x):
-    with pytest.raises(robustsr.RobustSRError, match=r"take tensors of floats, \(N, 3, h, w\), got torch"):
+    with pytest.raises(robustsr.RobustSRError, match=r"take tensors of floats, \(N, 3, h, w\), got (torch|ndarray)"):
         net(x)
     assert net(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 32, 32)
     same, other = (robustsr.load("psnr", device="cpu", precision="fp32") for _ in range(2))

@@ -99,5 +99,6 @@ def test_urls_are_not_taken_for_folders(words, tmp_path, monkeypatch):
     said = CliRunner(env={"COLUMNS": "300"}).invoke(app, words)
     assert said.exit_code == 2 and "only pictures and -o of `robustsr upscale` may be at URLs" in said.stderr
     assert list(tmp_path.iterdir()) == []
+    assert "cannot read" in str(CliRunner().invoke(app, ["compare", "C://no/such.png"]).exception)  # a drive is none
     asked = CliRunner().invoke(app, ["ui", "--auth", "me://secret", "--device", "cuda:9"])  # a password is none
     assert "no device 'cuda:9'" in str(asked.exception)

@@ -19,8 +19,8 @@ def test_rectangles():
         with pytest.raises(RobustSRError, match="rectangle"):
             box(wrong)
     assert (crop_of("1,2,3,4"), crop_of("48")) == ((1, 2, 3, 4), 48)
-    for wrong in ("0", "-3", "4.5", "1,2"):
-        with pytest.raises(RobustSRError, match="rectangle"):
+    for wrong, words in (("0", "crop"), ("-3", "crop"), ("4.5", "crop"), ("1,2", "rectangle"), ("9" * 5000, "crop")):
+        with pytest.raises(RobustSRError, match=f"is no {words}: write x,y,width,height"):
             crop_of(wrong)
 
 

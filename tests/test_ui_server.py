@@ -147,16 +147,19 @@ def test_others_only_come_in_with_a_password(host, share):
         pass
 
 
-def test_a_password_is_asked_for_and_everything_goes_at_the_end(tmp_path):
+@pytest.mark.parametrize("signals", [(2, 2), (2, 15), (15, 2), (15, 15)])
+def test_a_password_is_asked_for_and_everything_goes_at_the_end(tmp_path, signals):
     with running(tmp_path, "--auth", "me:secret") as (address, process):
         (root,) = folders(process)
         assert oct(root.stat().st_mode)[-3:] == "700"
         assert get(f"{address}/config")[0] == 401
         assert get(f"{address}/gradio_api/file={root}")[0] in (401, 403)
-        for i in range(5000):  # so that deleting takes a while, in which Ctrl-C comes again and again
+        for i in range(5000):  # so that deleting takes a while, in which others come again and again
             (root / str(i)).touch()
+        process.send_signal(signals[0])
+        time.sleep(0.6)  # it looks twice a second
         for _ in range(40):
-            process.send_signal(2)
+            process.send_signal(signals[1])
             time.sleep(0.02)
     assert process.returncode == 0 and not root.exists()
 

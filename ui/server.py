@@ -136,13 +136,14 @@ def _runs(process: int) -> bool:
 
 
 def wait() -> None:
-    """Until Ctrl-C, or a request to end."""
+    """Until Ctrl-C, or a request to end; from then on neither disturbs this process, which is about to end."""
     ended = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
     try:
         while not ended.wait(0.5):
             pass
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: another would leave pictures behind
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        pass
+    finally:  # once is enough: another would leave pictures behind
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
