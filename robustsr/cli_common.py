@@ -34,14 +34,13 @@ OTHERS = {"HOME", "WEIGHTS", "CC", "UI_AUTH"}  # variables ROBUSTSR_... that are
 class Command(typer.core.TyperCommand):
     """A command that answers an option it lacks with those that hold the word, else with the nearest spelling.
 
-    A URL is no name of a file to it, and would otherwise be that of a new folder.
+    A URL is no name of a file to it, and would otherwise be that of a new folder; but to `upscale`. To `ui` a password
+    may look like one.
     """
-
-    takes_urls = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
         urls = [w for w in args if re.match(r"(-[\w-]+=?)?[A-Za-z][\w+.-]+://", w)]
-        if urls and self.name != "ui" and not self.takes_urls:  # a password may look like one
+        if urls and self.name not in ("upscale", "ui"):
             raise typer.BadParameter(f"{urls[0]}: only pictures and -o of `robustsr upscale` may be at URLs")
         try:
             return super().parse_args(ctx, args)
@@ -60,8 +59,6 @@ class Spreadable(Command):
 
     What is wrong with a variable is said with its name, and one that may be misspelt is, too.
     """
-
-    takes_urls = True
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer keeps its click to itself
         for at, (word, following) in enumerate(pairwise([*args, ""])):
@@ -120,17 +117,18 @@ def number_of(text: str, flag: str, otherwise: str = "") -> float:
 
 def deviation(text: str | float) -> float:
     """The value of an option that takes a sigma in [0, 1], for typer's ``parser``: .03, 8/255 or 8px."""
-    if not 0 <= (value := number_of(str(text), "it")) <= 1:
-        raise typer.BadParameter(f"it must be in [0, 1] (pixel values are in [0, 1]), got {text}")
-    return value
+    return _unit(str(text), "it")
 
 
 def sigma_of(text: str | None) -> float | Literal["auto"] | None:
     """What --sigma says where it may be auto."""
-    if text is None or text == "auto":
-        return text  # type: ignore[return-value]
-    if not 0 <= (value := number_of(text, "--sigma", "auto or ")) <= 1:
-        raise typer.BadParameter(f"--sigma must be in [0, 1] (pixel values are in [0, 1]), got {text}")
+    return text if text is None or text == "auto" else _unit(text, "--sigma", "auto or ")  # type: ignore[return-value]
+
+
+def _unit(text: str, flag: str, otherwise: str = "") -> float:
+    """What an option says that takes a sigma in [0, 1]."""
+    if not 0 <= (value := number_of(text, flag, otherwise)) <= 1:
+        raise typer.BadParameter(f"{flag} must be in [0, 1] (pixel values are in [0, 1]), got {text}")
     return value
 
 

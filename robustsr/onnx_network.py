@@ -54,10 +54,10 @@ class OnnxNetwork:
             raise RobustSRError(f"{self.name} is an ONNX model, which gives no gradients: take a checkpoint")
         h, w = x.shape[-2:]
         high, wide = self.fixed_size or (-(-max(n, self.min_size) // self.multiple) * self.multiple for n in (h, w))
-        if (high, wide) != (h, w):
-            x = grown(x, high - h, wide - w)
         if not len(x):
             return x.new_empty(0, 3, h * self.scale, w * self.scale)
+        if (high, wide) != (h, w):
+            x = grown(x, high - h, wide - w)
         noise = _noise(self.seed, len(x), origin) if self.smooths else {}
         n = self.fixed_batch or len(x)  # ours have no fixed one
         full = torch.cat([x, x[-1:].expand(-len(x) % n, -1, -1, -1)]) if len(x) % n else x

@@ -62,7 +62,7 @@ def certify(
     part, asked = "", scene.crop_of(crop) if crop.strip() else CENTRE if path else certificate_files.SAMPLE_CROP
     if path is not None and not crop.strip():
         info = images.inspect(path, max_pixels=desk.max_pixels)
-        wide, high = min(CENTRE, info.width), min(CENTRE, info.height)
+        _, _, wide, high = scene.placed(CENTRE, info.width, info.height)
         if (wide, high) != (info.width, info.height):
             part = (
                 f"**Only the centre, {wide}x{high} of {info.width}x{info.height} pixels**: the crop takes another part."
