@@ -271,15 +271,14 @@ def upscale(
     if ray and find_spec("ray") is None:
         raise RobustSRError("--ray needs Ray, which is not installed: pip install 'robustsr[ray]'")
 
-    from . import catalogue, jobs
+    from . import catalogue, jobs, naming
     from .formats import OUTPUT_FORMATS, QUALITY
     from .remote import check_folder
     from .resume import taken
 
     name = model or catalogue.default_model()
     entry = catalogue.catalogue().get(name)
-    factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
-    label = f"x{factor:g}" if factor else "upscaled"
+    label = naming.label(name, sizes)
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
     for root in {job.root for job in todo if not (dry_run or taken(job.target))}:
         check_folder(root)

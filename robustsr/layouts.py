@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from .catalogue import BICUBIC
-from .legends import METRICS, PAPER, THESIS, UNIT, labels, model_label, protocol_notes, published, thesis_attack
+from .legends import METRICS, PAPER, THESIS, UNIT, labels, model_labels, protocol_notes, published, thesis_attack
 from .report import Cell, Column, Gallery, Panel, Plot, Row, Section, Table
 from .results import Metric, Results, pooled
 from .settings import Smoothing
@@ -50,8 +50,7 @@ def _rows(
         return [results.cell(m, model, d, p, way if is_threat(p) else "worst") for p, d in pairs for m in wanted]
 
     rows = []
-    for model in study.models:
-        label = model_label(model)
+    for model, label in model_labels(study.models).items():
         section = "No network" if model in BICUBIC else label
         rows.append(Row(label, line(model, [None] * len(perturbations)), section=section))
         if any(attacks):
@@ -161,6 +160,7 @@ def norms(studies: dict[str, Study], results: dict[str, Results]) -> list[Sectio
     for name, study in studies.items():
         model_rows: list[Row] = []
         smooth = [d for d in study.defences if d]
+        called = model_labels(study.models)
         for model in study.models:
             for eps in (0.01, 0.05):
                 spec = thesis_attack(eps)
@@ -168,7 +168,7 @@ def norms(studies: dict[str, Study], results: dict[str, Results]) -> list[Sectio
                 found = [results[name].mean("l2", model, smooth[0], spec, v) for v in ("base", "eot")]
                 values = [eps * math.sqrt(3) * side, *(v / UNIT if v is not None else None for v in found)]
                 if model not in BICUBIC:
-                    model_rows.append(Row.of(f"eps_rel {eps:g}", values, section=model_label(model)))
+                    model_rows.append(Row.of(f"eps_rel {eps:g}", values, section=called[model]))
         model_rows += [Row.of(k, v, section=source, published=True) for k, v in theirs.items()]
         columns = [Column("eps", digits=6), Column("|e_f|", digits=6), Column("|e_g|", digits=6)]
         notes = [*protocol_notes(study, results[name]), "normalised units: [0, 1] norms divided by " + str(UNIT)]
@@ -182,7 +182,7 @@ def norms(studies: dict[str, Study], results: dict[str, Results]) -> list[Sectio
                         (label, TUNED_EPS, _curve(results[name], metric, model, smoothing, variant))
                         for label, variant in ATTACKED
                     ]
-                    title = f"Thesis, Figures A.1 and A.2: {model_label(model)}, sigma_g {smoothing.sigma / UNIT:.2g}"
+                    title = f"Thesis, Figures A.1 and A.2: {called[model]}, sigma_g {smoothing.sigma / UNIT:.2g}"
                     label = METRICS[metric].name
                     notes = [f"k = {smoothing.samples}; in the original each network is trained with noise of sigma_g"]
                     sections.append(Plot(title, "eps_rel", f"adversarial {label}", series, notes))
@@ -212,7 +212,7 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
         found = results[name]
         defences = [None, *[d for d in study.defences if d][:1]]
         columns = [(m, d) for m in study.models for d in defences if d is None or m not in BICUBIC]
-        named = labels(study)
+        named, called = labels(study), model_labels(study.models)
         for key in list(dict.fromkeys((r["picture"], r["pixels"]) for r in found.records))[: study.gallery]:
             rows = []
             for spec in study.perturbations:
@@ -228,11 +228,11 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
                     each = own and study.pictures.resized and data != before  # the thesis' figures show every input
                     before = data
                     if len(panels) == 1 or each:
-                        made_for = f"against {model_label(model)}"
+                        made_for = f"against {called[model]}"
                         made_for += "; each model has its own" * (not study.pictures.resized)
                         panels.append(Panel("input", Image.open(files[0]), made_for if own else ""))
                     how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
-                    panels.append(Panel(model_label(model) + how, Image.open(files[1]), _caption(record)))
+                    panels.append(Panel(called[model] + how, Image.open(files[1]), _caption(record)))
                 if panels:
                     rows.append((named[spec], panels))
             if rows:

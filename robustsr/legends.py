@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import PurePath
 from typing import Any
@@ -33,10 +35,15 @@ def published(key: str) -> dict[str, Any]:
     return table
 
 
-def model_label(name: str) -> str:
-    """What a model is called in a table: its name, or that of its file; an ONNX file may be another's copy."""
-    path = PurePath(name)
-    return path.name if path.suffix == ".onnx" else path.stem if path.suffix in ENDINGS else name
+def model_labels(models: Iterable[str]) -> dict[str, str]:
+    """What models are called in a table: their names, those of their files; where these are alike, as they were given.
+
+    An ONNX file, which may be another's copy, keeps its ending.
+    """
+    paths = {name: PurePath(name) for name in models}
+    short = {n: p.name if p.suffix == ".onnx" else p.stem if p.suffix in ENDINGS else n for n, p in paths.items()}
+    alike = Counter(short.values())
+    return {name: label if alike[label] == 1 else name for name, label in short.items()}
 
 
 def thesis_attack(eps_rel: float) -> str:
@@ -59,8 +66,9 @@ def protocol_notes(study: Study, results: Results) -> list[str]:
     lines = [f"{k}: {v}" for k, v in study.protocol(results.records).items()]
     threats = {spec: parse(spec) for spec in study.perturbations if is_threat(spec)}
     ways = "; ".join(dict.fromkeys(f"{threat.method}: {threat.way}" for threat in threats.values()))
+    named = model_labels(study.models)
     sizes = [
-        f"{model_label(model)} {size:.2f}"
+        f"{named[model]} {size:.2f}"
         for spec, threat in threats.items()
         if threat.method == "cw"
         for model in study.models

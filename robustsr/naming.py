@@ -6,10 +6,11 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from .catalogue import catalogue
 from .formats import FORMATS, OUTPUT_FORMATS
 from .manifest import Manifest
 from .remote import Place, Url
@@ -25,6 +26,16 @@ class Job:
     source: Place
     target: Place
     root: Place
+
+
+def label(model: str, sizes: Mapping[str, float | None]) -> str:
+    """What is put behind the name of a result beside its source: x4; upscaled, where the factor is not known before.
+
+    ``sizes``: the fields of a `settings.Target`.
+    """
+    entry = catalogue().get(model)
+    factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
+    return f"x{factor:g}" if factor else "upscaled"
 
 
 def name_of(source: Place, suffix: str, format: str | None) -> str:

@@ -6,7 +6,7 @@ import math
 
 from .calibration import Calibration, Point, fit, sigma_for
 from .catalogue import BICUBIC
-from .legends import METRICS, THESIS, UNIT, labels, model_label, protocol_notes, published
+from .legends import METRICS, THESIS, UNIT, labels, model_labels, protocol_notes, published
 from .report import ARROWS, Column, Plot, Row, Section, Table
 from .results import Metric, Results
 from .study import Record, Study
@@ -18,9 +18,9 @@ def tuned(studies: dict[str, Study], results: dict[str, Results], metric: Metric
     sections: list[Section] = []
     for name, study in studies.items():
         models = [m for m in study.models if m not in BICUBIC]
-        high, named = METRICS[metric].better == "high", labels(study)
+        high, named, called = METRICS[metric].better == "high", labels(study), model_labels(models)
         best = {m: [results[name].best(metric, m, study.defences, p, high=high) for p in named] for m in models}
-        sigmas = {model_label(m): [d.sigma / unit if d else 0.0 for d in found] for m, found in best.items()}
+        sigmas = {called[m]: [d.sigma / unit if d else 0.0 for d in found] for m, found in best.items()}
         units = f"normalised units (times {UNIT} for [0, 1])" if factor else "[0, 1] units"
         notes = [f"chosen by {METRICS[metric].name}; sigma in {units}; 0: not smoothed"]
         if factor:  # as Tables A.2 and A.3
@@ -43,7 +43,7 @@ def tuned(studies: dict[str, Study], results: dict[str, Results], metric: Metric
                     ys = [math.nan if v is None else v for v in means]
                     series.append((named[p], [d.sigma / unit if d else 0.0 for d in ordered], ys))
                 head = METRICS[shown].name
-                sections.append(Plot(f"{model_label(model)}: {head} over sigma", "sigma", head, series, [units]))
+                sections.append(Plot(f"{called[model]}: {head} over sigma", "sigma", head, series, [units]))
     return sections
 
 
@@ -89,6 +89,7 @@ def calibrated(
     found = fit(points)
     if min(len(found), len(pictures), len(rows)) < 4:
         found = ()
+    called = model_labels(first.models)[model]
     shown = ", ".join(f"{noise:.3f}: {sigma:.3f}" for noise, sigma in found)
     notes = [
         *protocol_notes(first, results[next(iter(studies))]),
@@ -97,4 +98,4 @@ def calibrated(
         if unseen
         else "auto: n/a, for there is no second picture to fit on",
     ]
-    return found, Table(f"Choosing sigma by the picture's noise: {model_label(model)}", columns, rows, notes, "")
+    return found, Table(f"Choosing sigma by the picture's noise: {called}", columns, rows, notes, "")

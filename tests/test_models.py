@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from robustsr import models, upscale
 from robustsr.cli import app
 from robustsr.engine import PRECISIONS, auto_precision
-from robustsr.legends import model_label
+from robustsr.legends import model_labels
 from robustsr.metrics import psnr
 from robustsr.models import load
 from robustsr.onnx_network import outside
@@ -317,7 +317,13 @@ def test_an_onnx_model_is_called_as_it_was_asked_for(home):
     onnx_nearest(home / "models" / "mine.onnx")
     assert load("mine", device="cpu").name == "mine"  # as certificates ask for it again
     assert load(home / "models" / "mine.onnx", device="cpu").name == "mine.onnx"
-    assert [model_label(name) for name in ("mine", "a/mine.onnx", "a/mine.pth")] == ["mine", "mine.onnx", "mine"]
+
+
+def test_models_are_told_apart_in_tables():
+    one = model_labels(("certsr", "a/mine.onnx", "a/mine.pth"))
+    assert list(one.values()) == ["certsr", "mine.onnx", "mine"]
+    alike = model_labels(("certsr", "a/mine.pth", "b/mine.safetensors", "b/other.pth"))
+    assert list(alike.values()) == ["certsr", "a/mine.pth", "b/mine.safetensors", "other"]
 
 
 def test_an_onnx_model_says_what_it_cannot_do(tmp_path):

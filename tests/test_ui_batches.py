@@ -41,7 +41,7 @@ def test_a_bad_file_stops_nothing_and_says_why(home, tiny, tmp_path, files):
     assert str(tmp_path) not in job.words() + str(rows)
     with zipfile.ZipFile(job.zip) as archive:
         assert sorted(archive.namelist()) == ["a_upscaled.png", "b_upscaled.jpg"]
-    assert parsed(job.command)["recursive"]
+    assert parsed(job.command)["recursive"] and parsed(job.command)["suffix"] == "_upscaled"
     batches._desk.keep = -1
     batches._desk.sweep()  # of other things that are as old
     assert names(job.folder) == ["upscaled.zip"]

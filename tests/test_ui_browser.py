@@ -94,7 +94,7 @@ def test_upscale_compare_and_download(page, photograph, tmp_path):
     assert page.locator("#slider img").count() == 2
     with page.expect_download() as coming:
         page.click("#upscale-download")
-    assert coming.value.suggested_filename == "a photo_upscaled.jpg"
+    assert coming.value.suggested_filename == "a photo_x4.jpg"
     made = Image.open(coming.value.path())
     assert made.size == (256, 192) and made.getexif()[0x010F] == "Camera maker"
     assert page.locator(".command textarea, .command input").first.input_value().startswith("robustsr upscale")
@@ -185,7 +185,7 @@ def test_a_batch_with_one_corrupt_file_survives_a_reload(page, photograph, tmp_p
     with page.expect_download() as coming:
         page.click("#batch-download")
     with zipfile.ZipFile(coming.value.path()) as archive:
-        assert sorted(archive.namelist()) == ["a photo_upscaled.jpg", "b_upscaled.png"]
+        assert sorted(archive.namelist()) == ["a photo_x4.jpg", "b_x4.png"]
 
 
 def test_another_window_of_the_browser_sees_its_batch_and_cannot_lose_it(page, server, tmp_path, photo):

@@ -7,6 +7,7 @@ from robustsr_ui.options import Options
 
 from robustsr import cli
 from robustsr.cli_common import sigma_of
+from robustsr.naming import label
 from robustsr.settings import Target
 from robustsr.types import RobustSRError
 
@@ -58,6 +59,18 @@ def test_the_command_says_the_same():
     want |= {"quality": 88, "background": "#102030", "strip_metadata": True, "suffix": "_big", "draws": "independent"}
     want |= {"seed": 7, "precision": "fp32", "tile": 200, "tile_pad": 30, "denoise": "cleaner", "device": "cpu"}
     assert {key: found[key] for key in want} == want
+
+
+def test_results_are_named_as_the_command_names_them(tmp_path):
+    for options in (
+        Options("certsr"),
+        Options("certsr", size="factor", first="2.5"),
+        Options("certsr", size="width", first="900"),
+        Options("certsr", suffix="_big"),
+    ):
+        found = parsed(options.command("a.png"))
+        sizes = {name: found[name] for name in SIZES}
+        assert options.named == (found["suffix"] or "_" + label(found["model"], sizes))
 
 
 def test_sigma_as_a_fraction_is_understood_by_both():

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from robustsr import batch, console
@@ -108,9 +108,9 @@ class Batches:
         self._desk.held.add(folder)
         try:
             notes = collected(files, folder / "in", self._desk.max_upload * 10)
-            suffix = options.suffix or "_upscaled"
+            options = replace(options, suffix=options.named)
             jobs, warnings = plan_jobs(
-                [str(folder / "in")], str(folder / "out"), recursive=True, format=options.ending, suffix=suffix
+                [str(folder / "in")], str(folder / "out"), recursive=True, format=options.ending, suffix=options.suffix
             )
             rows = {str(job.target): Row(str(Path(str(job.source)).relative_to(folder / "in"))) for job in jobs}
             command = options.command("photos/", "--recursive", device=self._desk.device)

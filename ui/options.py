@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from robustsr import batch
 from robustsr.catalogue import find
 from robustsr.models import Loaded, noise_inside, seeded
+from robustsr.naming import label
 from robustsr.plan import make_plan
 from robustsr.settings import Smoothing, Target, smoothing_for
 from robustsr.smoothing import Draws, Reduce
@@ -82,6 +83,11 @@ class Options:
     @property
     def ending(self) -> str | None:
         return None if self.format == LIKE_INPUT else self.format
+
+    @property
+    def named(self) -> str:
+        """What the names of results end in."""
+        return self.suffix or f"_{label(self.model, vars(self.target))}"
 
     def smoothing(self, desk: Desk) -> Smoothing | None:
         if self.smooth == "off":

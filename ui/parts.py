@@ -156,7 +156,7 @@ def form() -> dict[str, Any]:
             made["lossless"] = gr.Checkbox(False, label="WebP without loss", min_width=130)
             made["strip_metadata"] = gr.Checkbox(False, label="Drop metadata", min_width=130)
         with gr.Row():
-            made["suffix"] = optional("Names end in", "_upscaled")
+            made["suffix"] = optional("Names end in", "the factor: _x4")
             made["denoise"] = gr.Dropdown(denoisers(), value=NONE, label="Denoiser first", min_width=130)
         with gr.Row():
             made["draws"] = gr.Dropdown(

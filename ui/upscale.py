@@ -146,5 +146,5 @@ def watched(token: Token, say: Say, what: str) -> Callable[[int, int], None]:
 
 def _job(path: Path, options: Options, folder: Path) -> Job:
     """The job of one picture whose result goes into ``folder``."""
-    (job,), _ = plan_jobs([str(path)], str(folder), format=options.ending, suffix=options.suffix or "_upscaled")
+    (job,), _ = plan_jobs([str(path)], str(folder), format=options.ending, suffix=options.named)
     return replace(job, root=folder)
