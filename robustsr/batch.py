@@ -179,10 +179,7 @@ def _upscale(
     on_window: Callable[[Job, int, int], None] | None,
 ) -> tuple[Picture, float]:
     """The large picture and the seconds it took, by the plan that the folder remembers or begins to remember."""
-    known = manifest.plans.get(name)
-    plan = Plan(**known) if known and known.keys() == asdict(task.plan).keys() else task.plan
-    if (plan.device, plan.engine, plan.precision) != (task.plan.device, task.plan.engine, task.plan.precision):
-        plan = task.plan
+    plan = _remembered(manifest.plans.get(name, {}), task.plan)
     manifest.use(name, asdict(plan), wanted)
     start = time.perf_counter()
     hook = None if on_window is None else lambda done, total: on_window(job, done, total)
@@ -193,6 +190,15 @@ def _upscale(
     if (used.tile, used.batch) != (plan.tile, plan.batch):  # memory ran out: the next picture need not try in vain
         manifest.use(name, asdict(replace(used, precision=plan.precision)), wanted)
     return picture, time.perf_counter() - start
+
+
+def _remembered(record: dict[str, Any], plan: Plan) -> Plan:
+    """The plan with the smaller windows that a folder's record has of it, after memory ran out; else itself."""
+    tile, batch = record.get("tile"), record.get("batch")
+    if type(tile) is not int or type(batch) is not int or not (0 < tile <= plan.tile and 0 < batch <= plan.batch):
+        return plan
+    smaller = replace(plan, tile=tile, batch=batch)
+    return smaller if record == asdict(smaller) else plan
 
 
 def _write(

@@ -83,6 +83,8 @@ def read(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     with _opened(Path(path), max_pixels) as source:
         stored = source.pixels()
+        if stored.shape[2] - source.info.alpha not in (1, 3, 4):
+            raise RobustSRError("it is damaged: its pixels are of another kind than its header says")
     info, (meta, orientation, notes) = source.info, metadata.mended(source.meta)
     notes = source.notes + notes
     if source.frames > 1:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -281,6 +281,18 @@ def test_the_plan_of_the_folder_is_used_again_unless_it_is_another_engines(folde
     list(run(jobs, task(net, SMOOTHING, plan=replace(first, **change))))
     list(run(jobs, task(net, SMOOTHING), overwrite=True))
     assert [plan["tile"] for plan in plans(folder)] == [64, own.tile][: 1 + bool(change)]
+
+
+@pytest.mark.parametrize("change", [{"tile": "64"}, {"tile": 10**6}, {"batch": -1}, {"context": None}], ids=str)
+def test_a_plan_that_makes_no_sense_is_passed_over(folder, net, change):
+    jobs, _ = plan_jobs([str(folder / "a.png")], str(folder.with_name("out")))
+    list(run(jobs, task(net)))
+    path = folder.with_name("out") / ".robustsr.jsonl"
+    (event,) = (json.loads(line) for line in path.read_text().splitlines() if '"plan"' in line)
+    event["plan"] |= change
+    path.write_text(path.read_text() + json.dumps(event) + "\n")
+    assert [result.status for result in run(jobs, task(net), overwrite=True)] == ["done"]
+    assert plans(folder)[-1] == asdict(make_plan(net, None))
 
 
 def test_a_smaller_tile_is_remembered_and_a_higher_precision_is_not(folder, photo):

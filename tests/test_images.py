@@ -353,6 +353,15 @@ CUT = [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}),
 CUT += [("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "tiff_deflate"})]
 
 
+@pytest.mark.parametrize("kind", [0, 2])
+def test_a_png_whose_transparency_is_damaged_is_refused(tmp_path, kind):
+    entry = bytearray(chunk(b"tRNS", bytes(2 if kind == 0 else 6)))
+    entry[-1] ^= 1  # decoders pass over what has a wrong check sum
+    (tmp_path / "x.png").write_bytes(png(2, 1, 8, kind, b"\0" + bytes(2 if kind == 0 else 6), extra=bytes(entry)))
+    with pytest.raises(RobustSRError, match=r"x\.png: it is damaged: its pixels are of another kind"):
+        read(tmp_path / "x.png")
+
+
 @pytest.mark.parametrize(("name", "options"), CUT)
 def test_cut_off_files_are_refused(tmp_path, name, options):
     out = io.BytesIO()
