@@ -197,7 +197,7 @@ def _session(path: Path, device: torch.device) -> Any:  # noqa: ANN401 - onnxrun
     settings.intra_op_num_threads = torch.get_num_threads()  # a worker's share of its machine
     _stay_inside(path)
     try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=[(wanted, options)])
+        session = onnxruntime.InferenceSession(str(path), settings, providers=[(wanted, options)], enable_fallback=0)
     except Exception as error:  # onnxruntime raises its own kinds, unrelated to each other
         raise RobustSRError(f"{path} cannot be read as an ONNX model: {error}") from None
     if session.get_providers()[0] != wanted:

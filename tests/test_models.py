@@ -312,6 +312,15 @@ def test_an_onnx_model_of_a_batch_that_is_fixed_only_inside_takes_one_by_one(tmp
     torch.testing.assert_close(net(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
+def test_a_damaged_onnx_model_is_refused_and_nothing_is_printed(tmp_path, capsys):
+    onnx_nearest(tmp_path / "net.onnx")
+    path = tmp_path / "net.onnx"
+    path.write_bytes(path.read_bytes().replace(b"Resize", b"Res\x9dze"))
+    with pytest.raises(RobustSRError, match="cannot be read as an ONNX model"):
+        load(path, device="cpu")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_an_onnx_model_is_called_as_it_was_asked_for(home):
     (home / "models").mkdir(parents=True)
     onnx_nearest(home / "models" / "mine.onnx")
