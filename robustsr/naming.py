@@ -39,16 +39,17 @@ def label(model: str, sizes: Mapping[str, float | None]) -> str:
 
 
 def name_of(source: Place, suffix: str, format: str | None) -> str:
-    """The output's name: stem, suffix, ending; a stem too long for the file system is cut and marked."""
+    """The output's name: stem, suffix, ending."""
     ending = (format or source.suffix.lstrip(".")).lower().lstrip(".")
     if ending not in OUTPUT_FORMATS:
         ending = "jpg" if FORMATS.get(ending) in ("JPEG", "HEIC") else "png"
     elif format is None:
         ending = source.suffix.lstrip(".")  # as it was written
-    return _fit(source.stem, f"{suffix}.{ending}")
+    return fitted(source.stem, f"{suffix}.{ending}")
 
 
-def _fit(stem: str, tail: str) -> str:
+def fitted(stem: str, tail: str) -> str:
+    """Both as a name; a stem too long for the file system is cut and marked."""
     room = LONGEST_NAME - len(os.fsencode(tail))
     if len(os.fsencode(stem)) <= room:
         return stem + tail
@@ -106,11 +107,11 @@ def tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings:
         rivals = by_target[_key(job.target)]
         if len(rivals) > 1 and not manifest(job.root).made(job.source, job.target):
             tail = f"_{job.source.suffix.lstrip('.').lower()}{job.target.suffix}"
-            job = replace(job, target=job.target.with_name(_fit(job.target.stem, tail)))
+            job = replace(job, target=job.target.with_name(fitted(job.target.stem, tail)))
             other = taken.get(_key(job.target))
             if other and other.source.name != job.source.name:  # a.JPG beside a.jpg
                 mark = "~" + hashlib.sha256(os.fsencode(job.source.name)).hexdigest()[:6]
-                job = replace(job, target=job.target.with_name(_fit(job.target.stem, mark + job.target.suffix)))
+                job = replace(job, target=job.target.with_name(fitted(job.target.stem, mark + job.target.suffix)))
         key = _key(job.target)
         if job.target.resolve() in sources:
             raise RobustSRError(f"{job.target} would overwrite an input: choose another -o, or a --suffix")

@@ -118,7 +118,7 @@ def test_a_name_cannot_lead_out_of_the_folder(home, tiny, tmp_path, files):
     assert batches.find("one") is None
 
 
-@pytest.mark.parametrize("kind", ["large", "broken", "damaged", "empty"])
+@pytest.mark.parametrize("kind", ["large", "broken", "damaged", "empty", "misnamed", "unnamed"])
 def test_archives_that_cannot_be_used(tmp_path, kind):
     path = tmp_path / "z.zip"
     if kind == "broken":
@@ -129,6 +129,14 @@ def test_archives_that_cannot_be_used(tmp_path, kind):
         data = bytearray(path.read_bytes())
         data[40:46] = b"\xff" * 6
         path.write_bytes(data)
+    if kind in ("misnamed", "unnamed"):
+        data = bytearray(zipped(path, {"a": "x", "\xfc.png": "x"}).read_bytes())
+        if kind == "misnamed":
+            data = data.replace("\xfc".encode(), b"\xff\xfe")
+        else:
+            length = data.index(b"PK\x01\x02") + 28  # of the name of the first entry, then of what comes behind it
+            data[length : length + 4] = bytes([0, 0, 1, 0])
+        path.write_bytes(data)
     text = {"large": "unpacks to more", "empty": "there are no pictures"}.get(kind, "z.zip cannot be unpacked")
     with pytest.raises(RobustSRError, match=text):
         collected([path], tmp_path / "in", 1000 if kind == "large" else 10**6)
@@ -136,6 +144,7 @@ def test_archives_that_cannot_be_used(tmp_path, kind):
 
 def test_names_that_not_every_system_takes_are_changed_and_not_lost(tmp_path, files):
     data = (files / "a.png").read_bytes()
-    entries = {"2026-01-01 12:30:05.png": data, "a:b/c.png": data}
+    entries = {"2026-01-01 12:30:05.png": data, "a:b/c.png": data, "\xfc" * 200 + ".png": data}
     assert collected([zipped(tmp_path / "z.zip", entries)], tmp_path / "in", 1 << 20) == []
-    assert names(tmp_path / "in") == ["2026-01-01 12_30_05.png", "a_b/c.png"]
+    *others, long = names(tmp_path / "in")
+    assert others == ["2026-01-01 12_30_05.png", "a_b/c.png"] and len(long.encode()) <= 255 and long.endswith(".png")

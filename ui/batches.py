@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from robustsr import batch, console
 from robustsr.images import FORMATS
 from robustsr.jobs import Job, plan_jobs
+from robustsr.naming import fitted
 from robustsr.render import escaped
 from robustsr.types import Cancelled, RobustSRError
 
@@ -207,6 +208,8 @@ def collected(files: Sequence[Path], folder: Path, limit: int) -> list[str]:
             RuntimeError,  # among them that of compressions that zipfile does not know
             OSError,
             EOFError,
+            ValueError,  # names that are not in their encoding
+            LookupError,  # fields that are cut off
         ) as e:
             raise RobustSRError(f"{path.name} cannot be unpacked: {e}") from None
     if not count:
@@ -223,7 +226,7 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> N
     parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
     wanted = (part for part in parts if part not in ("/", "") and not part.startswith("."))
     inside = [part.replace(":", "_") for part in wanted if not re.fullmatch("[A-Za-z]:", part)]
-    target = _free(folder.joinpath(*inside))
+    target = _free(folder.joinpath(*(fitted(stem, ending) for stem, ending in map(os.path.splitext, inside))))
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as source, open(target, "wb") as out:
         while block := source.read(1 << 20):
