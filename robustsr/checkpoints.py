@@ -67,6 +67,13 @@ def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is 
 
     spandrel's errors: it is of no architecture that is known, or does not fit the one that its names tell of.
     """
+    descriptor = _described(weights)
+    if descriptor._call_fn.__module__ == type(descriptor).__module__:  # a lambda, which cannot be pickled
+        descriptor._call_fn = nn.Module.__call__
+    return descriptor
+
+
+def _described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401
     import_torchvision()
     import spandrel
 

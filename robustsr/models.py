@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import os
-from dataclasses import dataclass, field, replace
+import pickle
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +24,7 @@ from .onnx_network import OnnxNetwork, load_onnx
 from .probes import photograph_like, receptive_radius
 from .resample import Bicubic, grown
 from .tiling import FEATHER, aligned
+from .torchvision_schema import import_torchvision
 from .types import RobustSRError, refuse_others
 
 
@@ -28,7 +32,8 @@ from .types import RobustSRError, refuse_others
 class Network:
     """A loaded network as an upscaler. ``module`` holds float32 weights; it runs in ``precision`` on ``device``.
 
-    ``winograd``: whether float32 runs by fast convolutions (see winograd.py) instead of torch's own.
+    ``winograd``: whether float32 runs by fast convolutions (see winograd.py) instead of torch's own. The weights may be
+    changed. Where they are asked for gradients, ``module`` itself runs, in float32.
     """
 
     module: nn.Module
@@ -46,15 +51,29 @@ class Network:
     square: bool = False
     before: tuple[str, str] | None = None  # name and digest of the denoiser that its module begins with
     winograd: bool = False
-    _runner: nn.Module = field(init=False, repr=False)
+    _made: tuple[list[tuple[int, int]], nn.Module] = field(init=False, repr=False)  # of which weights, and what
 
     def __post_init__(self) -> None:
+        self._make(_state(self.module))
+
+    def _make(self, state: list[tuple[int, int]]) -> nn.Module:
         runner = self.module
         if self.precision != "fp32":
             runner = copy.deepcopy(self.module).to(PRECISIONS[self.precision])
         elif self.winograd:
             runner = winograd.accelerated(self.module) or runner
-        object.__setattr__(self, "_runner", runner)
+        object.__setattr__(self, "_made", (state, runner))
+        return runner
+
+    def _runner(self) -> nn.Module:
+        """What was made of the weights as they are now, or the module itself, where they want gradients."""
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters()):
+            return self.module
+        before, runner = self._made
+        if runner is self.module or (state := _state(self.module)) == before:
+            return runner
+        winograd.forget(self.module)
+        return self._make(state)
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         refuse_others(x)
@@ -64,9 +83,14 @@ class Network:
             high = wide = max(high, wide)
         if (high, wide) != (h, w):
             x = grown(x, high - h, wide - w)
-        x = x.to(self.device, PRECISIONS[self.precision], memory_format=torch.channels_last)
-        sr = self.call(self._runner, x).float()
+        runner = self._runner()
+        dtype = torch.float32 if runner is self.module else PRECISIONS[self.precision]
+        sr = self.call(runner, x.to(self.device, dtype, memory_format=torch.channels_last)).float()
         return sr[..., : h * self.scale, : w * self.scale]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, as for another process, without what is made of the weights."""
+        return _unpickled, (pickle.dumps({f.name: getattr(self, f.name) for f in fields(self) if f.init}),)
 
     def with_precision(self, precision: str) -> Network:
         """The same weights run in another number format."""
@@ -93,6 +117,18 @@ class Network:
     def align(self) -> int:
         """Its tiles should begin at multiples of so many LR pixels."""
         return 1 if self.exact else aligned(self.multiple)
+
+
+def _state(module: nn.Module) -> list[tuple[int, int]]:
+    """Which tensors a module has, and how often each was changed."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
+
+
+def _unpickled(data: bytes) -> Network:
+    """Architectures can only be imported after torchvision, which may need help."""
+    import_torchvision()
+    return Network(**pickle.loads(data))
 
 
 Loaded = Network | OnnxNetwork
@@ -226,11 +262,7 @@ def _load(name_or_path: str | PathLike[str], device: str, precision: str) -> Loa
 
 
 def _bicubic(name: str, scale: int, device: torch.device) -> Network:
-    def call(module: nn.Module, x: Tensor) -> Tensor:
-        sr: Tensor = module(x)
-        return sr
-
-    return Network(Bicubic(scale), call, scale, 2, True, name, name, device)
+    return Network(Bicubic(scale), nn.Module.__call__, scale, 2, True, name, name, device)
 
 
 def quickened(network: Network) -> Network:

@@ -182,7 +182,6 @@ class _Ranked(torch.autograd.Function):
         return found
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         found, *values = ctx.saved_tensors
         share = gradient / functools.reduce(torch.add, ((v == found).to(gradient.dtype) for v in values))

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 from . import kernels
@@ -181,10 +182,13 @@ class _Convolution(torch.autograd.Function):
         return convolve(x, made.of(weight, back=False), bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
         ours, none = ctx.needs_input_grad, weight.new_zeros(weight.shape[1])
+        if torch.is_grad_enabled():  # it is to be differentiated once more, by torch's own operations
+            dx = torch.conv_transpose2d(gradient, weight, padding=1) if ours[0] else None
+            dw = conv2d_weight(x, weight.shape, gradient, padding=1) if ours[1] else None  # type: ignore[no-untyped-call]
+            return dx, dw, gradient.sum((0, 2, 3)) if ours[2] else None, None
         dx = convolve(gradient, ctx.made.of(weight, back=True), none) if ours[0] else None
         dw = _untransformed(weight_gradient(x, gradient)) if ours[1] else None
         return dx, dw, gradient.sum((0, 2, 3)) if ours[2] else None, None
@@ -197,9 +201,12 @@ class _PReLU(torch.autograd.Function):
         return torch.prelu(z, slope)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:  # noqa: ANN401
         z, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # as above
+            below = z <= 0
+            dz = torch.where(below, gradient * slope[:, None, None], gradient)
+            return dz, torch.where(below, gradient * z, 0).sum((0, 2, 3)) if ctx.needs_input_grad[1] else None
         dz, ds = prelu_gradient(z, gradient, slope)
         return dz, ds if ctx.needs_input_grad[1] else None
 

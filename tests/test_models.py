@@ -498,3 +498,46 @@ def test_an_onnx_model_in_half_precision_that_overflows_is_told_so(tmp_path):
     assert net.precision == "fp16"
     with pytest.raises(RobustSRError, match="not numbers"):
         upscale(Image.new("RGB", (20, 20)), net)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_that_are_changed_are_those_that_run(precision):
+    net, other = (load(name, device="cpu", precision=precision) for name in ("plain", "psnr"))
+    x = torch.rand(1, 3, 12, 12)
+    before = net(x)
+    net.module.load_state_dict(other.module.state_dict())
+    assert torch.equal(net(x), other(x)) and not torch.equal(net(x), before)
+    with torch.no_grad():
+        next(net.module.parameters()).mul_(2)
+    assert torch.equal(net(x), replace(net)(x)) and not torch.equal(net(x), other(x))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_weight_of_a_loaded_model_can_be_trained(precision):
+    net = load("certsr", device="cpu", precision=precision)
+    net.module.requires_grad_(True)
+    x = torch.rand(1, 3, 12, 12)
+    net(x).square().mean().backward()
+    want = torch.autograd.grad(net.call(net.module, x).square().mean(), list(net.module.parameters()))
+    for parameter, gradient in zip(net.module.parameters(), want, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_models_go_to_other_processes(tmp_path, tiny):
+    nets = [
+        load(tiny, device="cpu", denoise="denoiser"),
+        load("certsr", device="cpu", precision="fp32"),
+        load("unet-x2", device="cpu", precision="bf16"),
+        load("bicubic", device="cpu"),
+    ]
+    x = torch.rand(1, 3, 32, 32)
+    (tmp_path / "nets").write_bytes(pickle.dumps((x, nets)))
+    code = (  # which has imported nothing before, not even torch
+        "import pickle, sys; x, nets = pickle.load(open(sys.argv[1], 'rb'));"
+        "pickle.dump([(n(x), n.name, n.engine) for n in nets], open(sys.argv[2], 'wb'))"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "nets", tmp_path / "made"], check=True)
+    made = pickle.loads((tmp_path / "made").read_bytes())
+    for net, (sr, name, engine) in zip(nets, made, strict=True):
+        assert (name, engine) == (net.name, net.engine)
+        torch.testing.assert_close(sr, net(x))

@@ -389,3 +389,21 @@ def test_it_is_compiled_once_and_kept_for_each_processor_and_command(home, monke
     assert fresh() is not None and len(list((home / "compiled").iterdir())) == 2
     monkeypatch.setenv("ROBUSTSR_CC", "cc -DANOTHER")
     assert fresh() is not None and len(list((home / "compiled").iterdir())) == 3
+
+
+@needs_compiler
+def test_second_derivatives_in_training_are_those_of_float64():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.PReLU(32), nn.Conv2d(32, 16, 3, padding=1))
+    x = torch.randn(2, 16, 20, 24)  # FEWEST tiles and more
+
+    def second(layers, x):
+        x = x.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(layers(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), [x, *layers.parameters()])
+
+    exact = second(copy.deepcopy(layers).double(), x.double())
+    with FastConvolutions():
+        mine = second(layers, x)
+    for got, want in zip(mine, exact, strict=True):
+        assert (got - want).abs().max() < 1e-3 * want.abs().max()
