@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .catalogue import home, lost, search_path
 from .downloads import download
-from .files import atomic
+from .files import atomic, sha256
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -98,6 +99,15 @@ def how_to_get(name: str) -> str:
     size = f"{backbone.size / 2**20:.0f} MB"
     gets = f"`robustsr models pull {name}` gets them ({size}, once)"
     return f"the {name} weights are not on this machine: {gets}{lost()}"
+
+
+def digest(name: str) -> str | None:
+    """SHA-256 of the file that holds a backbone's features; None: it is not here."""
+    path = find(name)
+    return None if path is None else _digest(path)
+
+
+_digest = cache(sha256)
 
 
 def load(name: str) -> dict[str, Tensor]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +12,6 @@ import typer
 from . import catalogue, console, progress
 from .cli_common import DENOISE, bring_torch, command_line, deviation, found, interruptible, show, typed, usage
 from .types import RobustSRError
-from .version import __version__
 
 if TYPE_CHECKING:
     from .protocols import Choice
@@ -105,6 +102,10 @@ def evaluate(
     sigma: Annotated[float, Option(help="Sigma of all smoothed rows.", rich_help_panel=DEFENCE, **SIGMA)] = 0.03,
     sigma_grid: Sigmas = None,
     samples: Samples = None,
+    draws: Annotated[
+        Literal["independent", "antithetic"],
+        Option(help="Independent noise, as both works use, or pairs of opposite noise.", rich_help_panel=DEFENCE),
+    ] = "independent",
     lr: Lr = None,
     limit: Limit = None,
     crop: Crop = None,
@@ -129,10 +130,13 @@ def evaluate(
     with usage():
         chosen = protocols.protocol(protocol) if protocol is not None else None
         attacks = [spec for spec in specs if is_attack(parse(spec))]
-        specs = tuple(dict.fromkeys(with_loss(spec, loss) for spec in specs))
+        different: dict[object, str] = {}
+        for spec in specs:
+            different.setdefault(parse(with_loss(spec, loss)), with_loss(spec, loss))
+        specs = tuple(different.values())
     if chosen is not None and (given := typed(context).intersection(chosen.decides)):
         raise typer.BadParameter(f"{_options(given)}: {protocol} decides that itself")
-    idle = typed(context) & {"sigma", "sigma_grid", "samples"}
+    idle = typed(context) & {"sigma", "sigma_grid", "samples", "draws"}
     if chosen is None and smooth == "off" and idle:
         raise typer.BadParameter(f"{_options(idle)}: only with --smooth median, --smooth mean or --protocol")
     peaceful = not attacks and protocol in (None, "paper-table1", "paper-table3")
@@ -154,7 +158,7 @@ def evaluate(
     defences: tuple[Smoothing | None, ...] = (None,)
     if smooth != "off":
         sigmas = dict.fromkeys([sigma, *choice.sigmas])
-        defences += tuple(Smoothing(smooth, s, samples or 21, "independent", seed) for s in sigmas)
+        defences += tuple(Smoothing(smooth, s, samples or 21, draws, seed) for s in sigmas)
     studies = {
         n: Study(
             p,
@@ -389,12 +393,14 @@ def _report(
 
 
 def _origin(results: dict[str, Results]) -> dict[str, object]:
-    """What the figures were made with: weights, versions and the day of the report."""
-    import torch
-
+    """What the figures were made with, whenever that was: weights, versions, days."""
     weights = {r["model"]: r["weights"] for found in results.values() for r in found.records}
     made: dict[str, object] = {
         f"weights of {model}": f"sha256 {digest}" for model, digest in weights.items() if len(digest) == 64
     }
-    versions = f"robustsr {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    return made | {"made with": f"{versions}, {platform.machine()}; reported on {date.today().isoformat()}"}
+    of_records = [r["made"] for found in results.values() for r in found.records]
+    days = sorted({made["on"] for made in of_records})
+    return made | {
+        "made with": "; ".join(sorted({f"{made['with']}, {made['device']}" for made in of_records})),
+        "measured on": " to ".join(dict.fromkeys([days[0], days[-1]])),
+    }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import corruptions, losses, metrics, threats
+from . import backbones, corruptions, losses, metrics, threats
 from .calibration import estimate_noise
 from .catalogue import BICUBIC
 from .craft import check_budget, craft
 from .engine import buffers_kept
 from .files import atomic
-from .models import Loaded, load
+from .models import Loaded, load, seeded
 from .pairs import Pair
 from .perturbations import Norm, norms, random_noise
 from .plan import compose, make_plan
@@ -30,6 +32,7 @@ from .smoothing import Gray, Smoothed, is_gray
 from .study import VERSION, Record, Study, append, parse, records
 from .threats import Threat, Variant
 from .types import RobustSRError, Upscaler
+from .version import __version__
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
                 check_budget(threat, threat.budget(torch.zeros(1)), 8)
     known = records(folder)
     networks = {
-        name: load(name, device=study.device, precision=study.precision, denoise=_denoiser(study, name))
+        name: seeded(
+            load(name, device=study.device, precision=study.precision, denoise=_denoiser(study, name)), study.seed
+        )
         for name in study.models
     }
     source = load(study.source, device=study.device) if study.source else None
@@ -135,8 +140,10 @@ def _measured(
                 "resized": study.pictures.resized,
                 "border": study.border,
                 "quantised": study.quantised,
+                "eps": perturbation.budget(pair.lr) if isinstance(perturbation, Threat) and perturbation.size else None,
                 "lpips_net": study.lpips,
                 "loss": losses.resolved(perturbation.loss) if isinstance(perturbation, Threat) else None,
+                "backbones": _backbones(study, perturbation),
                 "precision": network.precision,
                 "seed": study.seed,
             }
@@ -172,7 +179,21 @@ def _measured(
                 "noise": estimate_noise(x.cpu()),
                 "seconds": round(finished - crafted, 3),
                 "seconds_attack": round(crafted - started, 3),
+                "made": {
+                    "with": f"robustsr {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+                    f"{platform.machine()}",
+                    "device": str(network.device),
+                    "on": date.today().isoformat(),
+                },
             }
+
+
+def _backbones(study: Study, perturbation: Threat | corruptions.Corruption | None) -> dict[str, str | None]:
+    """The digests of the classification networks that a figure depends on."""
+    names = [losses.LPIPS_BACKBONES[study.lpips]] if study.lpips else []
+    if isinstance(perturbation, Threat) and (needed := losses.backbone_of(perturbation.loss)):
+        names.append(needed)
+    return {name: backbones.digest(name) for name in names}
 
 
 def _as_large(study: Study, perturbation: Any, pair: Pair, adv: Tensor) -> Tensor:  # noqa: ANN401

@@ -62,7 +62,7 @@ def _rows(
         if not smooth:
             continue
         fixed = smooth[0]
-        how = f"{fixed.reduce} of {fixed.samples}"
+        how = f"{fixed.reduce} of {fixed.samples}{' antithetic' * (fixed.draws == 'antithetic')}"
         always = [fixed] * len(perturbations)
         rows.append(Row(f"{how}, sigma {fixed.sigma:g}", line(model, always), section=label))
         ways = variants_for(study.on, fixed) if any(attacks) else []

@@ -12,8 +12,8 @@ from typing import Any
 from .catalogue import ENDINGS
 from .report import Column
 from .results import Metric, Results
-from .study import Study
-from .threats import is_threat, parse
+from .study import Study, parse
+from .threats import Threat
 
 UNIT = 0.273  # the thesis' normalised units times this are [0, 1] units: the mean standard deviation of its channels
 METRICS: dict[Metric, Column] = {
@@ -61,11 +61,21 @@ def labels(study: Study) -> dict[str, str]:
     return made
 
 
+def _came_out(threat: Threat, spec: str, study: Study, results: Results) -> str:
+    """How large its changes were, after rounding: from the smallest mean over the pictures to the largest."""
+    means = [results.mean(threat.measure, model, None, spec) for model in study.models]
+    ends = sorted(mean for mean in means if mean is not None)
+    texts = [f"{end * 255:.3g}/255" if threat.measure == "linf" else f"{end:.3g}" for end in (*ends[:1], *ends[-1:])]
+    return f", came out as {' to '.join(dict.fromkeys(texts))}" if texts else ""
+
+
 def protocol_notes(study: Study, results: Results) -> list[str]:
     """The protocol as lines under a table."""
     lines = [f"{k}: {v}" for k, v in study.protocol(results.records).items()]
-    threats = {spec: parse(spec) for spec in study.perturbations if is_threat(spec)}
+    parsed = {spec: parse(spec) for spec in study.perturbations}
+    threats = {spec: threat for spec, threat in parsed.items() if isinstance(threat, Threat)}
     ways = "; ".join(dict.fromkeys(f"{threat.method}: {threat.way}" for threat in threats.values()))
+    budgets = [f"{spec}: {t.size}{_came_out(t, spec, study, results)}" for spec, t in threats.items() if t.size]
     named = model_labels(study.models)
     sizes = [
         f"{named[model]} {size:.2f}"
@@ -81,8 +91,9 @@ def protocol_notes(study: Study, results: Results) -> list[str]:
     ] * bool(study.pictures.resized)
     return [
         "; ".join(lines),
-        f"perturbations: {'; '.join(study.perturbations)}",
+        f"perturbations: {'; '.join(p.spec if p else 'clean' for p in parsed.values())}",
         *([f"attacks: {ways}"] if ways else []),
+        *([f"their sizes: {'; '.join(budgets)}"] if budgets else []),
         *([f"cw has no budget; mean L2 of its changes: {', '.join(sizes)}"] if sizes else []),
         *units,
     ]

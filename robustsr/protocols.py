@@ -52,7 +52,7 @@ class Protocol:
     studies: Callable[[Choice], dict[str, Study]]
     layout: Callable[[dict[str, Study], dict[str, Results]], list[Section]]
     models: tuple[str, ...] = ()  # where none are named; empty: the upscalers that ship
-    decides: tuple[str, ...] = ("perturb", "smooth")
+    decides: tuple[str, ...] = ("perturb", "smooth", "draws")
 
 
 def _smoothings(choice: Choice, reduce: str, samples: int, grid: Sequence[float]) -> tuple[Smoothing | None, ...]:
@@ -119,7 +119,13 @@ def tuning(choice: Choice, perturbations: tuple[str, ...], factor: int | None = 
     return {n: _study(choice, p, perturbations=perturbations, defences=defences) for n, p in choice.sets.items()}
 
 
-THESIS_DECIDES = ("perturb", "smooth", "loss", "lr")  # its attacks are on the MSE, its pictures made as it made them
+THESIS_DECIDES = (
+    "perturb",
+    "smooth",
+    "draws",
+    "loss",
+    "lr",
+)  # its attacks are on the MSE, its pictures made as it made them
 ATTACKS = (
     "clean",  # for Figure 1 only
     "fgsm:eps=10/255,loss={loss}",

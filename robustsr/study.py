@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import corruptions, losses, threats
+from . import backbones, corruptions, losses, threats
 from .files import append_line
 from .pairs import Pictures
 from .settings import Smoothing
 from .threats import Threat
 from .types import RobustSRError, meant, named
 
-VERSION = 5  # of what a record holds and means
+VERSION = 6  # of what a record holds and means
 Record = dict[str, Any]
 
 
@@ -61,6 +61,7 @@ class Study:
         smooth = next((d for d in self.defences if d), None)
         ways = threats.variants_for(self.on, smooth) if attacks else []
         several = len(ways) > 1
+        backbone = self.lpips and backbones.digest(losses.LPIPS_BACKBONES[self.lpips])
         whom = f"each model's {self.on}"
         if ways == ["base"] and smooth:
             whom = "each model's network, of smoothed ones, too (--on worst attacks what is smoothed)"
@@ -71,8 +72,9 @@ class Study:
             "PSNR, SSIM, MSE": f"RGB in [0, 1], 8-bit output, border {self.border} px left out, mean over pictures; "
             "-Y: on luma (BT.601), of every picture in records.jsonl, in tables without --protocol; "
             "SSIM with a Gaussian window of 11 px, std 1.5; PSNR at most 100 dB",
-            "LPIPS": f"{self.lpips}, whole picture" if self.lpips else "not measured",
+            "LPIPS": f"{self.lpips} (weights {backbone[:12]}), whole picture" if backbone else "not measured",
             "perturbed inputs": "rounded to 8 bits inside their ball" if self.quantised else "floats",
+            **({"draws": smooth.draws} if smooth else {}),
             **({"attacked": whom} if attacks and not self.source else {}),
             **({"attacked": f"{self.source}, for all models"} if attacks and self.source else {}),
             **({"of several attacks": "the worst, per picture and metric"} if several else {}),

@@ -119,11 +119,23 @@ class Threat:
             return f"{self.iterations} steps of {step} from a random start"
         return {"fgsm": "1 step of eps", "random": "no steps"}.get(self.method, f"{self.iterations} steps of eps/steps")
 
+    @property
+    def size(self) -> str:
+        """Its budget in words; of cw, which has none, nothing."""
+        if self.method == "cw":
+            return ""
+        if self.eps_rel is not None:
+            return f"L2 up to {self.eps_rel:g} sqrt(3hw)"
+        eps = self._eps
+        return f"L2 up to {eps:g}" if self.norm == "l2" else f"Linf up to {shown(eps)}"
+
+    @property
+    def _eps(self) -> float:
+        return self.eps if self.eps is not None else 8 / 255 if self.norm == "linf" else 0.5
+
     def budget(self, x: Tensor) -> float:
         """eps for the picture ``x (N, 3, h, w)``: Linf 8/255 and L2 .5 where nothing else is asked for."""
-        if self.eps_rel is not None:
-            return self.eps_rel * math.sqrt(x[0].numel())
-        return self.eps if self.eps is not None else 8 / 255 if self.norm == "linf" else 0.5
+        return self._eps if self.eps_rel is None else self.eps_rel * math.sqrt(x[0].numel())
 
     @property
     def spec(self) -> str:

@@ -1,6 +1,8 @@
 """`robustsr evaluate` and `tune`: published layouts, reports, resuming, refusals."""
 
 import json
+import re
+from datetime import date
 
 import pytest
 import typer
@@ -320,3 +322,43 @@ def test_the_thesis_studies_use_its_units_and_protocol(folder):
     assert study.models == ("bicubic-x2", "psnr")
     (study,) = PROTOCOLS["paper-table2"].studies(choice).values()
     assert study.perturbations[1] == "fgsm:eps=10/255,loss=paper" and all(d.samples == 21 for d in study.defences if d)
+
+
+def test_budgets_are_said_as_asked_and_as_they_came_out(folder, tiny, tmp_path):
+    """Rounded to 8 bits inside its ball, .01 is two levels; and what is left to a default is said, too."""
+    specs = ("fgsm:eps=.01", "pgd:steps=1", "pgd-l2:steps=1,eps_rel=.001", "noise")
+    flags = [word for spec in specs for word in ("--perturb", spec)]
+    done = invoke("evaluate", folder, "-m", tiny, *flags, "--crop", 16, "--limit", 1, "-o", tmp_path / "o")
+    said = " ".join(done.stdout.split())
+    assert "fgsm:eps=.01: Linf up to 0.01, came out as 2/255; pgd:steps=1: Linf up to 8/255, came out as 8/255" in said
+    assert "pgd-l2:steps=1,eps_rel=.001: L2 up to 0.001 sqrt(3hw), came out as" in said and "noise:sigma=0.03" in said
+
+
+def test_equal_perturbations_are_measured_once(folder, tiny, tmp_path):
+    same = ["fgsm:eps=8/255", "clean", "FGSM:eps=8px", "fgsm:loss=l1,eps=8/255", "noise", "noise:sigma=.03"]
+    flags = [word for spec in same for word in ("--perturb", spec)]
+    done = invoke("evaluate", folder, "-m", tiny, *flags, "--crop", 16, "--limit", 1, "-o", tmp_path / "o")
+    titles = re.findall("─ ([^─]+) ─", done.stdout)
+    assert titles == ["fgsm:eps=8/255", "Clean", "noise"]
+
+
+def test_the_draws_that_ship_can_be_measured(folder, tiny, tmp_path):
+    args = ["evaluate", folder, "-m", tiny, "--crop", 16, "--limit", 1, "-o", tmp_path / "o", "--smooth", "median"]
+    done = invoke(*args, "--samples", 4, "--draws", "antithetic")
+    assert "median of 4 antithetic, sigma 0.03" in done.stdout and "draws: antithetic" in " ".join(done.stdout.split())
+    assert "draws: independent" in " ".join(invoke(*args, "--samples", 4).stdout.split())
+    refused = invoke("evaluate", folder, "-m", tiny, "--draws", "antithetic", "-o", tmp_path / "p")
+    assert refused.exit_code == 2 and "--draws: only with --smooth" in refused.output
+
+
+def test_a_report_says_what_its_records_were_made_with(folder, tiny, tmp_path):
+    args = ["evaluate", folder, "-m", tiny, "--crop", 16, "-o", tmp_path / "o"]
+    invoke(*args)
+    path = tmp_path / "o" / "records.jsonl"
+    first, *rest = (json.loads(line) for line in path.read_text().splitlines())
+    first["made"] = {"with": "robustsr 0.0.1, torch 1.0", "device": "cuda:0", "on": "2020-02-03"}
+    path.write_text("\n".join(map(json.dumps, [first, *rest])) + "\n")
+    invoke(*args)
+    protocol = json.loads((tmp_path / "o" / "report.json").read_text())["protocol"]
+    assert "robustsr 0.0.1, torch 1.0, cuda:0; robustsr" in protocol["made with"]
+    assert protocol["measured on"] == f"2020-02-03 to {date.today().isoformat()}"

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from robustsr import catalogue, evaluate, metrics
+from robustsr import backbones, catalogue, evaluate, losses, metrics
 from robustsr.evaluate import run
+from robustsr.export import export
 from robustsr.manifest import Manifest
 from robustsr.models import load
 from robustsr.pairs import Pictures
@@ -328,3 +330,30 @@ def test_progress_ends_at_the_total(study, tmp_path):
     assert steps[-1].done == steps[-1].total > 0
     assert all(a.done <= b.done for a, b in zip(steps, steps[1:], strict=False))
     assert json.loads((tmp_path / "out" / "records.jsonl").read_text().splitlines()[0])["version"] == VERSION
+
+
+def test_the_seed_reaches_the_noise_inside_an_onnx_model(study, tiny, tmp_path):
+    (tmp_path / "smooth.onnx").write_bytes(export(load(tiny, device="cpu", precision="fp32"), MEDIAN).content)
+    one = replace(study, pictures=replace(study.pictures, limit=1), models=(str(tmp_path / "smooth.onnx"),))
+    psnrs = [measure(replace(one, seed=seed), tmp_path / "out").records[0]["psnr"] for seed in (0, 1)]
+    assert psnrs[0] != psnrs[1]
+
+
+def test_the_weights_behind_lpips_are_a_part_of_the_key(study, shared, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(shared / "weights"))
+    path = backbones.whole("squeezenet")
+    one = replace(study, pictures=replace(study.pictures, limit=1), lpips="squeeze")
+    first = measure(one, tmp_path / "out").records
+    other = load_file(path)
+    other["features.0.weight"] *= 1.5
+    (tmp_path / "weights").mkdir()
+    save_file(other, tmp_path / "weights" / path.name)
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(tmp_path / "weights"))
+    losses._lpips.cache_clear()
+    try:
+        second = measure(one, tmp_path / "out").records
+    finally:
+        losses._lpips.cache_clear()
+    assert not {r["key"] for r in first} & {r["key"] for r in second}
+    assert all(a["lpips"] != b["lpips"] for a, b in zip(first, second, strict=True))
+    assert one.protocol()["LPIPS"] == f"squeeze (weights {second[0]['backbones']['squeezenet'][:12]}), whole picture"
