@@ -1,6 +1,7 @@
 """The loop: what a run learns, writes and measures, and that it resumes to the very same weights."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -12,11 +13,13 @@ from robustsr_training.checkpoint import State, read
 from robustsr_training.log import Progress
 from robustsr_training.loop import Session, train
 from robustsr_training.networks import build, export
-from robustsr_training.recipe import Generator
-from safetensors.torch import load_file
+from robustsr_training.recipe import Generator, Recipe
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustsr import backbones
+from robustsr.checkpoints import origin
+from robustsr.files import sha256
 from robustsr.models import load
 from robustsr.types import RobustSRError
 
@@ -160,7 +163,7 @@ def test_tensorboard_shows_losses_measures_and_samples(folder):
     list(train(tiny_run.recipe(folder), folder / "run"))
     events = EventAccumulator(str(folder / "run" / "tensorboard"))
     events.Reload()
-    assert {"loss/l1", "rate", "psnr/val clean"} <= set(events.Tags()["scalars"])
+    assert {"loss/l1", "steps per second", "psnr/val clean"} <= set(events.Tags()["scalars"])
     assert events.Tags()["images"] == ["samples"]
     assert [e.step for e in events.Scalars("psnr/val clean")] == [6, 12]
 
@@ -254,6 +257,45 @@ def test_a_denoiser_can_neither_come_nor_go_between_parts_of_a_run(folder, tiny,
     for _ in range(2):
         list(train(tiny_run.recipe(folder, *elsewhere), folder / "both", resume=True, stop=after(2)))
     assert list(train(tiny_run.recipe(folder, *elsewhere), folder / "both", resume=True))[-1].step == 12
+
+
+def test_a_run_does_not_go_on_from_another_start(folder, tiny, denoiser):
+    other = folder / "other.safetensors"
+    save_file({k: v * 2 for k, v in load_file(tiny).items()}, other)
+    begun = [f"generator.init={tiny}", f"generator.denoise={denoiser}"]
+    first, *_ = train(tiny_run.recipe(folder, *begun), folder / "run", stop=after(2))
+    assert f"{denoiser} goes before the network, and is trained with it" in first.message
+    with pytest.raises(RobustSRError, match=r"generator.init was tiny [0-9a-f]{16} and is other [0-9a-f]{16}: resume"):
+        list(train(tiny_run.recipe(folder, begun[1], f"generator.init={other}"), folder / "run", resume=True))
+    other.write_bytes(tiny.read_bytes())  # called otherwise now
+    again = tiny_run.recipe(folder, begun[1], f"generator.init={other}")
+    assert list(train(again, folder / "run", resume=True))[-1].step == 12
+    made = origin(folder / "run" / "psnr.safetensors")
+    assert f"init tiny {sha256(tiny)[:16]}" in made and f"denoise {denoiser.stem} {sha256(denoiser)[:16]}" in made
+    assert (
+        "recipe psnr, seed 0, steps 12" in made and f"pictures {read(folder / 'run/checkpoint.pt')['pictures']}" in made
+    )
+
+
+def test_the_whole_recipe_of_a_run_is_beside_its_weights(folder):
+    config = tiny_run.recipe(folder, "optimiser.steps=1")
+    list(train(config, folder / "run"))
+    assert Recipe.load(str(folder / "run" / "recipe.toml"), []) == config
+
+
+def test_validation_on_what_it_learns_from_is_said(folder):
+    said, held = [], folder / "hr" / "held"
+    held.mkdir()
+    shutil.copy(folder / "val" / "HR" / "v.png", held)
+    list(
+        train(
+            tiny_run.recipe(folder, "optimiser.steps=1", f'validation.sets=["{held}"]'), folder / "run", say=said.append
+        )
+    )
+    assert f"note: pictures of the validation are trained on, too: {held / 'v.png'}" in said
+    said.clear()
+    list(train(tiny_run.recipe(folder, "optimiser.steps=1"), folder / "other", say=said.append))
+    assert "trained on" not in " ".join(said)
 
 
 @pytest.mark.parametrize("harm", ["export", "validate", "deleted"])

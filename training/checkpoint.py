@@ -7,7 +7,8 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from robustsr.files import atomic
+from robustsr.catalogue import find
+from robustsr.files import atomic, sha256
 from robustsr.types import RobustSRError
 
 from .data import Pairs
@@ -27,13 +29,15 @@ from .recipe import Data, Recipe
 DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
 # What may lie elsewhere on another machine:
 MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.init")
+BEGUN = ("init", "denoise")  # weights that `generator` begins with, by name or path
 
 
 @dataclass
 class State:
     """After ``step`` steps: the network, its moving average, perhaps a discriminator, and their optimisers.
 
-    ``pictures``: the digest of those it has learnt from; None: of none so far.
+    ``pictures``: the digest of those it has learnt from; None: of none so far. ``begun``: the names of the weights that
+    it began with, and what their SHA-256 begins with.
     """
 
     net: nn.Module
@@ -43,6 +47,7 @@ class State:
     d_optimiser: Adam | None
     step: int = 0
     pictures: str | None = None
+    begun: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, recipe: Recipe, device: torch.device) -> State:
@@ -50,6 +55,7 @@ class State:
         state = cls._around(build(recipe.generator, recipe.seed), recipe, device)
         if state.discriminator and recipe.discriminator.init:
             _start(state.discriminator, Path(recipe.discriminator.init))
+        state.begun = {key: _told(name) for key in BEGUN if (name := getattr(recipe.generator, key))}
         return state
 
     @classmethod
@@ -57,12 +63,17 @@ class State:
         """Where a checkpoint is; no ``init`` of the recipe is needed. RobustSRError: damaged, or of another recipe."""
         saved = read(path)
         before, now = _deciding(_completed(saved["recipe"])), _deciding(asdict(recipe))
-        keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-        if keys:
-            changes = ", ".join(f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in keys)
+        changes = [
+            f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
+        ]
+        for key, was in saved.get("begun", {}).items():
+            with suppress(RobustSRError):  # gone since
+                named = _told(getattr(recipe.generator, key))
+                changes += [f"generator.{key} was {was} and is {named}"] * (named.split()[-1] != was.split()[-1])
+        if changes:
             raise RobustSRError(
-                f"{path} was made by another recipe: {changes}: resume with what it began with, or begin a new run "
-                "from its weights, --set generator.init=NAME.safetensors"
+                f"{path} was made by another recipe: {', '.join(changes)}: resume with what it began with, or begin a "
+                "new run from its weights, --set generator.init=NAME.safetensors"
             )
         try:
             state = cls._around(rebuilt(saved["net"]), recipe, device)
@@ -70,7 +81,7 @@ class State:
                 part.load_state_dict(saved[name])
         except (KeyError, RuntimeError, ValueError) as error:  # what torch raises of other names and shapes
             raise RobustSRError(f"{path} does not fit its own recipe, it is damaged: {_first_line(error)}") from error
-        state.step, state.pictures = int(saved["step"]), saved.get("pictures")
+        state.step, state.pictures, state.begun = int(saved["step"]), saved.get("pictures"), saved.get("begun", {})
         return state
 
     @classmethod
@@ -111,7 +122,8 @@ class State:
 
         RobustSRError: the disk is full or refuses.
         """
-        state: dict[str, Any] = {"step": self.step, "pictures": self.pictures, "recipe": asdict(recipe)}
+        told = {"step": self.step, "pictures": self.pictures, "begun": self.begun, "recipe": asdict(recipe)}
+        state: dict[str, Any] = {**told}
         state |= {name: part.state_dict() for name, part in self._parts().items()}
         names = _write_parts(state, path, recipe.checkpoint_mib << 20) if recipe.checkpoint_mib else []
         with atomic(path, make_folder=True) as file:
@@ -196,6 +208,12 @@ def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
         flat |= {f"{section}.{key}": value for key, value in recipe[section].items()}
     flat["generator.denoise"] = bool(recipe["generator"]["denoise"])  # whichever it was, its weights are in the run's
     return {key: value for key, value in flat.items() if key not in MOVES}
+
+
+def _told(weights: str) -> str:
+    """The name of weights, and what their SHA-256 begins with. RobustSRError: they are not here."""
+    path, _ = find(weights)
+    return f"{path.stem} {sha256(path)[:16]}"
 
 
 def _start(judge: nn.Module, path: Path) -> None:

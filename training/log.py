@@ -50,7 +50,8 @@ class Log:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with open(self._path, "a", encoding="utf-8") as log:
-                log.write(json.dumps(asdict(progress)) + "\n")
+                line = asdict(progress)
+                log.write(json.dumps({"steps_per_second" if k == "rate" else k: v for k, v in line.items()}) + "\n")
             self._curves(progress)
         except OSError as error:
             raise RobustSRError(
@@ -74,7 +75,7 @@ class Log:
         for name, value in progress.losses.items():
             self._board.add_scalar(f"loss/{name}", value, progress.step)
         if progress.rate:
-            self._board.add_scalar("rate", progress.rate, progress.step)
+            self._board.add_scalar("steps per second", progress.rate, progress.step)
         for place, row in progress.measured.items():
             for name, value in row.items():
                 self._board.add_scalar(f"{name}/{place}", value, progress.step)

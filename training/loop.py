@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustsr.engine import buffers_kept, full_float32
 from robustsr.types import RobustSRError
+from robustsr.version import __version__
 
 from .checkpoint import State
 from .data import Batches, Pairs, load_pairs
@@ -24,7 +25,8 @@ from .log import Log, Progress
 from .networks import export, own_scale
 from .recipe import Recipe
 from .step import Step
-from .validation import Measured, check, sheet, validate
+from .tables import written
+from .validation import Measured, check, sheet, trained_on, validate
 
 FIRST = 4  # steps after which a run says how fast it is
 
@@ -130,14 +132,14 @@ def train(
 ) -> Iterator[Progress]:
     """Runs a recipe and yields where it stands every ``every`` steps and after each validation.
 
-    Writes ``out/checkpoint.pt``, ``out/log.jsonl`` and TensorBoard's events as it goes, at each validation, when it is
-    stopped and at the end ``out/NAME.safetensors``, the averaged weights in float16, and where it validates
-    ``out/samples``. What ``generator.init`` names is validated before the first step. ``pulse``: seconds after which it
-    also yields between reports, which is not logged; so does the fourth step, to say how fast it goes. ``say`` is told
-    before pictures are decoded, and of those that are left out. ``stop`` is asked after each step: when true, a
-    checkpoint is written and the run ends; ``resume`` continues it as if it had never stopped, and exports and
-    validates where a run failed after its last checkpoint. A loss, weight or moment that is not finite ends the run
-    with the last good checkpoint kept.
+    Writes ``out/recipe.toml``, which has all that decides it, and as it goes ``out/checkpoint.pt``, ``out/log.jsonl``
+    and TensorBoard's events, at each validation, when it is stopped and at the end ``out/NAME.safetensors``, the
+    averaged weights in float16, and where it validates ``out/samples``. What ``generator.init`` names is validated
+    before the first step. ``pulse``: seconds after which it also yields between reports, which is not logged; so does
+    the fourth step, to say how fast it goes. ``say`` is told before pictures are decoded, and of those that are left
+    out. ``stop`` is asked after each step: when true, a checkpoint is written and the run ends; ``resume`` continues it
+    as if it had never stopped, and exports and validates where a run failed after its last checkpoint. A loss, weight
+    or moment that is not finite ends the run with the last good checkpoint kept.
     RobustSRError: a mistake in the recipe, a checkpoint that does not fit it or is damaged, a full disk.
 
     Under `torchrun` (or `accelerate launch --multi_gpu`; with --cpu that starts one process only) every process takes
@@ -150,11 +152,16 @@ def train(
     if checkpoint.exists() and not resume:
         raise RobustSRError(f"{checkpoint} is there already: --resume continues it, another -o starts afresh")
     check(recipe)
+    if seen := trained_on(recipe):
+        few = ", ".join(map(str, seen[:2])) + ", ..." * (len(seen) > 2)
+        say(f"note: pictures of the validation are trained on, too: {few}")
     session = Session.begin(recipe, device, checkpoint if resume else None, say)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if session.crew.is_main_process:
+            (out / "recipe.toml").write_text(written(recipe), "utf-8")
     except OSError as error:
-        raise RobustSRError(f"cannot make the folder {out}: {error.strerror}") from error
+        raise RobustSRError(f"cannot write to the folder {out}: {error.strerror}") from error
     with buffers_kept(), ExitStack() as stack:
         log = stack.enter_context(closing(Log(out, session.state.step))) if session.crew.is_main_process else None
         yield from _steps(session, out, log, stop, every, pulse)
@@ -170,7 +177,10 @@ def _steps(
     if log:
         how = "bfloat16" if session.step.bf16 else "float32"
         how += ", not compiled: there is no compiler here" if session.step.eager else ""
-        message = "\n".join([*session.pairs.skipped, f"{len(session.pairs)} pictures, in {how}"])
+        first = recipe.generator.denoise
+        alone = '(--set generator.denoise="" leaves it out)'
+        before = [f"{first} goes before the network, and is trained with it {alone}"] * bool(first)
+        message = "\n".join([*session.pairs.skipped, *before, f"{len(session.pairs)} pictures, in {how}"])
         yield Progress(state.step, steps, {}, 0, message=message)
         if state.step == steps and not (log.last == steps and _weights(recipe, out).exists()):
             yield log.add(Progress(steps, steps, {}, 0, _validated(session, out, log)))
@@ -221,7 +231,9 @@ def _weights(recipe: Recipe, out: Path) -> Path:
 def _export(session: Session, out: Path) -> Path:
     """Writes the averaged weights."""
     weights = _weights(session.recipe, out)
-    export(session.state.ema, weights, {"recipe": session.recipe.name, "steps": str(session.state.step)})
+    recipe, state = session.recipe, session.state
+    said = {"recipe": recipe.name, "steps": str(state.step), "seed": str(recipe.seed), **state.begun}
+    export(state.ema, weights, said | {"pictures": str(state.pictures), "made with": f"robustsr {__version__}"})
     return weights
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from robustsr import losses
 from robustsr.evaluate import run
 from robustsr.files import atomic
-from robustsr.pairs import Pictures
+from robustsr.pairs import Pictures, pictures_in
 from robustsr.study import Study, parse
 from robustsr.threats import Threat
 
@@ -31,6 +31,15 @@ def check(recipe: Recipe) -> None:
         threat = parse(spec)
         if isinstance(threat, Threat):
             losses.loss(threat.loss)
+
+
+def trained_on(recipe: Recipe) -> list[Path]:
+    """The validation pictures that are among those it learns from: figures of them say little of others."""
+    if not recipe.validation.sets:
+        return []
+    learnt = {path.resolve() for path in pictures_in(Path(recipe.data.hr), recursive=True)}
+    sets = (_pictures(recipe, Path(folder)).files for folder in recipe.validation.sets)
+    return [hr for files in sets for hr, _ in files if hr.resolve() in learnt]
 
 
 def _pictures(recipe: Recipe, folder: Path) -> Pictures:
