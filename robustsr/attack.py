@@ -60,6 +60,7 @@ class Result:
     outcomes: tuple[Outcome, ...]
     ruler: Ruler
     seed: int
+    weights: dict[str, str]  # SHA-256 by label
 
     @property
     def strongest(self) -> Attempt:
@@ -138,7 +139,10 @@ def run(
     order = {one.label: i for i, one in enumerate(measured)}
     rows = ["clean", "random", *(a.name for a in attempts)]
     outcomes.sort(key=lambda o: (order[o.label], rows.index(o.input)))
-    return Result(scene, threat, victim.label, tuple(attempts), baseline, worst.name, tuple(outcomes), ruler, seed)
+    weights = {one.label: one.network.digest for one in measured}
+    return Result(
+        scene, threat, victim.label, tuple(attempts), baseline, worst.name, tuple(outcomes), ruler, seed, weights
+    )
 
 
 def _attempt(

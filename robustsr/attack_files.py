@@ -14,7 +14,7 @@ from torch import Tensor
 from . import images
 from .attack import File, Result
 from .attack_report import contact
-from .files import atomic, strict_json
+from .files import atomic, sha256, strict_json
 from .scene import from_picture, pixels
 from .sheet import amplified
 from .universal import Universal
@@ -61,7 +61,9 @@ def write(result: Result, folder: Path, about: dict[str, Any]) -> None:
             images.write_pixels(o.sr, folder / f"output-{slug(o.label)}-{what}.png")
     with atomic(folder / "sheet.png") as part:
         contact(result).save(part, "png")
-    _save_json({**about, **record(result), "difference_times": factor}, folder / "record.json")
+    kept = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.name.startswith(("clean", "adversarial"))}
+    found = {**record(result), "difference_times": factor, "sha256": kept}
+    _save_json({**about, **found}, folder / "record.json")
 
 
 def write_universal(result: Universal, folder: Path, about: dict[str, Any]) -> None:
@@ -104,6 +106,7 @@ def record(result: Result) -> dict[str, Any]:
             for a in (*result.attempts, result.noise)
         ],
         "outputs": [{"model": o.label, "input": o.input, **o.measures} for o in result.outcomes],
+        "weights": result.weights,
     }
 
 

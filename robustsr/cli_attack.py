@@ -83,7 +83,7 @@ def attack(
         float | None,
         Option(
             "--drop",
-            help="cw: the smallest change that costs so many dB of PSNR to --hr (without it, from 60 dB).",
+            help="cw: a change just so large that it costs so many dB of PSNR to --hr (without it, from 60 dB).",
             rich_help_panel=ATTACK,
         ),
     ] = None,

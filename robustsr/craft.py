@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from . import attacks
+from . import attacks, metrics
 from .attacks import Attacked
 from .engine import buffers_kept
 from .losses import loss as loss_by_name
@@ -172,13 +172,15 @@ def _search(
         if threat.drop is None:
             return attacks.cw(x, objective, c=threat.c, **options), threat.c
         drop = threat.drop
-        with torch.no_grad():
-            before = (up(x).clamp(0, 1) - reference).square().mean().clamp(min=1e-6)  # 60 dB where there is no HR
 
-        def reached(adv: Tensor) -> bool:  # by what is left in the file; ``up`` has the victim's own draws
+        def left(x: Tensor) -> Tensor:  # as it is measured; ``up`` has the victim's own draws
             with torch.no_grad():
-                after = (up(_filed(threat, x, adv, bits, eps).to(x)).clamp(0, 1) - reference).square().mean()
-            return bool(after >= before * 10 ** (drop / 10))
+                return metrics.mse(up(x).clamp(0, 1), reference, crop=up.scale).mean()
+
+        before = left(x).clamp(min=1e-6)  # 60 dB where there is no HR
+
+        def reached(adv: Tensor) -> bool:  # by what is left in the file
+            return bool(left(_filed(threat, x, adv, bits, eps).to(x)) >= before * 10 ** (drop / 10))
 
         return attacks.cw_search(x, objective, reached, c=threat.c, **options)
     ascent: attacks.Ascent = {

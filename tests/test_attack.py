@@ -1,11 +1,12 @@
 import math
+from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
 from fakes import FEW, here
 
-from robustsr import attack, metrics, models, threats
+from robustsr import attack, images, metrics, models, threats
 from robustsr.attack import forecast, run, watched
 from robustsr.attack_report import tables
 from robustsr.craft import craft
@@ -118,3 +119,12 @@ def test_the_network_says_how_often_it_ran(network, picture):
     said = []
     run(here(picture()), network, threats.parse("bim:steps=2"), say=said.append)
     assert "attacking tiny: the network without its smoothing, run 3 of the network" in said
+
+
+def test_a_drop_is_the_one_that_is_reported():
+    """The border, which PSNR leaves out, is no part of it: a change may cost more or less there."""
+    hr = images.read(files("robustsr_assets") / "hr" / "sign.webp")
+    network, one = models.load("plain", device="cpu"), here(None, hr, crop=16)
+    result = run(one, network, threats.parse("cw:drop=3"), smoothing=FEW)
+    before, after = (result.outcome("plain", name).measures["psnr"] for name in ("clean", "base"))
+    assert before - after == pytest.approx(3, abs=0.1)

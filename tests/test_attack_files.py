@@ -9,7 +9,7 @@ from PIL import Image
 from robustsr import images, threats
 from robustsr.attack import run
 from robustsr.attack_files import reread, slug, write
-from robustsr.files import staged
+from robustsr.files import sha256, staged
 from robustsr.scene import Shown, pixels
 
 
@@ -31,6 +31,8 @@ def test_files_hold_what_was_measured(network, picture, tmp_path):
     assert exact.shape == (16, 20, 3) and exact.dtype == np.float32
     assert np.abs(exact * 255 - clean).max() <= 8 + 1e-3 and np.abs(exact * 255 - adv).max() < 1 + 1e-3
     record = json.loads((out / "record.json").read_text())
+    assert record["sha256"] == {n: sha256(out / n) for n in ("adversarial.npy", "adversarial.png", "clean.png")}
+    assert set(record["weights"].values()) == {network.digest} and set(record["weights"]) == set(result.labels)
     delta = (adv - clean) / 255
     assert record["attempts"][0]["l2"] == pytest.approx(np.sqrt((delta**2).sum()), rel=1e-6)
     assert record["attempts"][0]["l2_rel"] == pytest.approx(np.sqrt((delta**2).mean()), rel=1e-6)
