@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import re
 import shlex
+import shutil
 import sys
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,3 +74,16 @@ def test_its_modules_take_the_arguments_it_gives(line, monkeypatch, capsys):
     assert end.value.code == 0
     known = capsys.readouterr().out
     assert [arg for arg in args if arg.startswith("-") and not re.search(rf"(?<!\S){arg}\b", known)] == []
+
+
+def test_the_python_of_the_readme_runs(home, tmp_path, monkeypatch):
+    section = (ROOT / "README.md").read_text("utf-8").partition("### From Python\n")[2].partition("\n### ")[0]
+    first, second = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "photos").mkdir()
+    shutil.copy(files("robustsr_assets") / "samples" / "landscape.png", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(first + second, names)
+    assert max(names["large"].size) == 600
+    assert 0 < float(names["moved"]) < 1 and bool((names["bounds"].lower <= names["bounds"].upper).all())
+    assert tuple(names["bounds"].lower.shape) == (3, 128, 128)
