@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from . import heatmap, images
 from .catalogue import package_samples
-from .certificate import Certificate
+from .certificate import Certificate, FieldKind
+from .certify import Claim
 from .files import atomic
 from .models import Loaded
-from .record import describe, pictures
+from .pairs import pictures_in
+from .record import answers, describe, digest, pictures
 from .scene import Box, placed
 from .types import MAX_PIXELS, RobustSRError
 
@@ -25,6 +28,61 @@ ENDINGS = {"shipped": "certified", "lower": "lower", "upper": "upper"}  # the pi
 def names(stem: str) -> dict[str, str]:
     """The file names of the pictures of a certificate, by what they are."""
     return {key: f"{stem}_{name}.png" for key, name in {**ENDINGS, "width": "width"}.items()}
+
+
+def files(folder: Path, stem: str) -> list[Path]:
+    """Where the pictures of a certificate lie, and last its record."""
+    return [*(folder / name for name in names(stem).values()), folder / f"{stem}_certificate.json"]
+
+
+def paired(folder: Path, truths: Path | None) -> list[tuple[Path, Path | None]]:
+    """The pictures of a folder, each with its ground truth of the same name, whatever the ending, in ``truths``.
+
+    RobustSRError: two of one name, or one without its truth.
+    """
+    found = pictures_in(folder)
+    if twice := [stem for stem, count in Counter(path.stem for path in found).items() if count > 1]:
+        raise RobustSRError(f"{folder} has several pictures called {twice[0]}, whose files would be called alike")
+    if truths is None:
+        return [(path, None) for path in found]
+    if not truths.is_dir():
+        raise RobustSRError(f"{truths} is no folder: for a folder of pictures --hr is a folder of their truths")
+    named = {path.stem: path for path in pictures_in(truths)}
+    if missing := [path.name for path in found if path.stem not in named]:
+        raise RobustSRError(f"{truths} has no picture for {', '.join(missing[:3])}")
+    return [(path, named[path.stem]) for path in found]
+
+
+def known(
+    folder: Path,
+    stem: str,
+    x: Tensor,
+    network: Loaded,
+    claim: Claim,
+    field: FieldKind,
+    seed: int | None,
+    hr: Tensor | None,
+) -> dict[str, Any] | None:
+    """The record that is there of this claim about this picture and model; None: there is none.
+
+    RobustSRError: what is there is something else.
+    """
+    there = [path for path in files(folder, stem) if path.exists()]
+    target = files(folder, stem)[-1]
+    if target not in there:  # it is written last: the others are parts of one that was interrupted
+        return None
+    try:
+        record: dict[str, Any] = json.loads(target.read_text("utf-8"))
+        same = answers(record, x, network, claim, field, seed)
+    except (OSError, ValueError, AttributeError) as error:
+        raise RobustSRError(f"{target} is damaged: give --overwrite, or another -o") from error
+    if (
+        not same
+        or len(there) < len(files(folder, stem))
+        or (hr is not None and record["result"].get("hr_sha256") != digest(hr))
+    ):
+        raise RobustSRError(f"{target} is of another claim, picture or model: give --overwrite, or another -o")
+    return record
 
 
 def read_input(

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import console, progress
-from .cli_common import DENOISE, Option, bring_torch, found, interruptible, load, number_of, typed, usage
+from . import console
+from .cli_common import DENOISE, Option, bring_torch, found, interruptible, load, number_of, show, typed, usage
 from .cli_scene import CropOption
+from .cli_verify import bar, forecast
+from .cli_verify import verify as recompute
 from .types import RobustSRError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from .images import Picture
+    from .certificate import FieldKind
+    from .certify import Claim
     from .models import Loaded
-    from .record import Verdict
+    from .scene import Box
 
 CLAIM, FILES, RUNNING = "Claim", "Files", "Running"
 
@@ -28,7 +26,8 @@ CLAIM, FILES, RUNNING = "Claim", "Files", "Running"
 def certify(
     context: typer.Context,
     picture: Annotated[
-        Path | None, typer.Argument(help="A picture. Default: 48x48 pixels of a sample.", show_default=False)
+        Path | None,
+        typer.Argument(help="A picture, or a folder. Default: 48x48 pixels of a sample.", show_default=False),
     ] = None,
     model: Annotated[
         str | None, Option("-m", "--model", help="Name or path. Default: certsr.", rich_help_panel=RUNNING)
@@ -85,7 +84,10 @@ def certify(
         Option("--form", help="How a mean is bounded: cdf (tighter) or simple.", rich_help_panel=CLAIM),
     ] = "cdf",
     hr: Annotated[
-        Path | None, Option("--hr", help="Ground truth, for the certified PSNR.", rich_help_panel=FILES)
+        Path | None,
+        Option(
+            "--hr", help="Ground truth, or a folder of the same names, for the certified PSNR.", rich_help_panel=FILES
+        ),
     ] = None,
     crop: CropOption = None,
     out: Annotated[
@@ -108,14 +110,15 @@ def certify(
     """Upscale a picture with proven bounds: with probability .9, no change of L2 norm below eps moves it out of them.
 
     Writes NAME_certified.png, NAME_lower.png, NAME_upper.png, NAME_width.png and NAME_certificate.json. The budgets
-    are small: far below an Linf attack of 8/255, JPEG compression or camera noise.
+    are small: far below an Linf attack of 8/255, JPEG compression or camera noise. Of a folder all pictures, and a
+    table: what is there already is kept.
     """
     given = typed(context)
     if verify is not None:
         if idle := sorted(given - {"verify", "picture", "model", "denoise", "hr", "device", "json"}):
             flags = ", ".join(f"--{name}" for name in idle)
             raise typer.BadParameter(f"{flags}: with --verify the certificate says that")
-        _verify(verify, picture, model, denoise, hr, device, json)
+        recompute(verify, picture, model, denoise, hr, device, json)
         return
     from .certify import Claim
 
@@ -132,52 +135,114 @@ def certify(
         claim = Claim(deviation, radius, samples, ship, alpha, beta, scope, smooth, form)
     bring_torch()
     from . import certificate_files as work
-    from .certificate import certify as run
-    from .certificate import for_picture
     from .scene import crop_of
 
     with usage():
         asked = crop_of(crop) if crop else None if picture else work.SAMPLE_CROP
     folder = out or Path("certified")
+    if picture is not None and picture.is_dir():
+        jobs = work.paired(picture, hr)
+        network = load(found(model), device, denoise=denoise and found(denoise))
+        _each(jobs, asked, network, claim, field, seed, folder, overwrite, json)
+        return
     stem = (picture or Path(work.SAMPLE)).stem
-    target = folder / f"{stem}_certificate.json"
-    there = [p.name for p in (*(folder / f for f in work.names(stem).values()), target) if p.exists()]
+    there = [path.name for path in work.files(folder, stem) if path.exists()]
     if there and not overwrite:
         raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
-
-    x, place, notes = work.read_input(picture, asked)
     network = load(found(model), device, denoise=denoise and found(denoise))
+    with interruptible("nothing was written"):
+        record = _one(picture, hr, asked, network, claim, field, seed, folder)
+    _show(record, json)
+    _warn(record)
+    console.say(f"certificate: {work.files(folder, stem)[-1]}", "green")
+
+
+def _one(
+    picture: Path | None,
+    hr: Path | None,
+    crop: Box | int | None,
+    network: Loaded,
+    claim: Claim,
+    field: FieldKind,
+    seed: int | None,
+    folder: Path,
+    *,
+    again: bool = True,
+) -> dict[str, Any]:
+    """The record of one certificate, which is written; that which is there already, unless ``again``."""
+    from . import certificate_files as work
+    from .certificate import certify as run
+    from .certificate import for_picture
+
+    x, place, notes = work.read_input(picture, crop)
     reference = work.read_truth(hr, place, network.scale, x) if hr else None
     for note in notes:
         console.say(f"note: {note}", "yellow")
     claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
-    _forecast(x, network, claim.n + claim.shipped)
-    with interruptible("nothing was written"), _bar() as tick:
+    stem = (picture or Path(work.SAMPLE)).stem
+    if not again and (known := work.known(folder, stem, x, network, claim, field, seed, reference)):
+        return known
+    forecast(x, network, claim.n + claim.shipped)
+    with bar() as tick:
         made = run(x, network, claim, field=field, seed=seed, on_draws=tick)
     name = picture.name if picture else f"sample:{work.SAMPLE}"
-    record = work.write(made, x, network, folder, stem, name=name, crop=place, hr=reference)
-    _show(record, target, json)
+    return work.write(made, x, network, folder, stem, name=name, crop=place, hr=reference)
 
 
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar over draws on a terminal; a line each minute elsewhere."""
-    with progress.work_bar() as update:
-        yield lambda done, total: update(done, total, f"draw {done}/{total}")
+def _each(
+    jobs: list[tuple[Path, Path | None]],
+    crop: Box | int | None,
+    network: Loaded,
+    claim: Claim,
+    field: FieldKind,
+    seed: int | None,
+    folder: Path,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    """A certificate for each picture, and a table of them; exit code 1 where one failed."""
+    records: list[dict[str, Any]] = []
+    with interruptible(f"the certificates that are whole stay in {folder}, and the same command goes on"):
+        for picture, hr in jobs:
+            console.say(picture.name)
+            try:
+                record = _one(picture, hr, crop, network, claim, field, seed, folder, again=overwrite)
+            except RobustSRError as error:
+                console.say(f"failed: {picture.name}: {error}", "red")
+                continue
+            records.append(record)
+            if json:
+                console.emit(record)
+    if records:
+        if not json:
+            _table(records)
+        _warn(records[0])
+    said = f"{len(records)} certificates" + f", {len(jobs) - len(records)} failed" * (len(records) < len(jobs))
+    console.say(f"{said} -> {folder}", "green")
+    if len(records) < len(jobs):
+        raise typer.Exit(1)
 
 
-def _forecast(x: Tensor, network: Loaded, draws: int) -> None:
-    """Says how long it will take here, context of windows left out."""
-    from .plan import pixels_per_second
+def _table(records: list[dict[str, Any]]) -> None:
+    """Widths and PSNRs, and their means over the pictures."""
+    from .report import Column, Row, Table
 
-    seconds = x.shape[-2] * x.shape[-1] * draws / pixels_per_second(network)
-    console.say(
-        f"{x.shape[-1]}x{x.shape[-2]} pixels, {draws} draws, about {console.duration(seconds)}: "
-        f"{network.name} x{network.scale} on {network.device} (fp32)"
-    )
+    names = {"mean_width": "mean width", "largest_width": "largest", "psnr": "PSNR", "certified_psnr": "certified PSNR"}
+    columns = {key: Column(name, digits=2) for key, name in names.items() if key in records[0]["result"]}
+    figures = [[float(record["result"][key]) for key in columns] for record in records]
+    rows = [Row.of(record["input"]["name"], row) for record, row in zip(records, figures, strict=True)]
+    rows.append(Row.of("mean", [sum(column) / len(records) for column in zip(*figures, strict=True)]))
+    first, failure = records[0], records[0]["derived"]["failure"]
+    notes = [
+        f"{first['model']['name']}, {first['reduce']} of {first['shipped']} draws, sigma {first['sigma']:g}; eps "
+        f"{first['eps']:g} (L2, {_over(first)}); bounds from {first['n']} draws, each picture's may fail with "
+        f"probability {failure:.4g}, {first['scope']}",
+        "widths in levels of 255; PSNR on RGB, 8 bits, no border cut",
+    ]
+    show(Table("Certificates", list(columns.values()), rows, notes, "picture"))
 
 
-def _show(record: dict[str, Any], target: Path, json: bool) -> None:
+def _show(record: dict[str, Any], json: bool) -> None:
     if json:
         console.emit(record)
     else:
@@ -201,6 +266,10 @@ def _show(record: dict[str, Any], target: Path, json: bool) -> None:
         console.out.print(table)
         for line in (*record["claim"], *record["not_claimed"]):
             console.out.print(f"\n{line}", markup=False, soft_wrap=True)
+
+
+def _warn(record: dict[str, Any]) -> None:
+    """What there is to say of a claim."""
     if (margin := record["derived"]["margin"]) > 0.05:
         console.say(
             f"note: {2 * margin * 255:.0f} levels of the width make room for a mean of only {record['shipped']} draws: "
@@ -209,92 +278,8 @@ def _show(record: dict[str, Any], target: Path, json: bool) -> None:
         )
     if not record["noise"]["fresh"]:
         console.say("note: the seed was given: the claim needs that it was chosen before any result was seen", "yellow")
-    console.say(f"certificate: {target}", "green")
 
 
 def _over(record: dict[str, Any]) -> str:
     radius = record["field"]["radius"]
     return "whole input" if radius is None else f"inside every receptive field of {2 * radius + 1}x{2 * radius + 1}"
-
-
-def _verify(
-    path: Path,
-    picture: Path | None,
-    model: str | None,
-    denoise: str | None,
-    hr: Path | None,
-    device: str,
-    json: bool,
-) -> None:
-    """Recomputes a certificate; exit code 1 if anything does not hold."""
-    bring_torch()
-    from . import certificate_files as work
-    from .record import verify
-    from .scene import box
-
-    try:
-        record = jsonlib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RobustSRError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # no text, or no JSON
-        raise RobustSRError(f"{path} is damaged: {error}") from None
-    if not isinstance(record, dict) or "format" not in record:
-        raise RobustSRError(f"{path} is not a certificate")
-    try:
-        named, (trained, first) = str(record["input"]["name"]), _names(record["model"])
-        crop = box(str(record["input"]["crop"])) if record["input"]["crop"] is not None else None
-        names = {key: Path(record["files"][key]).name for key in work.ENDINGS}
-    except (KeyError, TypeError, RobustSRError) as error:
-        raise RobustSRError(f"{path} is damaged: {error}") from None
-    source = picture
-    if source is None and named != f"sample:{work.SAMPLE}":
-        near = [folder / Path(named).name for folder in (path.parent, path.parent.parent, Path.cwd())]
-        source = next((p for p in near if p.is_file()), None)
-        if source is None:
-            raise RobustSRError(f"{named} is not near the certificate: give the picture after it")
-    x, _, _ = work.read_input(source, crop)
-    denoise = denoise or first
-    network = load(found(model or trained), device, denoise=denoise and found(denoise))
-    stored = {key: _levels(path.parent / name) for key, name in names.items()}
-    _forecast(x, network, sum(int(record[key]) for key in ("n", "shipped") if isinstance(record.get(key), int)))
-    with interruptible("nothing was decided"), _bar() as tick:
-        reference = work.read_truth(hr, crop, network.scale, x) if hr else None
-        verdict = verify(record, x, network, stored, reference, tick)
-    _verdict(verdict, record, path, json)
-
-
-def _names(model: dict[str, Any]) -> tuple[str, str | None]:
-    """What a record calls its model, and the denoiser before it if there is one."""
-    if "denoiser" not in model:
-        return str(model["name"]), None
-    denoiser = str(model["denoiser"]["name"])
-    return str(model["name"]).removesuffix(f" after {denoiser}"), denoiser
-
-
-def _levels(path: Path) -> Tensor:
-    """The 8-bit levels ``(3, h, w)`` of a picture that was written here."""
-    import torch
-
-    from . import images
-    from .bounds import to_levels
-
-    picture: Picture = images.read(path)
-    return to_levels(torch.from_numpy(picture.rgb.transpose(2, 0, 1).copy()))
-
-
-def _verdict(verdict: Verdict, record: dict[str, Any], path: Path, json: bool) -> None:
-    if json:
-        console.emit({"certificate": str(path), "holds": not verdict.problems, **vars(verdict)})
-    for note in verdict.notes:
-        console.say(f"note: {note}", "yellow")
-    for problem in verdict.problems:
-        console.say(f"failed: {problem}", "red")
-    if verdict.problems:
-        console.say(f"{path} does NOT hold", "bold red")
-        raise typer.Exit(1)
-    same = f"{verdict.moved:.2%} of the values moved by a level, within tolerance" if verdict.moved else "identical"
-    but = f", except {' and '.join(verdict.unchecked)}, which only --hr can check" if verdict.unchecked else ""
-    console.say(f"{path} holds{but}: recomputed, {same}", "yellow" if but else "green")
-    if not json:
-        for line in record["claim"]:
-            console.out.print(f"\n{line}", markup=False, soft_wrap=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .bounds import LEVELS, Bounds, certified_psnr
-from .certificate import Certificate, Field, OnDraws, certify, find_field, for_picture, window_size
+from .certificate import Certificate, Field, FieldKind, OnDraws, certify, find_field, for_picture, window_size
 from .certify import Claim
 from .metrics import psnr
 from .models import Loaded
@@ -157,6 +157,20 @@ def read_claim(record: Mapping[str, Any]) -> Claim:
         return Claim(**{**{key: record[key] for key in CLAIM_KEYS}, "n": n, "shipped": shipped})
     except (KeyError, TypeError) as error:
         raise RobustSRError(f"the certificate is damaged: {error}") from None
+
+
+def answers(
+    record: Mapping[str, Any], x: Tensor, network: Loaded, claim: Claim, field: FieldKind, seed: int | None
+) -> bool:
+    """Whether a record is that of a claim about a picture and a model; ``seed`` None: with whatever seed."""
+    h, w = x.shape[-2:]
+    try:
+        drawn, fresh = int(record["noise"]["seed"], 16), bool(record["noise"]["fresh"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    where, window = find_field(network, field, h, w), window_size(network, claim, h, w)
+    asked = drawn == seed if seed is not None else fresh
+    return asked and not _differences(record, _facts(claim, where, drawn, fresh, window, x, network))
 
 
 def verify(

@@ -233,3 +233,56 @@ def test_an_export_in_half_precision_is_no_certificate_in_float32(go, tiny, pict
         assert code == 0, words
         record = json.loads((tmp_path / precision / "bird_certificate.json").read_text())
         assert record["precision"] == precision
+
+
+def test_a_folder_has_a_certificate_each_and_a_table(run, picture, photo, tmp_path):
+    truths, out = tmp_path / "hr", tmp_path / "out"
+    truths.mkdir()
+    Image.fromarray(photo(12, 12, seed=3)).save(picture.with_name("cat.jpg"))
+    for name, size in (("bird", (48, 40)), ("cat", (48, 48)), ("more", (48, 48))):
+        Image.open(picture).convert("RGB").resize(size).save(truths / f"{name}.webp", lossless=True)
+    command = [picture.parent, *FEW, "--hr", truths, "--crop", 8, "-o", out]
+    code, stdout, words = run(*command)
+    assert code == 0 and "2 certificates -> " in words, words
+    records = {n: json.loads((out / f"{n}_certificate.json").read_text()) for n in ("bird", "cat")}
+    rows = {cells[0]: cells[1:] for line in stdout.splitlines() if (cells := line.split()) and len(cells) == 5}
+    keys = ("mean_width", "largest_width", "psnr", "certified_psnr")
+    for name, record in (("bird.png", records["bird"]), ("cat.jpg", records["cat"])):
+        assert rows[name] == [f"{record['result'][key]:.2f}" for key in keys]
+    assert rows["mean"] == [f"{sum(r['result'][key] for r in records.values()) / 2:.2f}" for key in keys]
+    assert (
+        run("--verify", out / "cat_certificate.json", picture.with_name("cat.jpg"), "--hr", truths / "cat.webp")[0] == 0
+    )
+
+    again = run(*command)
+    assert again[0] == 0 and again[1] == stdout and "draws, about" not in again[2]  # nothing is drawn again
+    (out / "bird_certificate.json").unlink()  # which is written last: interrupted before
+    code, _, words = run(*command)
+    assert code == 0 and words.count("draws, about") == 1
+    code, _, words = run(*command, "--eps", ".01")
+    assert code == 1 and words.count("is of another claim, picture or model: give --overwrite") == 2
+    assert run(*command, "--eps", ".01", "--overwrite")[0] == 0
+    assert json.loads((out / "cat_certificate.json").read_text())["eps"] == 0.01
+
+
+def test_what_cannot_be_paired_or_read_in_a_folder_is_said(run, picture, tmp_path):
+    (picture.parent / "broken.png").write_bytes(b"no picture")
+    code, _, words = run(picture.parent, *FEW, "-o", tmp_path / "out")
+    assert code == 1 and "failed: broken.png: cannot read" in words and "1 certificates, 1 failed" in words
+    for hr, why in ((picture, "is no folder"), (tmp_path / "out", "has no picture for bird.png, broken.png")):
+        code, _, words = run(picture.parent, *FEW, "--hr", hr, "-o", tmp_path / "other")
+        assert code == 1 and why in words
+    (picture.parent / "bird.jpg").write_bytes(b"")
+    code, _, words = run(picture.parent, *FEW, "-o", tmp_path / "other")
+    assert code == 1 and "several pictures called bird" in words and not (tmp_path / "other").exists()
+
+
+def test_a_certificate_of_an_own_model_asks_for_its_file(run, certified, picture, tiny):
+    out, _ = certified
+    path = out / "bird_certificate.json"
+    record = json.loads(path.read_text())
+    record["model"]["name"] = "mynet"
+    path.write_text(json.dumps(record))
+    code, _, words = run("--verify", path, picture, model=False)
+    assert code == 1 and "the certificate's model 'mynet' is not installed: give -m and its file" in words
+    assert run("--verify", path, picture, "-m", tiny, model=False)[0] == 0
