@@ -1,5 +1,6 @@
 """Batches on a real Ray cluster of this machine, with two workers."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -61,8 +62,12 @@ def task_of(tiny, smoothing=None):
 
 def at_work():
     """Our workers that have a file in work now."""
-    mine = psutil.Process().children(recursive=True)
-    return [p for p in mine if p.is_running() and p.cmdline()[:1] == ["ray::MapWorker(MapBatches(Worker)).submit"]]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if process.cmdline()[:1] == ["ray::MapWorker(MapBatches(Worker)).submit"]:
+                found.append(process)
+    return found
 
 
 def statuses(results):
