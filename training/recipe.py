@@ -25,9 +25,10 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
     (
         "at least 0",
         lambda v: 0 <= v < math.inf,
-        "seed checkpoint_mib generator.convs data.workers inputs.attack_step inputs.attack_warmup loss.l1 loss.mse "
+        "checkpoint_mib generator.convs data.workers inputs.attack_step inputs.attack_warmup loss.l1 loss.mse "
         "loss.perceptual loss.gan loss.sharpen optimiser.warmup validation.limit validation.crop validation.samples",
     ),
+    ("in [0, 2^63)", lambda v: 0 <= v < 1 << 63, "seed"),
     ("more than 0", lambda v: 0 < v < math.inf, "discriminator.lr optimiser.lr"),
     ("in 1 to 8", lambda v: 1 <= v <= 8, "generator.scale"),
     (
