@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from . import console
 from .cli_common import Option, bring_torch
 from .types import RobustSRError
+
+ANY = ("0.0.0.0", "::", "[::]")  # all of a machine's addresses
 
 
 def ui(
@@ -23,6 +26,10 @@ def ui(
     share: Annotated[
         bool, Option("--share", help="Also a public link, by way of Gradio's servers; needs --auth.")
     ] = False,
+    url: Annotated[
+        str | None,
+        Option("--url", help="The address of a reverse proxy before it: https://example.org/upscaler; needs --auth."),
+    ] = None,
     max_upload: Annotated[int, Option("--max-upload", min=1, help="Largest upload, in megabytes.")] = 200,
     max_pixels: Annotated[
         int, Option("--max-pixels", min=1, help="Most pixels of a picture, and of a result.")
@@ -60,7 +67,9 @@ def ui(
         max_pixels=max_pixels,
         device=device,
         open_browser=browser,
+        url=url,
     ) as address:
-        console.say(f"robustsr is at {address} (Ctrl-C ends it)", "green")
+        others = f", for others by this machine's name instead of {urlsplit(address).hostname}" * (host in ANY)
+        console.say(f"robustsr is at {address}{others} (Ctrl-C ends it)", "green")
         wait()
     console.say("ended; its files are deleted")

@@ -51,3 +51,12 @@ def test_large_requests_are_refused(client):
 
 def test_what_is_no_json_is_left_to_the_server():
     assert not foreign(b"{") and not foreign(b"[" * 100_000) and not foreign(b'[1, {"path": 3}]')
+
+
+def test_pages_of_the_proxy_are_ours():
+    names = (*LOOPBACK, "example.org")
+    client = starlette.TestClient(Guard(echo, names, "example.org:8443"), base_url="http://127.0.0.1:7860")
+    for host in ("127.0.0.1:7860", "example.org:8443", "Example.org"):
+        assert client.post("/", headers={"host": host, "origin": "https://example.org:8443"}).status_code == 200
+        assert client.post("/", headers={"host": host, "origin": "https://evil.example"}).status_code == 403
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 403

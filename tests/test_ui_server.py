@@ -1,4 +1,5 @@
 import json
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from ui_server import folders, running
 from robustsr.types import RobustSRError
 
 gradio_client = pytest.importorskip("gradio_client")
+httpx = pytest.importorskip("httpx")
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,43 @@ def test_other_sites_and_names_are_refused(server):
 def test_others_only_come_in_with_a_password(host, share):
     with pytest.raises(RobustSRError, match="add --auth USER:PASSWORD"), served(host, share=share):
         pass
+
+
+@pytest.mark.parametrize("host", ["10.9.9.9", "nosuch.host.invalid"])
+def test_a_host_that_is_none_of_this_machine_is_said_at_once(host):
+    said = f"cannot listen on {host}: .*: give an address of this machine"
+    with pytest.raises(RobustSRError, match=said), served(host, auth=("me", "secret")):
+        pass
+
+
+def test_it_listens_on_the_sixth_version_of_the_protocol(tmp_path):
+    with socket.socket(socket.AF_INET6) as six:
+        try:
+            six.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with running(tmp_path, "--host", "::1") as (address, _):
+        assert address.startswith("http://[::1]:") and get(address)[0] == 200
+
+
+def test_behind_a_proxy_it_goes_by_that_address(tmp_path):
+    for url, auth in (("https://example.org", None), ("example.org", ("me", "secret")), ("ftp://x", ("me", "secret"))):
+        said = "add --auth" if auth is None else "--url is the address"
+        with pytest.raises(RobustSRError, match=said), served(url=url, auth=auth):
+            pass
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = "https://example.org/sr"
+    with running(tmp_path, "--url", f"{url}/", "--auth", "me:secret", "--port", str(port)) as (address, _):
+        assert address == url
+        seen = {"Host": "example.org", "Origin": "https://example.org"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=seen) as client:
+            assert client.post("/login", data={"username": "me", "password": "secret"}).status_code == 200
+            config = client.get("/config").json()
+            assert config["root"] == url and "no further" in json.dumps(config["components"])
+            assert client.get("/config", headers={"Host": "evil.example"}).status_code == 403
+            assert client.get("/config", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
 @pytest.mark.parametrize("signals", [(2, 2), (2, 15), (15, 2), (15, 15)])

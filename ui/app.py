@@ -15,8 +15,11 @@ from .desk import Desk
 from .parts import QUIET, who
 
 
-def build(desk: Desk, batches: Batches) -> gr.Blocks:
-    """The page of a server. To be built after the environment says where Gradio keeps files."""
+def build(desk: Desk, batches: Batches, *, alone: bool = True) -> gr.Blocks:
+    """The page of a server, which is seen from its own machine ``alone``, or from others.
+
+    To be built after the environment says where Gradio keeps files.
+    """
     with gr.Blocks(title="robustsr", analytics_enabled=False, delete_cache=(600, int(desk.keep))) as page:
         gr.Markdown(
             "# robustsr\nUpscale pictures steadily under noise and small attacks; attack, measure and certify models."
@@ -60,8 +63,9 @@ def build(desk: Desk, batches: Batches) -> gr.Blocks:
             desk.cancel(who(request))
 
         page.unload(left)
+        where = "stay on this machine" if alone else "go to the machine that serves this page, no further,"
         gr.Markdown(
-            f"robustsr {__version__}. Pictures stay on this machine and are deleted when it stops.",
+            f"robustsr {__version__}. Pictures {where} and are deleted when it stops.",
             elem_classes="quiet",
         )
     page.queue(default_concurrency_limit=None, max_size=100)

@@ -16,10 +16,10 @@ LARGEST = 4 << 20  # bytes of a request that is no upload
 
 class Guard:
     """ASGI middleware. ``hosts``: the names by which the server may be called, None: any (a page of another site is
-    refused all the same, by its origin)."""
+    refused all the same, by its origin). ``public``: host and port of a proxy, whose pages are ours."""
 
-    def __init__(self, app: Any, hosts: tuple[str, ...] | None) -> None:  # noqa: ANN401
-        self.app, self.hosts = app, hosts
+    def __init__(self, app: Any, hosts: tuple[str, ...] | None, public: str = "") -> None:  # noqa: ANN401
+        self.app, self.hosts, self.public = app, hosts, public.lower()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -42,7 +42,7 @@ class Guard:
         if self.hosts is not None and name.lower() not in self.hosts:
             return f"this server is not called {name}"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and urlsplit(origin).netloc.lower() not in (host.lower(), self.public or host.lower()):
             return f"pages of {origin} may not use this server"
         path = unquote(unquote(scope["path"]))
         if any(mark in path for mark in ("file=http", "file/http", "proxy=", "proxy/")):

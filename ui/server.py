@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from robustsr.types import RobustSRError
 
@@ -30,18 +32,24 @@ def served(
     max_pixels: int = 100_000_000,
     device: str = "auto",
     open_browser: bool = False,
+    url: str | None = None,
 ) -> Iterator[str]:
     """Serves the page as long as the block runs, and yields its address; then everything it kept is deleted.
 
-    ``port`` None: the first free one from 7860 on. RobustSRError: another host than this machine, or a public link,
-    without ``auth``; a port that is taken.
+    ``port`` None: the first free one from 7860 on. ``url``: by which a proxy before it is called. RobustSRError:
+    another host than this machine, a proxy or a public link, without ``auth``; a port that is taken.
     """
     from .guard import LOOPBACK
 
-    local = host in LOOPBACK or host == "::1"
-    if (share or not local) and auth is None:
-        what = "a public link" if share else f"host {host}"
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    local = host in LOOPBACK and not share
+    seen = urlsplit(url or "")
+    if url is not None and not (seen.scheme in ("http", "https") and seen.hostname):
+        raise RobustSRError(f"--url is the address that visitors use, like https://example.org/upscaler, got {url!r}")
+    if (url or not local) and auth is None:
+        what = "a public link" if share else f"a proxy at {url}" if url else f"host {host}"
         raise RobustSRError(f"{what} opens this machine's pictures and processor to others: add --auth USER:PASSWORD")
+    _check_host(host)
     root = _root()
     os.environ |= {
         "GRADIO_TEMP_DIR": str(root),
@@ -60,7 +68,7 @@ def served(
         from .guard import Guard
 
         batches = Batches(desk)
-        page = build(desk, batches)
+        page = build(desk, batches, alone=local and not url)
         theme = gr.themes.Default(
             primary_hue="teal",
             neutral_hue="slate",
@@ -75,13 +83,14 @@ def served(
             block_info_text_color="*neutral_600",
             input_placeholder_color="*neutral_500",
         )
-        hosts = (*LOOPBACK, "::1") if local and not share else None
+        hosts = (*LOOPBACK, *filter(None, [seen.hostname])) if local else None
         try:
             _, address, link = page.launch(
                 server_name=host,
                 server_port=port,
                 share=share,
                 auth=auth,
+                root_path=url and url.rstrip("/"),
                 inbrowser=open_browser,
                 prevent_thread_lock=True,
                 quiet=True,
@@ -92,7 +101,11 @@ def served(
                 ssr_mode=False,
                 theme=theme,
                 css=(Path(__file__).parent / "style.css").read_text("utf-8"),
-                app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None},
+                app_kwargs={
+                    "middleware": [Middleware(Guard, hosts=hosts, public=seen.netloc)],
+                    "docs_url": None,
+                    "redoc_url": None,
+                },
             )
         except OSError as error:
             where = f"port {port}" if port else "any port from 7860 to 7959"
@@ -100,7 +113,7 @@ def served(
                 f"cannot listen on {host}, {where}: it is taken or not allowed, try another --port"
             ) from error
         threading.Thread(target=_sweep, args=(desk, stop), daemon=True).start()
-        yield link or address
+        yield url or link or address
     finally:
         stop.set()
         if page is not None:
@@ -108,6 +121,18 @@ def served(
             desk.close()
             page.close(verbose=False)
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _check_host(host: str) -> None:
+    """Gradio would try a hundred ports."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listening:
+            listening.bind(place)
+    except OSError as error:
+        raise RobustSRError(
+            f"cannot listen on {host}: {error.strerror or error}: give an address of this machine"
+        ) from error
 
 
 def _sweep(desk: Desk, stop: threading.Event) -> None:
