@@ -1,5 +1,5 @@
 import math
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_the_network_says_how_often_it_ran(network, picture):
 
 def test_a_drop_is_the_one_that_is_reported():
     """The border, which PSNR leaves out, is no part of it: a change may cost more or less there."""
-    hr = images.read(files("robustsr_assets") / "hr" / "sign.webp")
+    hr = images.read(Path(__file__).parents[1] / "assets" / "hr" / "sign.webp")
     network, one = models.load("plain", device="cpu"), here(None, hr, crop=16)
     result = run(one, network, threats.parse("cw:drop=3"), smoothing=FEW)
     before, after = (result.outcome("plain", name).measures["psnr"] for name in ("clean", "base"))

@@ -92,7 +92,7 @@ def test_a_certificate_with_a_truth_has_a_certified_psnr(client, tmp_path, photo
 
 
 def test_only_the_jobs_are_in_the_api(client):
-    names = set(client.view_api(return_format="dict")["named_endpoints"])
+    names = set(client.view_api(print_info=False, return_format="dict")["named_endpoints"])
     assert names == {"/upscale", "/compare", "/attack", "/certify"}
 
 
@@ -217,3 +217,16 @@ def test_what_is_too_large_is_refused(tmp_path, png):
             client.predict(picture=gradio_client.handle_file(str(tmp_path / "long.png")), api_name="/upscale")
         with pytest.raises(Exception, match="the limit is 400"):
             client.predict(picture=gradio_client.handle_file(str(png)), api_name="/upscale")
+
+
+def test_the_api_says_what_it_takes_and_gives(client, png):
+    described = client.view_api(print_info=False, return_format="dict")["named_endpoints"]
+    assert set(described) == {"/upscale", "/compare", "/attack", "/certify"}
+    for name, endpoint in described.items():
+        assert endpoint["description"], name
+        assert all(parameter["parameter_has_default"] for parameter in endpoint["parameters"]), name
+    handle = gradio_client.handle_file(str(png))
+    _, table, _ = client.predict(handle, models=["bicubic"], api_name="/compare")
+    assert [row[0] for row in table["value"]["data"]] == ["bicubic"]
+    with pytest.raises(Exception, match="Choose a picture first"):
+        client.predict(api_name="/upscale")

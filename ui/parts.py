@@ -217,7 +217,7 @@ def named(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., A
     shown += [inspect.Parameter(p.name, either, default=p.default, annotation=kinds[p.name]) for p in rest]
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     call.__annotations__ = kinds
-    call.__name__ = function.__name__
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
     return call
 
 
@@ -244,6 +244,12 @@ def work(
         except Cancelled:  # what was asked for is no error
             gr.Info("Cancelled.", title="Cancelled", duration=5)
             return [gr.skip()] * len(outputs)
+
+    # Clients of the API may leave out what has a default, here and in the form.
+    shown = [
+        p.replace(default=None) if p.default is p.empty else p for p in inspect.signature(function).parameters.values()
+    ]
+    job.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
     def ready(yes: bool) -> list[Any]:
         return [gr.update(interactive=yes), gr.update(interactive=not yes)]

@@ -77,6 +77,7 @@ def upscale(desk: Desk) -> tuple[gr.Dropdown, gr.Dropdown]:
                 return parts.literally(desk, str(error))
 
     def work(*values: Any, request: gr.Request, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
+        """Upscales a picture: before and after, words, the file (value), a command, panes."""
         path, against, *rest = values
         if path is None:
             raise gr.Error("Choose a picture first.", print_exception=False)

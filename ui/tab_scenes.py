@@ -46,6 +46,7 @@ def compare(desk: Desk) -> gr.Dropdown:
         request: gr.Request,
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
+        """Up to four models or defences on one crop: panes, a table and notes."""
         with readable(desk):
             made = scenes.side_by_side(
                 desk, who(request, "compare"), one(picture), one(truth), models, sigma, crop, said(progress)
@@ -107,6 +108,7 @@ def attack(desk: Desk) -> gr.Dropdown:
         request: gr.Request,
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
+        """Attacks a crop: pictures, words, panes, tables of outputs and of the change, the loss, files, a command."""
         import pandas
 
         with readable(desk):
@@ -181,6 +183,7 @@ def certify(desk: Desk) -> gr.Dropdown:
         request: gr.Request,
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
+        """Certifies a crop: pictures, the claim in words, files, a command."""
         with readable(desk):
             asked = certificates.claim_of(smooth, sigma, eps, n, ship, alpha, scope)
             made = certificates.certify(
