@@ -17,6 +17,7 @@ from .cli_common import (
     found,
     interruptible,
     load,
+    model_names,
     number_of,
     offer_weights,
     show,
@@ -51,12 +52,21 @@ ATTACK = "Attack"
 UNIVERSAL = 96  # input pixels a side, at most, of a crop that shares one perturbation with others
 
 
+def _methods(begun: str) -> list[str]:
+    return [name for name in ("fgsm", "bim", "pgd", "pgd-l2", "cw", "random") if name.startswith(begun)]
+
+
 def attack(
     context: typer.Context,
     picture: PictureArgument = None,
     method: Annotated[
         str,
-        Option("--method", help="fgsm, bim, pgd, pgd-l2, cw or random; also pgd:steps=20,...", rich_help_panel=ATTACK),
+        Option(
+            "--method",
+            autocompletion=_methods,
+            help="fgsm, bim, pgd, pgd-l2, cw or random; also pgd:steps=20,...",
+            rich_help_panel=ATTACK,
+        ),
     ] = "pgd",
     eps: Annotated[
         str | None,
@@ -125,7 +135,13 @@ def attack(
     ] = 0,
     model: Annotated[
         str | None,
-        Option("-m", "--model", help="The attacked model: name or path. Default: certsr.", rich_help_panel=MODELS),
+        Option(
+            "-m",
+            "--model",
+            autocompletion=model_names,
+            help="The attacked model: name or path. Default: certsr.",
+            rich_help_panel=MODELS,
+        ),
     ] = None,
     compare: Annotated[
         list[str] | None,

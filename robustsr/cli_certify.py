@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, Option, bring_torch, found, interruptible, load, number_of, show, typed, usage
+from .cli_common import (
+    DENOISE,
+    Option,
+    bring_torch,
+    found,
+    interruptible,
+    load,
+    model_names,
+    number_of,
+    show,
+    typed,
+    usage,
+)
 from .cli_scene import CropOption
 from .cli_verify import bar, forecast
 from .cli_verify import verify as recompute
@@ -30,7 +42,10 @@ def certify(
         typer.Argument(help="A picture, or a folder. Default: 48x48 pixels of a sample.", show_default=False),
     ] = None,
     model: Annotated[
-        str | None, Option("-m", "--model", help="Name or path. Default: certsr.", rich_help_panel=RUNNING)
+        str | None,
+        Option(
+            "-m", "--model", autocompletion=model_names, help="Name or path. Default: certsr.", rich_help_panel=RUNNING
+        ),
     ] = None,
     denoise: Annotated[str | None, Option("--denoise", help=DENOISE, rich_help_panel=RUNNING)] = None,
     smooth: Annotated[

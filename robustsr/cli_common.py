@@ -149,6 +149,12 @@ def command_line(context: typer.Context) -> str:
 # --- models ---
 
 
+def model_names(begun: str) -> list[str]:
+    """What a model's name that is being typed can become."""
+    known = dict.fromkeys([*catalogue.catalogue(), *catalogue.BICUBIC, *catalogue.installed()])
+    return [name for name in known if name.startswith(begun)]
+
+
 def found(model: str | None) -> str:
     """The name of a model that is here: a wrong one is answered before torch comes in. None: the default."""
     name = model or catalogue.default_model()

@@ -8,7 +8,19 @@ from typing import Annotated, Literal
 import typer
 
 from . import catalogue, console
-from .cli_common import Option, bring_torch, command_line, found, interruptible, load, show, sigma_of, status, usage
+from .cli_common import (
+    Option,
+    bring_torch,
+    command_line,
+    found,
+    interruptible,
+    load,
+    model_names,
+    show,
+    sigma_of,
+    status,
+    usage,
+)
 from .cli_scene import (
     FILES,
     MODELS,
@@ -35,7 +47,12 @@ def compare(
     picture: PictureArgument = None,
     model: Annotated[
         list[str] | None,
-        Option("-m", "--model", help="Name or path, as often as needed. Default: those that ship."),
+        Option(
+            "-m",
+            "--model",
+            autocompletion=model_names,
+            help="Name or path, as often as needed. Default: those that ship.",
+        ),
     ] = None,
     denoise: DenoiseOption = None,
     smooth: SmoothOption = None,

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import catalogue, console, progress
-from .cli_common import DENOISE, bring_torch, command_line, deviation, found, interruptible, show, typed, usage
+from .cli_common import (
+    DENOISE,
+    bring_torch,
+    command_line,
+    deviation,
+    found,
+    interruptible,
+    model_names,
+    show,
+    typed,
+    usage,
+)
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -31,6 +42,7 @@ Models = Annotated[
     Option(
         "-m",
         "--model",
+        autocompletion=model_names,
         help="Models, as often as needed. Default: those that ship; for the thesis, its U-Nets. Bicubic is added.",
     ),
 ]

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
-from .cli_common import DENOISE, Option, deviation, found, load, usage
+from .cli_common import DENOISE, Option, deviation, found, load, model_names, usage
 from .types import RobustSRError
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Name or path.")],
+    model: Annotated[str, typer.Argument(help="Name or path.", autocompletion=model_names)],
     out: Annotated[Path, Option("-o", "--out", "--output", help="The .onnx file.")],
     denoise: Annotated[str | None, Option("--denoise", help=DENOISE)] = None,
     smooth: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import backbones, catalogue, console, progress
-from .cli_common import load
+from .cli_common import load, model_names
 from .files import sha256
 from .types import RobustSRError
 
@@ -37,7 +37,7 @@ def models_list() -> None:
 
 
 @app.command("info")
-def models_info(model: Annotated[str, typer.Argument(help="Name or path.")]) -> None:
+def models_info(model: Annotated[str, typer.Argument(help="Name or path.", autocompletion=model_names)]) -> None:
     """Everything known about a model."""
     from . import checkpoints
 

@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 EVERY = 50  # steps between two lines where there is no terminal
 
 
+def _recipes(begun: str) -> list[str]:
+    from robustsr_training.tables import shipped
+
+    return [name for name in shipped() if name.startswith(begun)]
+
+
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe's name, or a .toml file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A shipped recipe's name, or a .toml file.", autocompletion=_recipes)
+    ] = None,
     out: Annotated[Path | None, Option("-o", "--out", help="Folder of the run. Default: runs/NAME.")] = None,
     set_: Annotated[list[str] | None, Option("--set", help="Override: section.key=value, as often as needed.")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue the run in that folder.")] = False,

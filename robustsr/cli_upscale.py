@@ -20,6 +20,7 @@ from .cli_common import (
     foremost,
     found,
     interruptible,
+    model_names,
     number_of,
     sigma_of,
     status,
@@ -177,6 +178,7 @@ def upscale(
         Option(
             "-m",
             "--model",
+            autocompletion=model_names,
             help="Name (`robustsr models list`) or path of a .pth, .safetensors, .ckpt or .onnx file. Default: certsr.",
             rich_help_panel=RUNNING,
         ),

@@ -170,7 +170,7 @@ def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) 
     """The picture files of a folder, sorted, without hidden ones and linked folders; results of ours with origins."""
     found: list[tuple[Place, Place | None]] = []
     made: dict[Place, Place | None] = {}  # from what, by manifests from here up
-    deeper = 0
+    deeper = broken = 0
     others: Counter[str] = Counter()
     for here, files in _files(folder, root, recursive, warnings):
         if any(file.name == NAME for file in files):
@@ -185,12 +185,16 @@ def _pictures(folder: Place, root: Place, recursive: bool, warnings: list[str]) 
                 continue
             if here != folder and not recursive:
                 deeper += 1
-            elif file.is_file():  # not a pipe or a dead link
+            elif file.is_file():
                 found.append((file, made.get(file)))
+            elif isinstance(file, Path) and file.is_symlink():  # the rest are pipes and the like
+                broken += 1
     heic = "; `pip install pillow-heif` takes HEIC too" if {f".{ending}" for ending in HEIC} & others.keys() else ""
     if others:
         kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(others.items()))
         warnings.append(f"{folder}: {_count(others.total(), 'file')} of other kinds left alone ({kinds}){heic}")
+    if broken:
+        warnings.append(f"{folder}: {_count(broken, 'broken link')} left alone")
     if found and deeper:
         warnings.append(f"{folder}: {_count(deeper, 'picture')} in folders below left alone: -r takes them too")
     if not found:

@@ -20,13 +20,14 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from robustsr import cli, console, engine, kernels, progress
+from robustsr import cli, cli_attack, console, engine, kernels, progress
 from robustsr.batch import Forecast
 from robustsr.catalogue import package_weights
 from robustsr.jobs import Job
 from robustsr.models import load
 from robustsr.progress import Bar
 from robustsr.settings import Smoothing
+from robustsr.threats import NAMES
 from robustsr.types import RobustSRError
 from robustsr.version import __version__
 
@@ -579,3 +580,27 @@ def test_each_picture_can_have_as_many_copies_as_it_needs(pictures, tiny):
     typed = ["--config", "settings.toml", "--samples", "2", "-o", "typed"]
     assert go("upscale", "in", "-m", tiny, "--smooth", "median", *typed)[0] == 0
     assert "--tolerance only matters" in go("upscale", "in", "-m", tiny, "--tolerance", "0.1")[2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("upscale -m certsr-", ["certsr-photo", "certsr-mrs"]),
+        ("attack --method pgd", ["pgd", "pgd-l2"]),
+        ("models info uneti", []),
+        ("evaluate -m bicubic-", ["bicubic-x2", "bicubic-x3", "bicubic-x8"]),
+        ("train adv-", ["adv-bim", "adv-cw", "adv-fgsm", "adv-l2", "adv-pgd"]),
+    ],
+)
+def test_names_are_completed_and_torch_is_not_waited_for(home, typed, names):
+    words = ["robustsr", *typed.split()]
+    asked = {"_ROBUSTSR_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    code = "import sys; sys.argv[:1] = ['robustsr']\nimport robustsr.cli\ntry: robustsr.cli.app(prog_name='robustsr')\n"
+    code += "finally: sys.exit(9 if 'torch' in sys.modules else 0)"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == sorted(names)
+
+
+def test_every_method_is_completed():
+    assert set(cli_attack._methods("")) == set(NAMES)

@@ -255,6 +255,13 @@ def test_linked_folders_are_not_entered_and_dead_links_are_reported(here):
         plan_jobs(["dead.png"], "o")
 
 
+def test_broken_links_in_a_folder_are_said(here):
+    here("p/a.png")
+    Path("p/gone.png").symlink_to("nowhere.png")
+    jobs, warnings = plan_jobs(["p"], "o")
+    assert names(jobs) == {"p/a.png": "o/a.png"} and warnings == ["p: 1 broken link left alone"]
+
+
 def test_links_to_folders_are_said(here):
     here("p/a.png", "outside/b.png")
     Path("p/link").symlink_to("../outside", target_is_directory=True)

@@ -55,6 +55,7 @@ def test_the_command_says_the_same():
     )
     found = parsed(asked.command("my photo.jpg"))
     assert found["inputs"] == ["my photo.jpg"]
+    assert parsed(Options("psnr").command("-dash.png"))["inputs"] == ["./-dash.png"]
     want = {"model": "psnr", "smooth": "mean", "sigma": "0.05", "samples": "6", "long_side": 900, "format": "jpg"}
     want |= {"quality": 88, "background": "#102030", "strip_metadata": True, "suffix": "_big", "draws": "independent"}
     want |= {"seed": 7, "precision": "fp32", "tile": 200, "tile_pad": 30, "denoise": "cleaner", "device": "cpu"}

@@ -18,7 +18,7 @@ from robustsr.smoothing import Reduce
 from robustsr.types import RobustSRError
 
 from .desk import Desk, Say
-from .options import level, number, whole
+from .options import argument, level, number, whole
 from .scenes import CENTRE, SAMPLE
 from .upscale import watched
 
@@ -100,9 +100,9 @@ def certify(
     shown = {"shipped": "certified picture", "width": "distance of the bounds", "lower": "lower", "upper": "upper"}
     gallery = [(str(folder / files[key]), caption) for key, caption in shown.items()]
     everything = [str(folder / f"{source.stem}_certificate.json"), *(str(folder / files[key]) for key in shown)]
-    words = ["robustsr", "certify", *([path.name] if path else []), "-m", model, "--smooth", claim.reduce]
+    words = ["robustsr", "certify", *([argument(path.name)] if path else []), "-m", model, "--smooth", claim.reduce]
     for flag in ("sigma", "eps", "alpha", "beta"):
         words += [f"--{flag}", f"{getattr(claim, flag):g}"]
     words += ["--samples", str(claim.n), "--ship", str(claim.shipped), "--scope", claim.scope]
     words += ["--crop", ",".join(map(str, box))] if box else []
-    return Certified(gallery, text, everything, shlex.join([*words, *(["--hr", hr.name] if hr else [])]))
+    return Certified(gallery, text, everything, shlex.join([*words, *(["--hr", argument(hr.name)] if hr else [])]))

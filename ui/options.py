@@ -135,7 +135,7 @@ class Options:
 
     def command(self, *names: str, device: str = "auto") -> str:
         """The command line that does the same; ``device``: what the server takes for "auto"."""
-        words = ["robustsr", "upscale", *names]
+        words = ["robustsr", "upscale", *map(argument, names)]
         default = Options(self.model)
 
         def add(flag: str, value: Any) -> None:  # noqa: ANN401
@@ -168,6 +168,11 @@ class Options:
         add("tile", whole(self.tile, "tile"))
         add("tile-pad", whole(self.tile_pad, "tile context"))
         return shlex.join(words)
+
+
+def argument(name: str) -> str:
+    """A file's name as an argument, which does not look like an option."""
+    return f"./{name}" if name.startswith("-") else name
 
 
 FIELDS = tuple(f.name for f in fields(Options))

@@ -26,6 +26,11 @@ from .view import Loupe
 
 WAITING = 16  # jobs that hold a thread while they wait for their turn; the others wait before
 PICTURES = [f".{ending}" for ending in FORMATS]
+# On a phone what a button does is seen far below it.
+IN_SIGHT = """() => {
+    const made = [...document.querySelectorAll(".beside")].find(part => part.offsetParent);
+    if (made && made.getBoundingClientRect().top > innerHeight * 0.7) made.scrollIntoView({behavior: "smooth"});
+}"""
 JS = (Path(__file__).parent / "loupe.js").read_text("utf-8")
 FLAGS = {  # of the command line, as the form calls them; others by their names
     "--max-pixels": "the limit of pixels (--max-pixels of robustsr ui)",
@@ -118,10 +123,10 @@ def optional(label: str, empty: str) -> gr.Textbox:
     return gr.Textbox("", label=label, placeholder=empty, min_width=130)
 
 
-def command_line() -> gr.Textbox:
+def command_line(but: str = "") -> gr.Textbox:
     """Where the command line that does the same is shown."""
     return gr.Textbox(
-        label="The same in a terminal", interactive=False, buttons=["copy"], lines=1, elem_classes="command"
+        label=f"The same in a terminal{but}", interactive=False, buttons=["copy"], lines=1, elem_classes="command"
     )
 
 
@@ -258,6 +263,7 @@ def work(
         desk.begin(who(request, api_name))
         return ready(False)
 
+    run.click(None, None, None, js=IN_SIGHT)
     buttons = [run, stop]
     started = run.click(begin, None, buttons, **QUIET)
     done = started.then(

@@ -24,7 +24,7 @@ from robustsr.types import RobustSRError
 
 from . import view
 from .desk import Desk, Say, Token
-from .options import level, number, whole
+from .options import argument, level, number, whole
 
 SAMPLE, SAMPLE_CROP = "landscape.png", (24, 24, 64, 64)
 CENTRE = 64  # pixels a side that are used where no crop is given
@@ -217,10 +217,20 @@ def attacked(
         words += f" Of {len(variants)} ways the strongest: {attack_report.HOW[result.worst]}."
     files = [str(folder / name) for name in names]
     told = "\n\n".join([words, *attack_report.verdict(result).splitlines(), *what.notes])
-    line = ["robustsr", "attack", *([path.name] if path else []), "-m", model, "--method", threat.spec, "--on", on]
+    line = [
+        "robustsr",
+        "attack",
+        *([argument(path.name)] if path else []),
+        "-m",
+        model,
+        "--method",
+        threat.spec,
+        "--on",
+        on,
+    ]
     line += ["--smooth", smooth, "--sigma", f"{smoothing.sigma:g}", "--samples", str(smoothing.samples)]
     line += ["--crop", ",".join(map(str, what.box))] if what.box else []
-    command = shlex.join([*line, *(["--hr", hr.name] if hr else [])])
+    command = shlex.join([*line, *(["--hr", argument(hr.name)] if hr else [])])
     return Attacked(gallery, view.Loupe(panes, folder), change, outputs, curve, files, told, command)
 
 

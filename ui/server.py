@@ -82,6 +82,8 @@ def served(
             body_text_color_subdued="*neutral_600",
             block_info_text_color="*neutral_600",
             input_placeholder_color="*neutral_500",
+            input_placeholder_color_dark="*neutral_400",
+            link_text_color_dark="*primary_300",
         )
         hosts = (*LOOPBACK, *filter(None, [seen.hostname])) if local else None
         try:

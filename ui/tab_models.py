@@ -25,7 +25,7 @@ def models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Calla
                 wrap=True,
                 label="Models",
                 elem_id="model-table",
-                column_widths=["25%", "12%", "20%", "43%"],
+                column_widths=[130, 64, 96, 395],
                 max_height=520,
             )
         with gr.Column(scale=5, min_width=320):

@@ -177,6 +177,7 @@ def batch(desk: Desk, batches: Batches, page: gr.Blocks, name: gr.BrowserState) 
 
     outputs = [words, table, download, command, timer, run, stop]
     inputs = [name, files, *form.values()]
+    run.click(None, None, None, js=parts.IN_SIGHT)
     started = run.click(lambda: idle(False), None, run, **QUIET).then(start, inputs, None, **PRIVATE)
     for ended in (started.success, started.failure):  # which may be of another window of the same browser
         ended(where, name, outputs, **QUIET)

@@ -166,7 +166,7 @@ def certify(desk: Desk) -> gr.Dropdown:
             gallery = _gallery("Picture and bounds", 4, "certify")
             claim = gr.Markdown("Small perturbations only, in L2: the certificate says how small.", elem_id="claim")
             files = gr.Files(label="Downloads", interactive=False, elem_classes="downloads")
-            command = parts.command_line()
+            command = parts.command_line(", with fresh noise")
 
     def work(
         picture: str | None,
