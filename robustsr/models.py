@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
 import os
 import pickle
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -51,29 +51,31 @@ class Network:
     square: bool = False
     before: tuple[str, str] | None = None  # name and digest of the denoiser that its module begins with
     winograd: bool = False
-    _made: tuple[list[tuple[int, int]], nn.Module] = field(init=False, repr=False)  # of which weights, and what
 
     def __post_init__(self) -> None:
-        self._make(_state(self.module))
-
-    def _make(self, state: list[tuple[int, int]]) -> nn.Module:
-        runner = self.module
-        if self.precision != "fp32":
-            runner = copy.deepcopy(self.module).to(PRECISIONS[self.precision])
-        elif self.winograd:
-            runner = winograd.accelerated(self.module) or runner
-        object.__setattr__(self, "_made", (state, runner))
-        return runner
+        _loaded.setdefault(self.module, winograd.state(self.module))
 
     def _runner(self) -> nn.Module:
-        """What was made of the weights as they are now, or the module itself, where they want gradients."""
+        """What runs: the module, what was made of its weights as they are now, or itself where these want gradients."""
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters()):
+            winograd.forget(self.module)  # some optimisers change weights without a trace
+            _copies.pop(self.module, None)
+            _loaded[self.module] = []
             return self.module
-        before, runner = self._made
-        if runner is self.module or (state := _state(self.module)) == before:
-            return runner
-        winograd.forget(self.module)
-        return self._make(state)
+        if self.precision == "fp32":
+            return (winograd.accelerated(self.module) or self.module) if self.winograd else self.module
+        copies = _copies.setdefault(self.module, {})
+        state, made = copies.get(self.precision, ([], self.module))
+        if made is self.module or not winograd.unchanged(self.module, state):
+            with torch.inference_mode(False):  # gradients may be asked for later
+                made = copy.deepcopy(self.module).to(PRECISIONS[self.precision])
+            copies[self.precision] = winograd.state(self.module), made
+        return made
+
+    @property
+    def as_loaded(self) -> bool:
+        """Whether its weights are still those that ``digest`` is of."""
+        return winograd.unchanged(self.module, _loaded[self.module])
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         refuse_others(x)
@@ -90,7 +92,11 @@ class Network:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, as for another process, without what is made of the weights."""
-        return _unpickled, (pickle.dumps({f.name: getattr(self, f.name) for f in fields(self) if f.init}),)
+        kept = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _unpickled, (pickle.dumps((kept, self.as_loaded)),)
+
+    def __copy__(self) -> Network:
+        return replace(self)
 
     def with_precision(self, precision: str) -> Network:
         """The same weights run in another number format."""
@@ -119,16 +125,18 @@ class Network:
         return 1 if self.exact else aligned(self.multiple)
 
 
-def _state(module: nn.Module) -> list[tuple[int, int]]:
-    """Which tensors a module has, and how often each was changed."""
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
+_loaded: WeakKeyDictionary[nn.Module, winograd.State] = WeakKeyDictionary()  # the weights as they came
+_copies: WeakKeyDictionary[nn.Module, dict[str, tuple[winograd.State, nn.Module]]] = WeakKeyDictionary()  # by precision
 
 
 def _unpickled(data: bytes) -> Network:
     """Architectures can only be imported after torchvision, which may need help."""
     import_torchvision()
-    return Network(**pickle.loads(data))
+    kept, as_loaded = pickle.loads(data)
+    network = Network(**kept)
+    if not as_loaded:
+        _loaded[network.module] = []
+    return network
 
 
 Loaded = Network | OnnxNetwork

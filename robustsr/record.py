@@ -56,7 +56,14 @@ def pictures(certificate: Certificate) -> dict[str, Tensor]:
 
 
 def describe(certificate: Certificate, x: Tensor, network: Loaded, hr: Tensor | None = None) -> dict[str, Any]:
-    """The JSON record of a certificate; ``hr (3, H, W)`` in [0, 1] adds PSNRs, certified if simultaneous."""
+    """The JSON record of a certificate; ``hr (3, H, W)`` in [0, 1] adds PSNRs, certified if simultaneous.
+
+    RobustSRError: the weights are no longer those of the file that the record would name.
+    """
+    if not getattr(network, "as_loaded", True):
+        raise RobustSRError(
+            f"the weights of {network.name} were changed: save them, and certify what is loaded of that"
+        )
     c = certificate
     return {
         **_facts(c.claim, c.field, c.seed, c.fresh, c.window, x, network),
