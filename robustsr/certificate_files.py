@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from . import heatmap, images
+from .bounds import to_levels
 from .catalogue import package_samples
 from .certificate import Certificate, FieldKind
 from .certify import Claim
 from .files import atomic
 from .models import Loaded
 from .pairs import pictures_in
-from .record import answers, describe, digest, pictures
+from .record import answers, describe, digest, pictures, result_of
 from .scene import Box, placed
 from .types import MAX_PIXELS, RobustSRError
 
@@ -36,11 +37,15 @@ def files(folder: Path, stem: str) -> list[Path]:
 
 
 def paired(folder: Path, truths: Path | None) -> list[tuple[Path, Path | None]]:
-    """The pictures of a folder, each with its ground truth of the same name, whatever the ending, in ``truths``.
+    """The pictures of a folder but for those of certificates, each with its ground truth of the same name, whatever the
+    ending, in ``truths``.
 
-    RobustSRError: two of one name, or one without its truth.
+    RobustSRError: there are none, two of one name, or one without its truth.
     """
-    found = pictures_in(folder)
+    ours = {path for record in folder.glob("*_certificate.json") for path in files(folder, record.stem[:-12])}
+    found = [path for path in pictures_in(folder) if path not in ours]
+    if not found:
+        raise RobustSRError(f"{folder} holds certificates only")
     if twice := [stem for stem, count in Counter(path.stem for path in found).items() if count > 1]:
         raise RobustSRError(f"{folder} has several pictures called {twice[0]}, whose files would be called alike")
     if truths is None:
@@ -63,26 +68,34 @@ def known(
     seed: int | None,
     hr: Tensor | None,
 ) -> dict[str, Any] | None:
-    """The record that is there of this claim about this picture and model; None: there is none.
+    """The record that is there of this claim about this picture and model, with the PSNRs to ``hr``; None: there is
+    none.
 
-    RobustSRError: what is there is something else.
+    RobustSRError: what is there is something else, or damaged.
     """
-    there = [path for path in files(folder, stem) if path.exists()]
     target = files(folder, stem)[-1]
-    if target not in there:  # it is written last: the others are parts of one that was interrupted
+    if not target.exists():  # it is written last: others are parts of one that was interrupted
         return None
     try:
         record: dict[str, Any] = json.loads(target.read_text("utf-8"))
         same = answers(record, x, network, claim, field, seed)
-    except (OSError, ValueError, AttributeError) as error:
+        _ = record["input"]["name"], record["result"]["mean_width"]
+        stored = {key: levels(folder / name) for key, name in names(stem).items() if key in ENDINGS}
+        whole = all(digest(stored[key]) == record["sha256"][key] for key in ENDINGS)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RobustSRError) as error:
         raise RobustSRError(f"{target} is damaged: give --overwrite, or another -o") from error
-    if (
-        not same
-        or len(there) < len(files(folder, stem))
-        or (hr is not None and record["result"].get("hr_sha256") != digest(hr))
-    ):
-        raise RobustSRError(f"{target} is of another claim, picture or model: give --overwrite, or another -o")
+    if not same or not whole:
+        what = "of another claim, picture or model" if not same else "not about the pictures beside it"
+        raise RobustSRError(f"{target} is {what}: give --overwrite, or another -o")
+    if hr is not None and record["result"].get("hr_sha256") != digest(hr):
+        record["result"] = result_of(claim, stored, hr)
+        _save(record, target)
     return record
+
+
+def levels(path: Path) -> Tensor:
+    """The 8-bit levels ``(3, h, w)`` of a picture that was written here."""
+    return to_levels(torch.from_numpy(images.read(path).rgb.transpose(2, 0, 1).copy()))
 
 
 def read_input(
@@ -161,6 +174,10 @@ def write(
     shown["width"] = heatmap.width_map(made.bounds.width.numpy())
     for key, pixels in shown.items():
         images.write_pixels(pixels, folder / files[key])
+    _save(record, target)
+    return record
+
+
+def _save(record: dict[str, Any], target: Path) -> None:
     with atomic(target) as part:
         part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return record

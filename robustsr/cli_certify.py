@@ -17,12 +17,11 @@ from .cli_common import (
     load,
     model_names,
     number_of,
-    show,
     typed,
     usage,
 )
 from .cli_scene import CropOption
-from .cli_verify import bar, forecast
+from .cli_verify import bar, forecast, show_one, show_table, warn
 from .cli_verify import verify as recompute
 from .types import RobustSRError
 
@@ -157,6 +156,10 @@ def certify(
     folder = out or Path("certified")
     if picture is not None and picture.is_dir():
         jobs = work.paired(picture, hr)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RobustSRError(f"cannot make the folder {folder}: {error.strerror}") from error
         network = load(found(model), device, denoise=denoise and found(denoise))
         _each(jobs, asked, network, claim, field, seed, folder, overwrite, json)
         return
@@ -164,11 +167,11 @@ def certify(
     there = [path.name for path in work.files(folder, stem) if path.exists()]
     if there and not overwrite:
         raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
+    work.read_input(picture, asked)  # says what is wrong before a model is loaded
     network = load(found(model), device, denoise=denoise and found(denoise))
-    with interruptible("nothing was written"):
-        record = _one(picture, hr, asked, network, claim, field, seed, folder)
-    _show(record, json)
-    _warn(record)
+    record = _one(picture, hr, asked, network, claim, field, seed, folder)
+    show_one(record, json)
+    warn([record])
     console.say(f"certificate: {work.files(folder, stem)[-1]}", "green")
 
 
@@ -183,8 +186,12 @@ def _one(
     folder: Path,
     *,
     again: bool = True,
+    outcome: str = "nothing was written",
 ) -> dict[str, Any]:
-    """The record of one certificate, which is written; that which is there already, unless ``again``."""
+    """The record of one certificate, which is written; that which is there already, unless ``again``.
+
+    ``outcome``: what comes of it when it is interrupted.
+    """
     from . import certificate_files as work
     from .certificate import certify as run
     from .certificate import for_picture
@@ -198,7 +205,7 @@ def _one(
     if not again and (known := work.known(folder, stem, x, network, claim, field, seed, reference)):
         return known
     forecast(x, network, claim.n + claim.shipped)
-    with bar() as tick:
+    with interruptible(outcome), bar() as tick:
         made = run(x, network, claim, field=field, seed=seed, on_draws=tick)
     name = picture.name if picture else f"sample:{work.SAMPLE}"
     return work.write(made, x, network, folder, stem, name=name, crop=place, hr=reference)
@@ -217,84 +224,22 @@ def _each(
 ) -> None:
     """A certificate for each picture, and a table of them; exit code 1 where one failed."""
     records: list[dict[str, Any]] = []
-    with interruptible(f"the certificates that are whole stay in {folder}, and the same command goes on"):
-        for picture, hr in jobs:
-            console.say(picture.name)
-            try:
-                record = _one(picture, hr, crop, network, claim, field, seed, folder, again=overwrite)
-            except RobustSRError as error:
-                console.say(f"failed: {picture.name}: {error}", "red")
-                continue
-            records.append(record)
-            if json:
-                console.emit(record)
+    outcome = f"the certificates that are whole stay in {folder}, and the same command goes on"
+    for picture, hr in jobs:
+        console.say(picture.name)
+        try:
+            record = _one(picture, hr, crop, network, claim, field, seed, folder, again=overwrite, outcome=outcome)
+        except RobustSRError as error:
+            console.say(f"failed: {picture.name}: {error}", "red")
+            continue
+        records.append(record)
+        if json:
+            console.emit(record)
     if records:
         if not json:
-            _table(records)
-        _warn(records[0])
+            show_table(records)
+        warn(records)
     said = f"{len(records)} certificates" + f", {len(jobs) - len(records)} failed" * (len(records) < len(jobs))
     console.say(f"{said} -> {folder}", "green")
     if len(records) < len(jobs):
         raise typer.Exit(1)
-
-
-def _table(records: list[dict[str, Any]]) -> None:
-    """Widths and PSNRs, and their means over the pictures."""
-    from .report import Column, Row, Table
-
-    names = {"mean_width": "mean width", "largest_width": "largest", "psnr": "PSNR", "certified_psnr": "certified PSNR"}
-    columns = {key: Column(name, digits=2) for key, name in names.items() if key in records[0]["result"]}
-    figures = [[float(record["result"][key]) for key in columns] for record in records]
-    rows = [Row.of(record["input"]["name"], row) for record, row in zip(records, figures, strict=True)]
-    rows.append(Row.of("mean", [sum(column) / len(records) for column in zip(*figures, strict=True)]))
-    first, failure = records[0], records[0]["derived"]["failure"]
-    notes = [
-        f"{first['model']['name']}, {first['reduce']} of {first['shipped']} draws, sigma {first['sigma']:g}; eps "
-        f"{first['eps']:g} (L2, {_over(first)}); bounds from {first['n']} draws, each picture's may fail with "
-        f"probability {failure:.4g}, {first['scope']}",
-        "widths in levels of 255; PSNR on RGB, 8 bits, no border cut",
-    ]
-    show(Table("Certificates", list(columns.values()), rows, notes, "picture"))
-
-
-def _show(record: dict[str, Any], json: bool) -> None:
-    if json:
-        console.emit(record)
-    else:
-        derived, result = record["derived"], record["result"]
-        table = console.table("", "")
-        table.show_header = False
-        how = f"{record['reduce']} of {record['shipped']} draws, sigma {record['sigma']:g}"
-        size = f"{record['input']['width']}x{record['input']['height']} x{record['model']['scale']}"
-        table.add_row("picture", f"{record['input']['name']} {size} by {record['model']['name']}, {how}")
-        table.add_row("eps", f"{record['eps']:g} (L2, {_over(record)}), r = eps/sigma = {derived['r']:.3g}")
-        table.add_row("bounds", f"from {record['n']} draws" + (f", ranks {derived['ranks']}" * bool(derived["ranks"])))
-        table.add_row("may fail", f"with probability {derived['failure']:.4g}, {record['scope']}")
-        table.add_row(
-            "width", f"{result['mean_width']:.1f} of 255 levels on average, {result['largest_width']} at most"
-        )
-        if "psnr" in result:
-            certified = result.get("certified_psnr")
-            whose = "" if record["beta"] else f" for the true {record['reduce']}"
-            least = f", certified at least {float(certified):.2f} dB{whose}" if certified is not None else ""
-            table.add_row("PSNR", f"{float(result['psnr']):.2f} dB{least} (RGB, 8 bits, no border cut)")
-        console.out.print(table)
-        for line in (*record["claim"], *record["not_claimed"]):
-            console.out.print(f"\n{line}", markup=False, soft_wrap=True)
-
-
-def _warn(record: dict[str, Any]) -> None:
-    """What there is to say of a claim."""
-    if (margin := record["derived"]["margin"]) > 0.05:
-        console.say(
-            f"note: {2 * margin * 255:.0f} levels of the width make room for a mean of only {record['shipped']} draws: "
-            f"more --ship, --scope value, or --beta 0 (a claim about the true mean alone) narrow it",
-            "yellow",
-        )
-    if not record["noise"]["fresh"]:
-        console.say("note: the seed was given: the claim needs that it was chosen before any result was seen", "yellow")
-
-
-def _over(record: dict[str, Any]) -> str:
-    radius = record["field"]["radius"]
-    return "whole input" if radius is None else f"inside every receptive field of {2 * radius + 1}x{2 * radius + 1}"

@@ -1,4 +1,4 @@
-"""The option ``--verify`` of `robustsr certify`: a certificate computed anew; and what both say as they go."""
+"""What `robustsr certify` says of certificates, and its option ``--verify``: one computed anew."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from . import console, progress
-from .cli_common import bring_torch, found, interruptible, load
+from .cli_common import bring_torch, found, interruptible, load, show
 from .types import RobustSRError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .images import Picture
     from .models import Loaded
     from .record import Verdict
 
@@ -38,6 +37,71 @@ def forecast(x: Tensor, network: Loaded, draws: int) -> None:
         f"{x.shape[-1]}x{x.shape[-2]} pixels, {draws} draws, about {console.duration(seconds)}: "
         f"{network.name} x{network.scale} on {network.device} (fp32)"
     )
+
+
+def show_table(records: list[dict[str, Any]]) -> None:
+    """Widths and PSNRs, and their means over the pictures."""
+    from .report import Column, Row, Table
+
+    names = {"mean_width": "mean width", "largest_width": "largest", "psnr": "PSNR", "certified_psnr": "certified PSNR"}
+    columns = {key: Column(name, digits=2) for key, name in names.items() if all(key in r["result"] for r in records)}
+    figures = [[float(record["result"][key]) for key in columns] for record in records]
+    rows = [Row.of(record["input"]["name"], row) for record, row in zip(records, figures, strict=True)]
+    rows.append(Row.of("mean", [sum(column) / len(records) for column in zip(*figures, strict=True)]))
+    first, failure = records[0], records[0]["derived"]["failure"]
+    notes = [
+        f"{first['model']['name']}, {first['reduce']} of {first['shipped']} draws, sigma {first['sigma']:g}; eps "
+        f"{first['eps']:g} (L2, {_over(first)}); bounds from {first['n']} draws, each picture's may fail with "
+        f"probability {failure:.4g}, {first['scope']}",
+        "widths in levels of 255" + "; PSNR on RGB, 8 bits, no border cut" * ("psnr" in columns),
+    ]
+    show(Table("Certificates", list(columns.values()), rows, notes, "picture"))
+
+
+def show_one(record: dict[str, Any], json: bool) -> None:
+    if json:
+        console.emit(record)
+    else:
+        derived, result = record["derived"], record["result"]
+        table = console.table("", "")
+        table.show_header = False
+        how = f"{record['reduce']} of {record['shipped']} draws, sigma {record['sigma']:g}"
+        size = f"{record['input']['width']}x{record['input']['height']} x{record['model']['scale']}"
+        table.add_row("picture", f"{record['input']['name']} {size} by {record['model']['name']}, {how}")
+        table.add_row("eps", f"{record['eps']:g} (L2, {_over(record)}), r = eps/sigma = {derived['r']:.3g}")
+        table.add_row("bounds", f"from {record['n']} draws" + (f", ranks {derived['ranks']}" * bool(derived["ranks"])))
+        table.add_row("may fail", f"with probability {derived['failure']:.4g}, {record['scope']}")
+        table.add_row(
+            "width", f"{result['mean_width']:.1f} of 255 levels on average, {result['largest_width']} at most"
+        )
+        if "psnr" in result:
+            certified = result.get("certified_psnr")
+            whose = "" if record["beta"] else f" for the true {record['reduce']}"
+            least = f", certified at least {float(certified):.2f} dB{whose}" if certified is not None else ""
+            table.add_row("PSNR", f"{float(result['psnr']):.2f} dB{least} (RGB, 8 bits, no border cut)")
+        console.out.print(table)
+        for line in (*record["claim"], *record["not_claimed"]):
+            console.out.print(f"\n{line}", markup=False, soft_wrap=True)
+
+
+def warn(records: list[dict[str, Any]]) -> None:
+    """What there is to say of claims that differ by their picture only."""
+    record = max(records, key=lambda record: float(record["derived"]["margin"]))
+    if (margin := record["derived"]["margin"]) > 0.05:
+        most = "up to " * (len(records) > 1)
+        console.say(
+            f"note: {most}{2 * margin * 255:.0f} levels of the width make room for a mean of only "
+            f"{record['shipped']} draws: "
+            f"more --ship, --scope value, or --beta 0 (a claim about the true mean alone) narrow it",
+            "yellow",
+        )
+    if not record["noise"]["fresh"]:
+        console.say("note: the seed was given: the claim needs that it was chosen before any result was seen", "yellow")
+
+
+def _over(record: dict[str, Any]) -> str:
+    radius = record["field"]["radius"]
+    return "whole input" if radius is None else f"inside every receptive field of {2 * radius + 1}x{2 * radius + 1}"
 
 
 def verify(
@@ -84,7 +148,7 @@ def verify(
             raise
         raise RobustSRError(f"the certificate's model {trained!r} is not installed: give -m and its file") from None
     network = load(known, device, denoise=denoise and found(denoise))
-    stored = {key: _levels(path.parent / name) for key, name in names.items()}
+    stored = {key: work.levels(path.parent / name) for key, name in names.items()}
     forecast(x, network, sum(int(record[key]) for key in ("n", "shipped") if isinstance(record.get(key), int)))
     with interruptible("nothing was decided"), bar() as tick:
         reference = work.read_truth(hr, crop, network.scale, x) if hr else None
@@ -98,17 +162,6 @@ def _names(model: dict[str, Any]) -> tuple[str, str | None]:
         return str(model["name"]), None
     denoiser = str(model["denoiser"]["name"])
     return str(model["name"]).removesuffix(f" after {denoiser}"), denoiser
-
-
-def _levels(path: Path) -> Tensor:
-    """The 8-bit levels ``(3, h, w)`` of a picture that was written here."""
-    import torch
-
-    from . import images
-    from .bounds import to_levels
-
-    picture: Picture = images.read(path)
-    return to_levels(torch.from_numpy(picture.rgb.transpose(2, 0, 1).copy()))
 
 
 def _verdict(verdict: Verdict, record: dict[str, Any], path: Path, json: bool) -> None:

@@ -63,7 +63,8 @@ def labels(study: Study) -> dict[str, str]:
 
 def _came_out(threat: Threat, spec: str, study: Study, results: Results) -> str:
     """How large its changes were, after rounding: from the smallest mean over the pictures to the largest."""
-    means = [results.mean(threat.measure, model, None, spec) for model in study.models]
+    size: Metric = threat.measure if threat.eps_rel is None else "l2_rel"
+    means = [results.mean(size, model, None, spec) for model in study.models]
     ends = sorted(mean for mean in means if mean is not None)
     texts = [f"{end * 255:.3g}/255" if threat.measure == "linf" else f"{end:.3g}" for end in (*ends[:1], *ends[-1:])]
     return f", came out as {' to '.join(dict.fromkeys(texts))}" if texts else ""

@@ -67,7 +67,7 @@ def describe(certificate: Certificate, x: Tensor, network: Loaded, hr: Tensor | 
     c = certificate
     return {
         **_facts(c.claim, c.field, c.seed, c.fresh, c.window, x, network),
-        "result": _result(c.claim, pictures(c), hr),
+        "result": result_of(c.claim, pictures(c), hr),
         "sha256": {name: digest(levels) for name, levels in pictures(c).items()},
         "versions": _versions(network),
     }
@@ -124,7 +124,8 @@ def _before(network: Loaded) -> dict[str, Any]:
     return {"denoiser": {"sha256": before[1]}} if before else {}
 
 
-def _result(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> dict[str, Any]:
+def result_of(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> dict[str, Any]:
+    """How far apart the bounds in ``levels`` are; with a ground truth also PSNRs."""
     width = (levels["upper"].int() - levels["lower"].int()).double()
     made: dict[str, Any] = {"mean_width": width.mean().item(), "largest_width": int(width.max())}
     if hr is not None:
@@ -232,7 +233,7 @@ def verify(
     if "hr_sha256" in recorded_result and hr is None:
         unchecked = tuple(k for k in recorded_result if "psnr" in k)
         recorded_result = {k: v for k, v in recorded_result.items() if "psnr" not in k and k != "hr_sha256"}
-    results = _result(claim, stored, hr if "hr_sha256" in recorded_result else None)
+    results = result_of(claim, stored, hr if "hr_sha256" in recorded_result else None)
     problems = [_message(f"result.{k}", was, now, claim) for k, was, now in _differences(recorded_result, results)]
     problems += [f"result.{key}: nothing here gives such a number" for key in recorded_result.keys() - results.keys()]
     again = certify(x, network, claim, field=kind, seed=seed, on_draws=on_draws)

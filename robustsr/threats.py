@@ -125,7 +125,7 @@ class Threat:
         if self.method == "cw":
             return ""
         if self.eps_rel is not None:
-            return f"L2 up to {self.eps_rel:g} sqrt(3hw)"
+            return f"L2 / sqrt(3hw) up to {self.eps_rel:g}"
         eps = self._eps
         return f"L2 up to {eps:g}" if self.norm == "l2" else f"Linf up to {shown(eps)}"
 

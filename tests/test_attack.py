@@ -22,6 +22,7 @@ def test_an_attack_is_measured_beside_noise_on_every_model(network, picture):
     other = models.load("bicubic", device="cpu")
     result = run(one, network, threats.parse("pgd:steps=3"), smoothing=FEW, others=[Shown("bicubic", other)], seed=1)
     assert result.labels == ["tiny", "tiny, median of 4, sigma 0.03", "bicubic"] and result.victim == "tiny"
+    assert list(result.weights.values()) == [network.digest, network.digest, "bicubic"]
     assert [o.input for o in result.outcomes] == ["clean", "random", "base"] * 3
     assert result.strongest.sizes["levels"] == pytest.approx(8) == result.noise.sizes["levels"]
     for o in result.outcomes:

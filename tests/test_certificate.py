@@ -11,6 +11,7 @@ from robustsr import certificate, record
 from robustsr.bounds import to_levels
 from robustsr.certificate import certify, find_field, window_size
 from robustsr.certify import Claim
+from robustsr.models import load
 from robustsr.noise import gaussian
 from robustsr.types import RobustSRError
 
@@ -453,3 +454,16 @@ def test_a_damaged_certificate(net, told, change):
     written, stored, hr = told
     with pytest.raises(RobustSRError):
         record.verify({**written, **change}, photo(), net, stored, hr)
+
+
+def test_a_record_names_no_weights_that_are_not_those_of_the_file(tiny):
+    net, x, claim = load(tiny, device="cpu", precision="bf16"), photo(8, 8), Claim(0.06, 0.06, n=400, shipped=41)
+    other = load(tiny, device="cpu", precision="fp32")
+    record.describe(certify(x, net, claim, seed=1), x, net)
+    for one in (net, other):
+        with torch.no_grad():
+            next(one.module.parameters()).mul_(1.5)
+    made, want = (certify(x, one, claim, seed=1) for one in (net, replace(other)))
+    assert torch.equal(made.bounds.upper, want.bounds.upper)  # in float32, whatever it was loaded as
+    with pytest.raises(RobustSRError, match="the weights of tiny were changed: save them"):
+        record.describe(made, x, net)

@@ -265,6 +265,64 @@ def test_a_folder_has_a_certificate_each_and_a_table(run, picture, photo, tmp_pa
     assert json.loads((out / "cat_certificate.json").read_text())["eps"] == 0.01
 
 
+@pytest.fixture
+def each(run, picture, photo, tmp_path):
+    """A folder of two pictures certified with a given seed; the command, and the certificates' folder."""
+    Image.fromarray(photo(6, 8, seed=3)).save(picture.with_name("cat.jpg"))
+    command, out = [picture.parent, *FEW, "--smooth", "mean", "--ship", "900", "--seed", "5"], tmp_path / "each"
+    code, _, words = run(*command, "-o", out)
+    assert code == 0 and words.count("draws, about") == 2
+    assert words.count("levels of the width make room") == 1 and "the seed was given" in words
+    records = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    margin = max(record["derived"]["margin"] for record in records)
+    assert f"note: up to {2 * margin * 255:.0f} levels" in words
+    return command, out
+
+
+def test_a_folder_keeps_what_is_whole_and_of_this_claim_only(run, each, tmp_path):
+    command, out = each
+    code, stdout, words = run(*command, "-o", out, "--json")
+    assert code == 0 and "draws, about" not in words
+    assert [json.loads(line)["input"]["name"] for line in stdout.splitlines()] == ["bird.png", "cat.jpg"]
+    for change in (["--seed", "6"], ["--sigma", ".05"]):
+        assert run(*command, "-o", out, *change)[2].count("is of another claim, picture or model") == 2
+    Image.fromarray(pixels(out / "cat_lower.png").astype(np.uint8) // 2).save(out / "cat_lower.png")
+    (out / "bird_upper.png").unlink()
+    code, _, words = run(*command, "-o", out)
+    assert code == 1 and "cat_certificate.json is not about the pictures beside it" in words
+    assert "bird_certificate.json is damaged" in words
+    path = out / "bird_certificate.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "result"}))
+    assert "bird_certificate.json is damaged" in run(*command, "-o", out)[2]
+
+
+def test_truths_that_come_later_are_measured_without_another_draw(run, each, picture, photo, tmp_path):
+    command, out = each
+    truths = tmp_path / "hr"
+    truths.mkdir()
+    for name in ("bird.png", "cat.jpg"):
+        small = Image.open(picture.with_name(name))
+        small.resize((small.width * 4, small.height * 4)).save(truths / f"{Path(name).stem}.png")
+    code, stdout, words = run(*command, "-o", out, "--hr", truths)
+    assert code == 0 and "draws, about" not in words and "PSNR" in stdout
+    record = out / "cat_certificate.json"
+    assert "psnr" in json.loads(record.read_text())["result"]
+    assert run("--verify", record, picture.with_name("cat.jpg"), "--hr", truths / "cat.png")[0] == 0
+    Image.fromarray(photo(6, 6)).save(picture.with_name("new.png"))  # and some have none
+    code, stdout, words = run(*command, "-o", out)
+    assert code == 0 and "3 certificates" in words and "PSNR" not in stdout
+
+
+def test_certificates_among_the_pictures_are_no_pictures(run, each, picture):
+    command, _ = each
+    for _ in range(2):
+        code, _, words = run(*command, "-o", picture.parent)
+        assert code == 0 and "2 certificates" in words
+    assert len(list(picture.parent.iterdir())) == 2 * 6
+    code, _, words = run(*command, "-o", picture)
+    assert code == 1 and f"cannot make the folder {picture}" in words and "draws, about" not in words
+
+
 def test_what_cannot_be_paired_or_read_in_a_folder_is_said(run, picture, tmp_path):
     (picture.parent / "broken.png").write_bytes(b"no picture")
     code, _, words = run(picture.parent, *FEW, "-o", tmp_path / "out")

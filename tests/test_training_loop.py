@@ -265,8 +265,13 @@ def test_a_run_does_not_go_on_from_another_start(folder, tiny, denoiser):
     begun = [f"generator.init={tiny}", f"generator.denoise={denoiser}"]
     first, *_ = train(tiny_run.recipe(folder, *begun), folder / "run", stop=after(2))
     assert f"{denoiser} goes before the network, and is trained with it" in first.message
-    with pytest.raises(RobustSRError, match=r"generator.init was tiny [0-9a-f]{16} and is other [0-9a-f]{16}: resume"):
+    with pytest.raises(
+        RobustSRError, match=r"init was tiny [0-9a-f]{16} and is other [0-9a-f]{16}: .*, --set generator.init=gone\)"
+    ):
         list(train(tiny_run.recipe(folder, begun[1], f"generator.init={other}"), folder / "run", resume=True))
+    for init in ("gone", ""):  # its weights are in the checkpoint
+        again = tiny_run.recipe(folder, begun[1], f"generator.init={init}")
+        assert State.resumed(folder / "run" / "checkpoint.pt", again, torch.device("cpu")).step == 2
     other.write_bytes(tiny.read_bytes())  # called otherwise now
     again = tiny_run.recipe(folder, begun[1], f"generator.init={other}")
     assert list(train(again, folder / "run", resume=True))[-1].step == 12
@@ -280,7 +285,14 @@ def test_a_run_does_not_go_on_from_another_start(folder, tiny, denoiser):
 def test_the_whole_recipe_of_a_run_is_beside_its_weights(folder):
     config = tiny_run.recipe(folder, "optimiser.steps=1")
     list(train(config, folder / "run"))
-    assert Recipe.load(str(folder / "run" / "recipe.toml"), []) == config
+    path = folder / "run" / "recipe.toml"
+    assert Recipe.load(str(path), []) == config
+    more = tiny_run.recipe(folder, "optimiser.steps=1", "validation.limit=2")
+    list(train(more, folder / "run", resume=True))
+    assert Recipe.load(str(path), []) == more
+    path.write_text("# mine\n")
+    list(train(config, folder / "run", resume=True))
+    assert path.read_text() == "# mine\n"
 
 
 def test_validation_on_what_it_learns_from_is_said(folder):

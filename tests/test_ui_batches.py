@@ -143,8 +143,17 @@ def test_archives_that_cannot_be_used(tmp_path, kind):
 
 
 def test_names_that_not_every_system_takes_are_changed_and_not_lost(tmp_path, files):
-    data = (files / "a.png").read_bytes()
-    entries = {"2026-01-01 12:30:05.png": data, "a:b/c.png": data, "\xfc" * 200 + ".png": data}
-    assert collected([zipped(tmp_path / "z.zip", entries)], tmp_path / "in", 1 << 20) == []
-    *others, long = names(tmp_path / "in")
-    assert others == ["2026-01-01 12_30_05.png", "a_b/c.png"] and len(long.encode()) <= 255 and long.endswith(".png")
+    data, long = (files / "a.png").read_bytes(), "\xfc" * 200
+    entries = {"2026-01-01 12:30:05.png": data, "a:b/c.png": data, f"{long}.png": data, f"d.{long}/e.png": data}
+    archives = [zipped(tmp_path / name, entries) for name in ("y.zip", "z.zip")]
+    assert collected(archives, tmp_path / "in", 1 << 20) == []
+    found = names(tmp_path / "in")
+    assert {"2026-01-01 12_30_05.png", "2026-01-01 12_30_05_2.png", "a_b/c.png", "a_b/c_2.png"} < set(found)
+    assert len(found) == 8 and all(len(part.encode()) <= 255 for name in found for part in name.split("/"))
+    assert all(name.endswith(".png") for name in found)
+
+
+def test_an_archive_as_deep_as_no_system_takes_says_so_without_our_folders(tmp_path):
+    path = zipped(tmp_path / "z.zip", {"/".join(["x" * 200] * 25) + "/a.png": "x"})
+    with pytest.raises(RobustSRError, match="^z.zip cannot be unpacked: File name too long$"):
+        collected([path], tmp_path / "in", 1 << 20)

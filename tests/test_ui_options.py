@@ -3,7 +3,7 @@ import shlex
 import pytest
 import typer
 from robustsr_ui.desk import Desk
-from robustsr_ui.options import Options
+from robustsr_ui.options import Options, argument
 
 from robustsr import cli
 from robustsr.cli_common import sigma_of
@@ -55,7 +55,7 @@ def test_the_command_says_the_same():
     )
     found = parsed(asked.command("my photo.jpg"))
     assert found["inputs"] == ["my photo.jpg"]
-    assert parsed(Options("psnr").command("-dash.png"))["inputs"] == ["./-dash.png"]
+    assert parsed(Options("psnr").command(argument("-dash.png")))["inputs"] == ["./-dash.png"]
     want = {"model": "psnr", "smooth": "mean", "sigma": "0.05", "samples": "6", "long_side": 900, "format": "jpg"}
     want |= {"quality": 88, "background": "#102030", "strip_metadata": True, "suffix": "_big", "draws": "independent"}
     want |= {"seed": 7, "precision": "fp32", "tile": 200, "tile_pad": 30, "denoise": "cleaner", "device": "cpu"}
@@ -63,15 +63,16 @@ def test_the_command_says_the_same():
 
 
 def test_results_are_named_as_the_command_names_them(tmp_path):
-    for options in (
-        Options("certsr"),
-        Options("certsr", size="factor", first="2.5"),
-        Options("certsr", size="width", first="900"),
-        Options("certsr", suffix="_big"),
+    for options, name in (
+        (Options("certsr"), "_x4"),
+        (Options("certsr", size="factor", first="2.5"), "_x2.5"),
+        (Options("certsr", size="width", first="900"), "_upscaled"),
+        (Options("mine.pth"), "_upscaled"),
+        (Options("certsr", suffix="_big"), "_big"),
     ):
         found = parsed(options.command("a.png"))
         sizes = {name: found[name] for name in SIZES}
-        assert options.named == (found["suffix"] or "_" + label(found["model"], sizes))
+        assert options.named == (found["suffix"] or "_" + label(found["model"], sizes)) == name
 
 
 def test_sigma_as_a_fraction_is_understood_by_both():

@@ -66,14 +66,17 @@ class State:
         changes = [
             f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
         ]
+        gone = ""
         for key, was in saved.get("begun", {}).items():
-            with suppress(RobustSRError):  # gone since
+            with suppress(RobustSRError):  # not here: its weights are in the checkpoint
                 named = _told(getattr(recipe.generator, key))
-                changes += [f"generator.{key} was {was} and is {named}"] * (named.split()[-1] != was.split()[-1])
+                if named.split()[-1] != was.split()[-1]:
+                    changes.append(f"generator.{key} was {was} and is {named}")
+                    gone = f" (where that is no more, --set generator.{key}=gone)"
         if changes:
             raise RobustSRError(
-                f"{path} was made by another recipe: {', '.join(changes)}: resume with what it began with, or begin a "
-                "new run from its weights, --set generator.init=NAME.safetensors"
+                f"{path} was made by another recipe: {', '.join(changes)}: resume with what it began with{gone}, or "
+                "begin a new run from its weights, --set generator.init=NAME.safetensors"
             )
         try:
             state = cls._around(rebuilt(saved["net"]), recipe, device)

@@ -16,6 +16,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from robustsr.engine import buffers_kept, full_float32
+from robustsr.files import atomic
 from robustsr.types import RobustSRError
 from robustsr.version import __version__
 
@@ -159,7 +160,7 @@ def train(
     try:
         out.mkdir(parents=True, exist_ok=True)
         if session.crew.is_main_process:
-            (out / "recipe.toml").write_text(written(recipe), "utf-8")
+            _keep(recipe, out / "recipe.toml")
     except OSError as error:
         raise RobustSRError(f"cannot write to the folder {out}: {error.strerror}") from error
     with buffers_kept(), ExitStack() as stack:
@@ -217,6 +218,14 @@ def _steps(
             seen = time.perf_counter()
         if stopped:
             break
+
+
+def _keep(recipe: Recipe, path: Path) -> None:
+    """Writes a recipe with all its keys, but not in place of one that a person wrote."""
+    mark = "# All that decides this run, as robustsr wrote it.\n"
+    if not path.exists() or path.read_text("utf-8", "replace").startswith(mark):
+        with atomic(path) as part:
+            part.write_text(mark + written(recipe), "utf-8")
 
 
 def _rates(recipe: Recipe) -> str:

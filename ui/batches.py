@@ -211,7 +211,8 @@ def collected(files: Sequence[Path], folder: Path, limit: int) -> list[str]:
             ValueError,  # names that are not in their encoding
             LookupError,  # fields that are cut off
         ) as e:
-            raise RobustSRError(f"{path.name} cannot be unpacked: {e}") from None
+            reason = getattr(e, "strerror", None) or e
+            raise RobustSRError(f"{path.name} cannot be unpacked: {reason}") from None
     if not count:
         raise RobustSRError("there are no pictures: choose files, or a zip archive of them")
     return [f"{others} file{'s' * (others != 1)} of other kinds in the archive left out"] if others else []
@@ -226,7 +227,8 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> N
     parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
     wanted = (part for part in parts if part not in ("/", "") and not part.startswith("."))
     inside = [part.replace(":", "_") for part in wanted if not re.fullmatch("[A-Za-z]:", part)]
-    target = _free(folder.joinpath(*(fitted(stem, ending) for stem, ending in map(os.path.splitext, inside))))
+    *above, name = inside
+    target = _free(folder.joinpath(*(fitted(part, "") for part in above), fitted(*os.path.splitext(name))))
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as source, open(target, "wb") as out:
         while block := source.read(1 << 20):
@@ -240,7 +242,7 @@ def _free(path: Path) -> Path:
     number, made = 1, path
     while made.exists():
         number += 1
-        made = path.with_name(f"{path.stem}_{number}{path.suffix}")
+        made = path.with_name(fitted(path.stem, f"_{number}{path.suffix}"))
     return made
 
 

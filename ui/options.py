@@ -135,7 +135,7 @@ class Options:
 
     def command(self, *names: str, device: str = "auto") -> str:
         """The command line that does the same; ``device``: what the server takes for "auto"."""
-        words = ["robustsr", "upscale", *map(argument, names)]
+        words = ["robustsr", "upscale", *names]
         default = Options(self.model)
 
         def add(flag: str, value: Any) -> None:  # noqa: ANN401

@@ -16,7 +16,7 @@ from robustsr.types import RobustSRError
 
 from . import view
 from .desk import Desk, Say, Token
-from .options import Options
+from .options import Options, argument
 
 BICUBIC, PLAIN = "bicubic", "the same model, not smoothed"
 
@@ -124,7 +124,7 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
         after,
         task.network.name if plain else BICUBIC,
         "\n\n".join(about),
-        options.command(path.name, device=desk.device),
+        options.command(argument(path.name), device=desk.device),
         folder,
     )
 
