@@ -174,7 +174,7 @@ def test_other_settings_are_other_records(study, tmp_path):
         replace(base, defences=(replace(MEDIAN, draws="antithetic"),)),
     ):
         rows = [r for r in measure(other, tmp_path / "out").records if r["model"] == "tiny"]
-        assert {r["eps"] for r in rows} == {4 / 255 if "eps" in other.perturbations[0] else 8 / 255}
+        assert {r["eps"] for r in rows} == {4 / 255 if ",eps" in other.perturbations[0] else 8 / 255}
         found = {r["key"] for r in rows}
         assert not found & keys
         keys |= found
