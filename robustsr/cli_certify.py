@@ -239,7 +239,8 @@ def _each(
         if not json:
             show_table(records)
         warn(records)
-    said = f"{len(records)} certificates" + f", {len(jobs) - len(records)} failed" * (len(records) < len(jobs))
+    said = f"{len(records)} certificate{'s' * (len(records) != 1)}"
+    said += f", {len(jobs) - len(records)} failed" * (len(records) < len(jobs))
     console.say(f"{said} -> {folder}", "green")
     if len(records) < len(jobs):
         raise typer.Exit(1)

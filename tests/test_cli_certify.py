@@ -326,7 +326,7 @@ def test_certificates_among_the_pictures_are_no_pictures(run, each, picture):
 def test_what_cannot_be_paired_or_read_in_a_folder_is_said(run, picture, tmp_path):
     (picture.parent / "broken.png").write_bytes(b"no picture")
     code, _, words = run(picture.parent, *FEW, "-o", tmp_path / "out")
-    assert code == 1 and "failed: broken.png: cannot read" in words and "1 certificates, 1 failed" in words
+    assert code == 1 and "failed: broken.png: cannot read" in words and "1 certificate, 1 failed" in words
     for hr, why in ((picture, "is no folder"), (tmp_path / "out", "has no picture for bird.png, broken.png")):
         code, _, words = run(picture.parent, *FEW, "--hr", hr, "-o", tmp_path / "other")
         assert code == 1 and why in words
