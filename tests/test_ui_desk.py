@@ -6,8 +6,10 @@ import gradio as gr
 import pytest
 from PIL import Image
 from robustsr_ui.desk import Desk, Line, Token
+from robustsr_ui.options import Options
 from robustsr_ui.parts import literally, plain, readable
-from robustsr_ui.upscale import look
+from robustsr_ui.scenes import side_by_side
+from robustsr_ui.upscale import look, upscale
 
 from robustsr.types import Cancelled, RobustSRError
 
@@ -140,3 +142,17 @@ def test_names_of_files_are_shown_letter_by_letter(tmp_path, photo):
     with pytest.raises(gr.Error) as shown, readable(Desk(tmp_path)):
         raise RobustSRError("no file <video src=x>")
     assert shown.value.message == "No file &lt;video src=x&gt;"
+
+
+def test_earlier_results_of_a_page_go_and_those_of_others_stay(tmp_path, photo, home, tiny):
+    desk = Desk(tmp_path / "desk", device="cpu")
+    Image.fromarray(photo(16, 16)).save(tmp_path / "a.png")
+    made = []
+    for name in ("one upscale", "other upscale", "one compare", "one upscale", "one upscale"):
+        if name.endswith("compare"):
+            shown = side_by_side(desk, name, tmp_path / "a.png", None, ["bicubic"], "", "", quiet)
+            made.append(shown.loupe.folder)
+        else:
+            options = Options(str(tiny), smooth="off")
+            made.append(upscale(desk, name, tmp_path / "a.png", options, "bicubic", quiet).folder)
+    assert [folder.exists() for folder in made] == [False, True, True, True, True]

@@ -82,6 +82,7 @@ def certify(
         claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
         made = certificate_of(x, network, claim, on_draws=watched(token, say, "drawing"))
     folder, source = desk.folder(), path or package_samples() / SAMPLE
+    desk.settle(who, folder)
     name = path.name if path else f"sample:{SAMPLE}"
     record = certificate_files.write(made, x, network, folder, source.stem, name=name, crop=box, hr=truth)
     result, files = record["result"], record["files"]

@@ -89,6 +89,7 @@ class Desk:
     device: str = "auto"
     line: Line = field(default_factory=Line)
     held: set[Path] = field(default_factory=set)  # folders of batches, which may be fetched days later
+    _given: dict[str, deque[Path]] = field(default_factory=dict)
     _needed: list[Path] = field(default_factory=list)  # folders of uploads whose jobs wait or are at work
     _speeds: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _models: OrderedDict[tuple[str, str, str, str | None], Loaded] = field(default_factory=OrderedDict)
@@ -112,6 +113,15 @@ class Desk:
         made = self.root / "work" / secrets.token_urlsafe(12)
         made.mkdir(parents=True)
         return made
+
+    def settle(self, who: str, folder: Path) -> None:
+        """What ``who`` was given in ``folder`` stays, and the last before it, which may be on its way; others go."""
+        with self._lock:
+            given = self._given.setdefault(who, deque())
+            given.append(folder)
+            old = given.popleft() if len(given) > 2 else None
+        if old:
+            shutil.rmtree(old, ignore_errors=True)
 
     def speed(self, network: Loaded) -> float | None:
         """Its LR pixels per second, measured once; None: not yet, for another job is at work."""

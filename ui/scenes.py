@@ -115,6 +115,7 @@ def side_by_side(
         ruler = Ruler.best()
         found = compare.compare(what, scene.distinct(shown), ruler, word)
     table, folder, scale = compare.table(what, found, ruler), desk.folder(), what.scale
+    desk.settle(who, folder)
     size = (what.size[1] * scale, what.size[0] * scale)
     small = view.keep(scene.pixels(what.x, 8), folder)
     panes: list[tuple[str, view.View]] = [("input", view.Enlarged(small, size, Image.Resampling.NEAREST))]
@@ -199,6 +200,7 @@ def attacked(
         smoothed = vars(smoothing)
         about = {"model": {"name": network.name, "sha256": network.digest}, "smoothing": smoothed, "variants": variants}
         attack_files.write(result, folder, about)
+    desk.settle(who, folder)
     change, outputs = (grid(table) for table in attack_report.tables(result))
     names = ["clean.png", "adversarial.png", "difference.png", "adversarial.npy", "sheet.png", "record.json"]
     times = json.loads((folder / "record.json").read_text("utf-8"))["difference_times"]

@@ -107,6 +107,7 @@ def upscale(desk: Desk, who: str, path: Path, options: Options, against: str, sa
             tick = watched(token, say, "upscaling without smoothing, to compare")
             large, _ = upscale_picture(source, task.network, None, task.target, once, tick)
             before = view.store(large, folder)
+    desk.settle(who, folder)
     how = "not smoothed"
     if task.smoothing:
         sigma = "auto" if options.sigma == "auto" else f"{task.smoothing.sigma:g}"
