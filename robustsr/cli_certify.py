@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -161,7 +162,7 @@ def certify(
         except OSError as error:
             raise RobustSRError(f"cannot make the folder {folder}: {error.strerror}") from error
         network = load(found(model), device, denoise=denoise and found(denoise))
-        _each(jobs, asked, network, claim, field, seed, folder, overwrite, json)
+        _each(jobs, Asked(network, claim, asked, field, seed, folder), overwrite, json)
         return
     stem = (picture or Path(work.SAMPLE)).stem
     there = [path.name for path in work.files(folder, stem) if path.exists()]
@@ -169,24 +170,26 @@ def certify(
         raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
     work.read_input(picture, asked)  # says what is wrong before a model is loaded
     network = load(found(model), device, denoise=denoise and found(denoise))
-    record = _one(picture, hr, asked, network, claim, field, seed, folder)
+    record = _one(picture, hr, Asked(network, claim, asked, field, seed, folder))
     show_one(record, json)
     warn([record])
     console.say(f"certificate: {work.files(folder, stem)[-1]}", "green")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every picture, and where its certificate goes."""
+
+    network: Loaded
+    claim: Claim
+    crop: Box | int | None
+    field: FieldKind
+    seed: int | None
+    folder: Path
+
+
 def _one(
-    picture: Path | None,
-    hr: Path | None,
-    crop: Box | int | None,
-    network: Loaded,
-    claim: Claim,
-    field: FieldKind,
-    seed: int | None,
-    folder: Path,
-    *,
-    again: bool = True,
-    outcome: str = "nothing was written",
+    picture: Path | None, hr: Path | None, asked: Asked, *, again: bool = True, outcome: str = "nothing was written"
 ) -> dict[str, Any]:
     """The record of one certificate, which is written; that which is there already, unless ``again``.
 
@@ -196,11 +199,12 @@ def _one(
     from .certificate import certify as run
     from .certificate import for_picture
 
-    x, place, notes = work.read_input(picture, crop)
+    network, folder, field, seed = asked.network, asked.folder, asked.field, asked.seed
+    x, place, notes = work.read_input(picture, asked.crop)
     reference = work.read_truth(hr, place, network.scale, x) if hr else None
     for note in notes:
         console.say(f"note: {note}", "yellow")
-    claim = for_picture(claim, network, x.shape[-2], x.shape[-1])
+    claim = for_picture(asked.claim, network, x.shape[-2], x.shape[-1])
     stem = (picture or Path(work.SAMPLE)).stem
     if not again and (known := work.known(folder, stem, x, network, claim, field, seed, reference)):
         return known
@@ -211,24 +215,14 @@ def _one(
     return work.write(made, x, network, folder, stem, name=name, crop=place, hr=reference)
 
 
-def _each(
-    jobs: list[tuple[Path, Path | None]],
-    crop: Box | int | None,
-    network: Loaded,
-    claim: Claim,
-    field: FieldKind,
-    seed: int | None,
-    folder: Path,
-    overwrite: bool,
-    json: bool,
-) -> None:
+def _each(jobs: list[tuple[Path, Path | None]], asked: Asked, overwrite: bool, json: bool) -> None:
     """A certificate for each picture, and a table of them; exit code 1 where one failed."""
     records: list[dict[str, Any]] = []
-    outcome = f"the certificates that are whole stay in {folder}, and the same command goes on"
+    outcome = f"the certificates that are whole stay in {asked.folder}, and the same command goes on"
     for picture, hr in jobs:
         console.say(picture.name)
         try:
-            record = _one(picture, hr, crop, network, claim, field, seed, folder, again=overwrite, outcome=outcome)
+            record = _one(picture, hr, asked, again=overwrite, outcome=outcome)
         except RobustSRError as error:
             console.say(f"failed: {picture.name}: {error}", "red")
             continue
@@ -241,6 +235,6 @@ def _each(
         warn(records)
     said = f"{len(records)} certificate{'s' * (len(records) != 1)}"
     said += f", {len(jobs) - len(records)} failed" * (len(records) < len(jobs))
-    console.say(f"{said} -> {folder}", "green")
+    console.say(f"{said} -> {asked.folder}", "green")
     if len(records) < len(jobs):
         raise typer.Exit(1)
