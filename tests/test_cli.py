@@ -352,6 +352,14 @@ def test_a_long_job_says_what_would_be_cheaper(pictures, tiny):
     assert said[1] == "cheaper: --samples 4 about 30 s, without --smooth about 7.5 s"
 
 
+def test_a_forecast_counts_what_each_picture_costs_besides_its_network(tiny):
+    network, job = load(tiny, device="cpu"), Job(Path("in/a.png"), Path("out/a.png"), Path("out"))
+    rows = [Forecast(job, size=(100, 100), cost=0.01)] * 2000
+    assert f"about {console.duration(20 + 2000 * console.EACH)}: tiny" in next(
+        console.forecast(rows, network, None, 1.0)
+    )
+
+
 def test_results_smaller_than_their_inputs_are_announced(pictures, tiny):
     assert "note" not in go("upscale", "in", "-m", tiny, "--dry-run", "--scale", "1")[2]
     said = go("upscale", "in", "-m", tiny, "--dry-run", "--scale", ".5")[2]
