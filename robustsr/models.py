@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints, kernels, winograd
+from . import checkpoints, copies, kernels, winograd
 from .architectures import Call, Denoised, sizes_of_both
 from .catalogue import BICUBIC, Entry, default_model, find
 from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
@@ -53,29 +53,25 @@ class Network:
     winograd: bool = False
 
     def __post_init__(self) -> None:
-        _loaded.setdefault(self.module, winograd.state(self.module))
+        _loaded.setdefault(self.module, copies.state(self.module))
 
     def _runner(self) -> nn.Module:
         """What runs: the module, what was made of its weights as they are now, or itself where these want gradients."""
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters()):
-            winograd.forget(self.module)  # some optimisers change weights without a trace
-            _copies.pop(self.module, None)
+            copies.forget(self.module)  # some optimisers change weights without a trace
             _loaded[self.module] = []
             return self.module
-        if self.precision == "fp32":
-            return (winograd.accelerated(self.module) or self.module) if self.winograd else self.module
-        copies = _copies.setdefault(self.module, {})
-        state, made = copies.get(self.precision, ([], self.module))
-        if made is self.module or not winograd.unchanged(self.module, state):
-            with torch.inference_mode(False):  # gradients may be asked for later
-                made = copy.deepcopy(self.module).to(PRECISIONS[self.precision])
-            copies[self.precision] = winograd.state(self.module), made
-        return made
+        if self.precision != "fp32":
+            dtype = PRECISIONS[self.precision]
+            converted = copies.copy_of(self.module, self.precision, lambda net: copy.deepcopy(net).to(dtype))
+        else:
+            converted = winograd.accelerated(self.module) if self.winograd else None
+        return converted or self.module
 
     @property
     def as_loaded(self) -> bool:
         """Whether its weights are still those that ``digest`` is of."""
-        return winograd.unchanged(self.module, _loaded[self.module])
+        return copies.unchanged(self.module, _loaded[self.module])
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         refuse_others(x)
@@ -125,8 +121,7 @@ class Network:
         return 1 if self.exact else aligned(self.multiple)
 
 
-_loaded: WeakKeyDictionary[nn.Module, winograd.State] = WeakKeyDictionary()  # the weights as they came
-_copies: WeakKeyDictionary[nn.Module, dict[str, tuple[winograd.State, nn.Module]]] = WeakKeyDictionary()  # by precision
+_loaded: WeakKeyDictionary[nn.Module, copies.State] = WeakKeyDictionary()  # the weights as they came
 
 
 def _unpickled(data: bytes) -> Network:
@@ -208,8 +203,8 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
     )
     if denoiser.winograd or network.winograd:
         both = quickened(both)
-        winograd.forget(denoiser.module)
-        winograd.forget(network.module)
+        copies.forget(denoiser.module)
+        copies.forget(network.module)
     return both.with_precision(network.precision if network.precision == denoiser.precision else "fp32")
 
 
@@ -285,7 +280,7 @@ def quickened(network: Network) -> Network:
     except Exception:  # an architecture that looks into its layers, which are others now
         return network
     if not close:
-        winograd.forget(network.module)
+        copies.forget(network.module)
     return fast if close else network
 
 

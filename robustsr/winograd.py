@@ -7,10 +7,7 @@ A quarter of the products of a direct convolution, at a few times its rounding e
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterator
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +15,7 @@ from torch.nn.grad import conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 from . import kernels
+from .copies import copy_of
 from .kernels import PANEL, convolve, prelu_gradient, weight_gradient
 
 _G = torch.tensor(
@@ -36,9 +34,6 @@ _GG = torch.kron(_G, _G)  # G w G^T as a product with w written out
 WIDEST = 256  # channels
 FEWEST = 128  # tiles of 4x4 outputs, where weights are transformed anew at every step
 
-State = list[tuple[Tensor, int, int]]  # each tensor of a module, how often it was changed, where it lies
-_made: WeakKeyDictionary[nn.Module, tuple[State, nn.Module]] = WeakKeyDictionary()
-
 
 def accelerated(module: nn.Module) -> nn.Module | None:
     """A copy of a float32 network whose 3x3 convolutions run by Winograd; None: it does not suit, or nothing compiles.
@@ -46,37 +41,7 @@ def accelerated(module: nn.Module) -> nn.Module | None:
     Differentiable in its input; its weights are constants. Made once of each network, and anew where its weights have
     changed.
     """
-    known = _made.get(module)
-    if known and unchanged(module, known[0]):
-        return known[1]
-    if not suits(module) or not kernels.available():
-        return None
-    with torch.inference_mode(False):  # gradients may be asked for later
-        _made[module] = state(module), _replaced(module)
-    return _made[module][1]
-
-
-def forget(module: nn.Module) -> None:
-    """Lets the copy of a network go."""
-    _made.pop(module, None)
-
-
-def state(module: nn.Module) -> State:
-    """By which `unchanged` tells later whether weights were changed, unless behind torch's back, as by ``.data``."""
-    return [(t, 0 if t.is_inference() else t._version, t.data_ptr()) for t in _tensors(module)]
-
-
-def unchanged(module: nn.Module, before: State) -> bool:
-    """Whether a module's tensors are those of before, and as they were."""
-    now = list(_tensors(module))
-    return len(now) == len(before) and all(
-        t is was and (t.is_inference() or t._version == version) and t.data_ptr() == place
-        for t, (was, version, place) in zip(now, before, strict=True)
-    )
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return itertools.chain(module.parameters(), module.buffers())
+    return copy_of(module, "winograd", lambda net: _replaced(net) if suits(net) and kernels.available() else None)
 
 
 def suits(module: nn.Module) -> bool:
