@@ -58,15 +58,15 @@ class Entry:
     quality: dict[str, float] = field(default_factory=dict)
     calibration: list[list[float]] = field(default_factory=list)  # noise estimates and best sigmas, see calibration.py
 
-    @property
-    def measured(self) -> dict[str, str]:
-        """``quality`` in words: of each input, PSNR and what else was measured."""
-        found: dict[str, list[str]] = {}
-        for key, value in self.quality.items():
-            what, _, measure = key.rpartition("_")
-            text = f"{value:.2f} dB" if measure == "psnr" else f"{measure.upper()} {value:.3f}"
-            found.setdefault(MEASURED.get(what, what), []).append(text)
-        return {what: ", ".join(texts) for what, texts in found.items()}
+
+def measured(quality: dict[str, float]) -> dict[str, str]:
+    """An entry's ``quality`` in words: of each input, PSNR and what else was measured."""
+    found: dict[str, list[str]] = {}
+    for key, value in quality.items():
+        what, _, measure = key.rpartition("_")
+        text = f"{value:.2f} dB" if measure == "psnr" else f"{measure.upper()} {value:.3f}"
+        found.setdefault(MEASURED.get(what, what), []).append(text)
+    return {what: ", ".join(texts) for what, texts in found.items()}
 
 
 def home() -> Path:

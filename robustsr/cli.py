@@ -115,7 +115,7 @@ def _root(
 
 
 @app.command()
-def devices() -> None:
+def devices(json: Annotated[bool, typer.Option("--json", help="A JSON line per device.")] = False) -> None:
     """What torch can run on here, and which number format `--precision auto` takes."""
     bring_torch()
     from . import engine, kernels
@@ -124,8 +124,11 @@ def devices() -> None:
     table = console.table("device", "", "memory", "auto precision")
     for d in engine.devices(winograd=compiled):
         what = d.description + f", kernels compiled by {kernels.compiler()}" * (compiled and d.name == "cpu")
+        if json:
+            console.emit({"device": d.name, "description": what, "memory": d.memory, "precision": d.precision})
         table.add_row(d.name, what, f"{d.memory / 2**30:.0f} GB" if d.memory else "shared", d.precision)
-    console.out.print(table)
+    if not json:
+        console.out.print(table)
     if sys.platform == "linux" and not compiled:
         console.say("no C compiler (gcc, or ROBUSTSR_CC) works here: with one, processors are twice as fast", "yellow")
     if hint := engine.unused_gpu():

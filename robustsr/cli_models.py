@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,88 +14,97 @@ from .files import sha256
 from .types import RobustSRError
 
 BASELINE = "The baseline: no network, Pillow's bicubic"
+Json = Annotated[bool, typer.Option("--json", help="JSON, on standard output.")]
+IN_WORDS: dict[str, Callable[[Any], str]] = {  # of what `_about` knows and is not shown as it is
+    "size": "{:,} bytes".format,
+    "quality": lambda values: "\n".join(f"{what}: {found}" for what, found in catalogue.measured(values).items()),
+    **dict.fromkeys(
+        ("calibration", "tuned here"),
+        lambda pairs: ", ".join(f"sigma {sigma:g} for noise of {noise:g}" for noise, sigma in pairs),
+    ),
+}
 app = typer.Typer(help="List, describe, verify, download, add and remove models.", no_args_is_help=True)
 
 
 @app.command("list")
-def models_list() -> None:
+def models_list(json: Json = False) -> None:
     """Models that can be used now, and those that can be pulled."""
     here, known = catalogue.installed(), catalogue.catalogue()
-    table = console.table("model", ">scale", "", "")
-    table.columns[0].no_wrap = True
+    rows: list[tuple[str, int | None, str, str]] = []
     for name, where in catalogue.listed().items():
         entry = known.get(name)
         if entry and name in here and here[name].stat().st_size != entry.size:
             entry = None  # somebody's own file of that name
-        table.add_row(name, f"x{entry.scale}" if entry else "", where, entry.description if entry else str(here[name]))
-    for name, scale in catalogue.BICUBIC.items():
-        table.add_row(name, f"x{scale}", "built in", BASELINE)
+        rows.append((name, entry.scale if entry else None, where, entry.description if entry else str(here[name])))
+    rows += [(name, scale, "built in", BASELINE) for name, scale in catalogue.BICUBIC.items()]
     for backbone in backbones.BACKBONES.values():
         path = backbones.find(backbone.name)
         where = "can be pulled" if path is None else "first layers" if backbones.partial(path) else "installed"
-        table.add_row(backbone.name, "", where, f"for {backbone.used_by}")
-    console.out.print(table)
+        rows.append((backbone.name, None, where, f"for {backbone.used_by}"))
+    table = console.table("model", ">scale", "", "")
+    table.columns[0].no_wrap = True
+    for name, scale, where, what in rows:
+        if json:
+            console.emit({"name": name, "scale": scale, "where": where, "description": what})
+        table.add_row(name, f"x{scale}" if scale else "", where, what)
+    if not json:
+        console.out.print(table)
 
 
 @app.command("info")
-def models_info(model: Annotated[str, typer.Argument(help="Name or path.", autocompletion=model_names)]) -> None:
+def models_info(
+    model: Annotated[str, typer.Argument(help="Name or path.", autocompletion=model_names)], json: Json = False
+) -> None:
     """Everything known about a model."""
-    from . import checkpoints
-
-    entry = catalogue.catalogue().get(model)
+    about = _about(model)
+    if json:
+        console.emit({key.replace(" ", "_"): value for key, value in about.items()})
+        return
     table = console.table("", "")
     table.show_header = False
-    backbone = backbones.BACKBONES.get(model)
+    for key, value in about.items():
+        table.add_row(key, IN_WORDS.get(key, str)(value))
+    console.out.print(table)
+
+
+def _about(model: str) -> dict[str, Any]:
+    """What is known about a model or a network behind losses, in the order in which it is shown."""
+    from . import checkpoints
+
+    backbone, entry = backbones.BACKBONES.get(model), catalogue.catalogue().get(model)
     if backbone and model not in catalogue.installed():  # somebody's own model may have its name
         path = backbones.find(model)
         where = f"`robustsr models pull {model}` gets it" if path is None else str(path)
-        size = f"{backbone.size:,} bytes"
-        about = {"for": backbone.used_by, "size": size, "sha256": backbone.sha256, "licence": backbone.licence}
-        for key, value in {**about, "url": backbone.url + backbone.file, "path": where}.items():
-            table.add_row(key, value)
-        console.out.print(table)
-        return
+        known = {"for": backbone.used_by, "size": backbone.size, "sha256": backbone.sha256, "licence": backbone.licence}
+        return {**known, "url": backbone.url + backbone.file, "path": where}
     if model in catalogue.BICUBIC:
-        table.add_row("scale", str(catalogue.BICUBIC[model]))
-        table.add_row("description", BASELINE)
-        console.out.print(table)
-        return
+        return {"scale": catalogue.BICUBIC[model], "description": BASELINE}
+    about: dict[str, Any] = {}
     if entry:
         idle = {"sigma", "samples", "draws"} if entry.use == "denoise" else set()  # it is not smoothed by itself
-        known = vars(entry) | {
-            "size": f"{entry.size:,} bytes",
-            "quality": "\n".join(f"{what}: {values}" for what, values in entry.measured.items()),
-            "calibration": ", ".join(f"sigma {sigma:g} for noise of {noise:g}" for noise, sigma in entry.calibration),
-        }
-        for key, value in known.items():
-            if value != "" and key not in {*idle, "trained"}:
-                table.add_row(key, str(value))
+        about = {k: v for k, v in vars(entry).items() if v not in ("", [], {}) and k not in {*idle, "trained"}}
     if entry is None or model in catalogue.installed():
-        network = load(model, "cpu")
-        path = catalogue.find(model)[0]
-        table.add_row("path", str(path))
+        network, path = load(model, "cpu"), catalogue.find(model)[0]
+        about["path"] = str(path)
         reach = "receptive radius" if network.exact else "effective context"
-        table.add_row("loads as", f"x{network.scale}, {reach} {network.context} input pixels")
+        about["loads as"] = f"x{network.scale}, {reach} {network.context} input pixels"
         if network.fixed_size:
-            table.add_row("takes", f"pieces of {network.fixed_size[1]}x{network.fixed_size[0]} only")
+            about["takes"] = f"pieces of {network.fixed_size[1]}x{network.fixed_size[0]} only"
         elif network.multiple > 1:
-            table.add_row("takes", f"sides that are multiples of {network.multiple}: others are grown")
+            about["takes"] = f"sides that are multiples of {network.multiple}: others are grown"
         if entry is None:
-            table.add_row("sha256", network.digest)
+            about["sha256"] = network.digest
             if said := checkpoints.origin(path):
-                table.add_row("says of itself", said)
+                about["says of itself"] = said
         if tuned := catalogue.calibration_of(network.digest, None):
-            table.add_row("tuned here", ", ".join(f"sigma {sigma:g} for noise of {noise:g}" for noise, sigma in tuned))
+            about["tuned here"] = tuned
         if facts := getattr(network, "facts", None):
-            table.add_row("exported from", f"{facts.name}, sha256 {facts.sha256}")
-            table.add_row("precision", facts.precision)
-            table.add_row("licence", facts.licence)
+            about["exported from"] = f"{facts.name}, sha256 {facts.sha256}"
+            about |= {"precision": facts.precision, "licence": facts.licence}
             if facts.reduce:
                 how = f"{facts.reduce} of {facts.samples} {facts.draws} draws, sigma {facts.sigma:g}"
-                table.add_row("smooths by itself", how)
-    if entry and entry.trained:  # the longest comes last
-        table.add_row("trained", entry.trained)
-    console.out.print(table)
+                about["smooths by itself"] = how
+    return about | ({"trained": entry.trained} if entry and entry.trained else {})  # the longest comes last
 
 
 @app.command("add")

@@ -373,6 +373,19 @@ def test_what_was_measured_of_a_model_has_its_units(tmp_path):
     assert out.index("\ntrained ") > max(out.index(f"\n{key} ") for key in ("calibration", "path", "loads as"))
 
 
+def test_what_is_known_of_models_and_devices_can_be_read_by_programs(pictures, tiny):
+    shutil.copy(tiny, "mine.safetensors")
+    rows = {row["name"]: row for row in map(json.loads, go("models", "list", "--json")[1].splitlines())}
+    assert rows["psnr"]["scale"] == 4 and rows["psnr"]["where"] == "bundled" and rows["vgg19"]["scale"] is None
+    known = json.loads(go("models", "info", "psnr", "--json")[1])
+    assert known["quality"]["set5_y_psnr"] > 31 and known["size"] == Path(known["path"]).stat().st_size
+    own = json.loads(go("models", "info", "mine.safetensors", "--json")[1])
+    assert own["path"] == "mine.safetensors" and own["loads_as"].startswith("x4, receptive radius 3")
+    assert json.loads(go("models", "info", "bicubic-x3", "--json")[1])["scale"] == 3
+    first = json.loads(go("devices", "--json")[1].splitlines()[0])
+    assert first["device"] in ("cpu", "cuda:0", "mps") and first["precision"]
+
+
 def test_models_can_be_added_listed_inspected_and_verified(pictures, tiny):
     assert go("models", "add", tiny, "--name", "mine")[0] == 0
     assert "mine" in go("models", "list")[1]

@@ -64,7 +64,7 @@ def details(name: str) -> str:
     lines += [f"- **{key}**: {value}" for key, value in facts.items() if value]
     if entry.quality:
         lines += ["", "| measured | PSNR, SSIM: higher is better; LPIPS: lower |", "|---|---|"]
-        lines += [f"| {what} | {values} |" for what, values in entry.measured.items()]
+        lines += [f"| {what} | {values} |" for what, values in catalogue.measured(entry.quality).items()]
     if entry.trained:
         lines += ["", f"<details><summary>How it was trained</summary>\n\n{entry.trained}\n\n</details>"]
     return "\n".join(lines)
