@@ -1,5 +1,6 @@
 """Training pictures: the cache, pairs of folders, batches as a function of seed and step."""
 
+import dataclasses
 import os
 import pickle
 
@@ -329,6 +330,17 @@ def test_so_many_of_the_others_went_through_jpeg(folder, monkeypatch):
     assert 20 <= len(qualities) - 60 <= 40 and min(qualities) >= 25 and max(qualities) <= 95
     *_, heavy = batches(folder, batch=60, degraded=1.0, jpeg=1.0)[0]
     assert len(qualities) <= 100 and heavy.all()  # which have been through JPEG already
+
+
+@pytest.mark.parametrize("damage", [{}, {"degraded": 1.0}, {"jpeg": 1.0}], ids=["none", "degraded", "jpeg"])
+def test_what_is_to_be_restored_is_lr_before_its_damage(folder, damage):
+    upscaled, restored = batches(folder, batch=8, **damage), batches(folder, batch=8, **damage)
+    restored = dataclasses.replace(restored, restored=True)
+    (lr, hr, heavy), (again, clean, as_heavy) = upscaled[0], restored[0]
+    assert torch.equal(lr, again) and torch.equal(heavy, as_heavy) and clean.shape == lr.shape
+    assert torch.equal(clean, lr) == (not damage)
+    off = torch.nn.functional.avg_pool2d(hr.float(), 4) - clean  # nearly what bicubic makes of it
+    assert off.abs().mean() < 2
 
 
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])

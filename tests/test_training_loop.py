@@ -495,7 +495,7 @@ def test_a_fresh_rrdb_puts_out_what_a_picture_could_be():
 
 
 @pytest.mark.parametrize("attack", ["", 'inputs.attack="fgsm:eps=8/255"'], ids=["noise", "attack"])
-@pytest.mark.parametrize("objective", ["mse", "stability", "task"])
+@pytest.mark.parametrize("objective", ["mse", "restore", "stability", "task"])
 def test_a_denoiser_learns_and_what_lies_behind_it_stays(folder, tiny, objective, attack):
     more = ["generator.scale=1", f"denoiser.objective={objective}", f'denoiser.model="{tiny}"']
     config = tiny_run.recipe(folder, *more, "inputs.sigmas=[0.1]", *filter(None, [attack]))

@@ -47,7 +47,7 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
         ("optimiser.method=sgd", "optimiser.method must be adam or muon, got 'sgd'"),
         ("optimiser.schedule=linear", "optimiser.schedule must be cosine or constant"),
         ("precision=int8", "precision must be auto or fp32 or bf16"),
-        ("denoiser.objective=psnr", "denoiser.objective must be mse or stability or task"),
+        ("denoiser.objective=psnr", "denoiser.objective must be mse or restore or stability or task"),
         ("inputs.sigmas=[0.1, 0.2]", r"must be as many, at least one, got \[0.1, 0.2\] and \[1\]"),
         ("inputs.sigmas=[]", "must be as many, at least one"),
         ("inputs.sigmas=0.1", r"inputs.sigmas must be a list, got 0.1: write inputs.sigmas=\[0.1\]"),

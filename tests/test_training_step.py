@@ -161,9 +161,9 @@ def test_bfloat16_gives_nearly_the_same_losses(folder):
         assert value != found[1][name] and abs(value - found[1][name]) < 0.03 * abs(value), name
 
 
-@pytest.mark.parametrize("objective", ["mse", "stability", "task"])
+@pytest.mark.parametrize("objective", ["mse", "restore", "stability", "task"])
 def test_the_target_of_each_denoiser(folder, tiny, objective):
-    """mse: D against x | stability: f(D) against f(x) | task: f(D) against HR."""
+    """mse: D against x | restore: against LR | stability: f(D) against f(x) | task: f(D) against HR."""
     more = ["generator.scale=1", f"denoiser.objective={objective}", f'denoiser.model="{tiny}"', "precision=fp32"]
     session = Session.begin(tiny_run.recipe(folder, *more, "inputs.sigmas=[0.1]"), "cpu")
     lr, hr, heavy = session.batches[0]
@@ -173,6 +173,7 @@ def test_the_target_of_each_denoiser(folder, tiny, objective):
         clean = session.state.net(x + noise[0])
         sr, target = {
             "mse": lambda: (clean, x),
+            "restore": lambda: (clean, hr / 255),
             "stability": lambda: (behind(clean), behind(x)),
             "task": lambda: (behind(clean), hr / 255),
         }[objective]()

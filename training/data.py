@@ -172,7 +172,7 @@ class Batches(Dataset[Batch]):
 
     uint8 LR ``(N, 3, p, p)`` and HR ``(N, 3, s*p, s*p)``, and bool ``(N,)``: degraded by more than `LIGHT`. Pictures
     are drawn in proportion to their area, and each patch is one of the eight flips and rotations. ``resized``: LR is HR
-    shrunk ``scale`` times and enlarged again.
+    shrunk ``scale`` times and enlarged again. ``restored``: in the place of HR stands LR as it was before its damage.
     """
 
     pairs: Pairs
@@ -180,6 +180,7 @@ class Batches(Dataset[Batch]):
     scale: int
     seed: int
     resized: bool = False
+    restored: bool = False
 
     @cached_property
     def _chances(self) -> NDArray[np.float64]:
@@ -198,6 +199,7 @@ class Batches(Dataset[Batch]):
         p, s = self.data.patch, 1 if self.resized else self.scale
         y, x = (int(rng.integers(n // s - p + 1)) for n in hr.shape[:2])
         hr = hr[y * s : (y + p) * s, x * s : (x + p) * s]
+        clean = lr[y : y + p, x : x + p]
         worse = bool(self.data.degraded) and rng.random() < self.data.degraded
         if worse:
             unit = torch.from_numpy(hr.copy()).permute(2, 0, 1) / 255
@@ -209,12 +211,12 @@ class Batches(Dataset[Batch]):
             shrunk = downscale(picture, self.scale, self.data.downscale)
             lr = np.asarray(shrunk.resize(picture.size, KERNELS[self.data.downscale]))
         else:
-            lr = lr[y : y + p, x : x + p]
+            lr = clean
         if self.data.jpeg and not worse and rng.random() < self.data.jpeg:
             saved = compressed(lr.transpose(2, 0, 1) / np.float32(255), "JPEG", round(rng.uniform(*JPEG)))
             lr = (saved.transpose(1, 2, 0) * 255).round().astype(np.uint8)
         turn, flip = int(rng.integers(4)), bool(rng.integers(2))
-        lr, hr = np.rot90(lr, turn), np.rot90(hr, turn)
+        lr, hr = np.rot90(lr, turn), np.rot90(clean if self.restored else hr, turn)
         return (lr[:, ::-1], hr[:, ::-1], heavy) if flip else (lr, hr, heavy)
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:

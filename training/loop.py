@@ -73,12 +73,13 @@ class Session:
         resized = own_scale(recipe.generator) != scale
         state = State.resumed(checkpoint, recipe, where) if checkpoint else State.fresh(recipe, where)
         step = Step(recipe, state, where, crew)
-        if recipe.denoiser.objective == "task" and step.behind:
+        objective = recipe.denoiser.objective
+        if objective in ("restore", "task") and step.behind:
             scale = step.behind.scale  # the denoiser sees what f will see
         with crew.main_process_first():
             pairs = load_pairs(recipe.data, scale, resized=resized, say=say)
         state.meet(pairs)
-        batches = Batches(pairs, recipe.data, scale, recipe.seed, resized)
+        batches = Batches(pairs, recipe.data, scale, recipe.seed, resized, restored=objective == "restore")
         return cls(recipe, crew, pairs, batches, state, step)
 
     def any(self, mine: bool) -> bool:

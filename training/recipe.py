@@ -119,9 +119,13 @@ class Discriminator:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """Trains a denoiser D for f(D(x + G)) instead (Salman et al. 2020); the generator then has scale 1."""
+    """Trains a denoiser D for f(D(x + G)) instead (Salman et al. 2020); the generator then has scale 1.
 
-    objective: str = ""  # mse: D against x, by ``loss`` | stability: f(D) against f(x) | task: f(D) against HR
+    ``objective``, by ``loss``: ``mse`` D against x | ``restore`` D against LR as it was before ``data``
+    damaged it | ``stability`` f(D) against f(x) | ``task`` f(D) against HR.
+    """
+
+    objective: str = ""
     model: str = "psnr"  # f, frozen
 
 
@@ -182,7 +186,7 @@ class Recipe:
             ("precision", self.precision, ("auto", "fp32", "bf16")),
             ("generator.architecture", self.generator.architecture, ("compact", "rrdb", "unet")),
             ("data.downscale", self.data.downscale, ("bicubic", "bilinear")),
-            ("denoiser.objective", self.denoiser.objective, ("", "mse", "stability", "task")),
+            ("denoiser.objective", self.denoiser.objective, ("", "mse", "restore", "stability", "task")),
             ("optimiser.method", self.optimiser.method, ("adam", "muon")),
             ("optimiser.schedule", self.optimiser.schedule, ("cosine", "constant")),
         ):

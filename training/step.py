@@ -56,7 +56,7 @@ def compiles(device: torch.device) -> bool:
 
 def frozen(recipe: Recipe, device: torch.device) -> Network | None:
     """The network behind a denoiser in training; None: it is not asked for. RobustSRError: it has no gradients."""
-    if recipe.denoiser.objective not in ("stability", "task"):
+    if recipe.denoiser.objective not in ("restore", "stability", "task"):
         return None
     behind = load(recipe.denoiser.model, device=str(device), precision="fp32")
     if not isinstance(behind, Network):
@@ -157,7 +157,7 @@ class Step:
     def _forward(self, x: Tensor) -> Tensor:
         """What is trained, for attacks and losses alike: the network, or a denoiser before a fixed one."""
         y: Tensor = self.net(x)
-        return self.behind(y.float()) if self.behind else y
+        return self.behind(y.float()) if self.behind and self.recipe.denoiser.objective != "restore" else y
 
     def _target(self, lr: Tensor, hr: Tensor, heavy: Tensor) -> Tensor:
         objective = self.recipe.denoiser.objective
