@@ -11,7 +11,8 @@ from torch import Tensor
 
 from . import perturbations
 from .craft import craft
-from .models import Loaded, Network
+from .models import Loaded
+from .network import Network
 from .plan import pixels_per_second
 from .ruler import Measures, Ruler, sizes
 from .scene import Pixels, Say, Scene, Shown, from_pixels, smoothed

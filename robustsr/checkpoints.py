@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architectures import Denoised, parts, sizes_of_both, unet_like
+from .architectures import Call, Denoised, parts, sizes_of_both, unet_like
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
 
@@ -68,9 +68,31 @@ def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is 
     spandrel's errors: it is of no architecture that is known, or does not fit the one that its names tell of.
     """
     descriptor = _described(weights)
-    if descriptor._call_fn.__module__ == type(descriptor).__module__:  # a lambda, which cannot be pickled
+    if descriptor._call_fn.__module__ == type(descriptor).__module__:  # spandrel's own, for most
         descriptor._call_fn = nn.Module.__call__
+    elif descriptor._call_fn is not nn.Module.__call__:
+        descriptor._call_fn = Called(descriptor._call_fn, descriptor.model)
     return descriptor
+
+
+class Called:
+    """How an architecture is called that has a function of its own for that: pickled by its weights, which find it."""
+
+    def __init__(self, function: Call, model: nn.Module) -> None:
+        self._function, self._model = function, model
+
+    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
+        return self._function(module, x)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Called:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _call_of, (self._model,)
+
+
+def _call_of(model: nn.Module) -> Any:  # noqa: ANN401
+    return described(dict(model.state_dict()))._call_fn
 
 
 def _described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401

@@ -1,25 +1,58 @@
-"""What is made of networks, as in another number format: kept with them, and made anew where their weights change."""
+"""Which networks nobody else can change, and what is made of those, as in another number format."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
-State = list[tuple[Tensor, int, int]]  # each tensor of a module, how often it was changed, where it lies
-_kept: WeakKeyDictionary[nn.Module, dict[str, tuple[State, nn.Module | None]]] = WeakKeyDictionary()
+_ours: WeakSet[nn.Module] = WeakSet()
+_given: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()  # weights as they were, by their module
+_kept: WeakKeyDictionary[nn.Module, dict[str, nn.Module | None]] = WeakKeyDictionary()
+
+
+def own(module: nn.Module) -> None:
+    """From now on, until it is given away, nobody else has this network; parts that were given away stay so."""
+    _ours.update(part for part in module.modules() if part not in _given)
+
+
+def ours(module: nn.Module) -> bool:
+    """Whether nobody else has any part of a network, so that its weights stay as they are."""
+    return all(part in _ours for part in module.modules())
+
+
+def give(module: nn.Module) -> None:
+    """Lets others have a network, and change it in any way; `unchanged` knows how it was."""
+    with torch.inference_mode(False):
+        for part in module.modules():
+            if part not in _given:
+                _given[part] = {name: t.detach().clone() for name, t in _tensors(part).items()}
+            _ours.discard(part)
+    forget(module)
+
+
+def unchanged(module: nn.Module) -> bool:
+    """Whether the weights of a network, whoever has it, are those that it had before others could change them."""
+    return all(part in _ours or _same(_given.get(part), _tensors(part)) for part in module.modules())
+
+
+def copied(module: nn.Module, source: nn.Module) -> None:
+    """``module`` is a copy of ``source``: what holds of that holds of it."""
+    for part, of in zip(module.modules(), source.modules(), strict=True):
+        if of in _given:
+            _given[part] = _given[of]
+    own(module)
 
 
 def copy_of(module: nn.Module, kind: str, make: Callable[[nn.Module], nn.Module | None]) -> nn.Module | None:
-    """What ``make`` makes of a network as it is now, from before where that has not changed. ``kind``: its name."""
+    """What ``make`` makes of a network that does not change, made once; ``kind``: its name."""
     kept = _kept.setdefault(module, {})
-    if kind not in kept or not unchanged(module, kept[kind][0]):
+    if kind not in kept:
         with torch.inference_mode(False):  # gradients may be asked for later
-            kept[kind] = state(module), make(module)
-    return kept[kind][1]
+            kept[kind] = make(module)
+    return kept[kind]
 
 
 def forget(module: nn.Module) -> None:
@@ -27,19 +60,10 @@ def forget(module: nn.Module) -> None:
     _kept.pop(module, None)
 
 
-def state(module: nn.Module) -> State:
-    """By which `unchanged` tells later whether weights were changed, unless behind torch's back, as by ``.data``."""
-    return [(t, 0 if t.is_inference() else t._version, t.data_ptr()) for t in _tensors(module)]
+def _tensors(part: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module itself, without its children's."""
+    return {name: t for name, t in [*part._parameters.items(), *part._buffers.items()] if t is not None}
 
 
-def unchanged(module: nn.Module, before: State) -> bool:
-    """Whether a module's tensors are those of before, and as they were."""
-    now = list(_tensors(module))
-    return len(now) == len(before) and all(
-        t is was and (t.is_inference() or t._version == version) and t.data_ptr() == place
-        for t, (was, version, place) in zip(now, before, strict=True)
-    )
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return itertools.chain(module.parameters(), module.buffers())
+def _same(before: dict[str, Tensor] | None, now: dict[str, Tensor]) -> bool:
+    return before is not None and before.keys() == now.keys() and all(torch.equal(before[k], now[k]) for k in now)

@@ -11,7 +11,8 @@ from . import attacks, metrics
 from .attacks import Attacked
 from .engine import buffers_kept
 from .losses import loss as loss_by_name
-from .models import Loaded, Network
+from .models import Loaded
+from .network import Network
 from .objectives import Checkpointed, Fresh, Objective, against, mean_of_losses
 from .perturbations import random_noise, rounded
 from .plan import smallest_tile
@@ -29,7 +30,7 @@ MEMORY = 3 << 29  # bytes of activations that are kept for the gradient, about
 
 def _kept(network: Network) -> int:
     """LR pixels, times draws, whose activations are kept for the gradient; those of more are computed once more."""
-    channels = sum(len(m.weight) for m in network.module.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    channels = sum(len(m.weight) for m in network.net.modules() if isinstance(m, nn.Conv2d | nn.Linear))
     return MEMORY // (8 * max(channels, 1))  # twice float32: what goes into a layer's activation, and what comes out
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from . import onnx_smoothing
 from .engine import PRECISIONS
-from .models import Loaded, Network, faithful
+from .models import Loaded, check_as_loaded, faithful
+from .network import Network
 from .noise import ALGORITHM
 from .onnx_facts import Facts
 from .probes import photograph_like
@@ -100,6 +101,7 @@ def _exportable(network: Loaded, smoothing: Smoothing | None, precision: str, op
     """The network in float32. RobustSRError: it, or what is asked of it, cannot become an ONNX file."""
     if not isinstance(network, Network):
         raise RobustSRError(f"{network.name} is an ONNX model already: export takes a checkpoint")
+    check_as_loaded(network)
     if isinstance(smoothing, AutoSmoothing):
         raise RobustSRError("--sigma auto follows each picture, an exported file cannot: give numbers")
     if smoothing is not None and smoothing.sigma == 0:
@@ -118,7 +120,7 @@ class _Whole(nn.Module):
     def __init__(self, network: Network, precision: str) -> None:
         super().__init__()
         self.network, self.dtype = network, PRECISIONS[precision]
-        self.module = copy.deepcopy(network.module).cpu().to(self.dtype)
+        self.module = copy.deepcopy(network.net).cpu().to(self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         (h, w), scale, multiple = x.shape[-2:], self.network.scale, self.network.multiple

@@ -2,139 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
-import pickle
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from os import PathLike
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import checkpoints, copies, kernels, winograd
-from .architectures import Call, Denoised, sizes_of_both
-from .catalogue import BICUBIC, Entry, default_model, find
-from .engine import PRECISIONS, auto_precision, check_precision, full_float32, resolve_device
+from .architectures import Denoised, sizes_of_both
+from .catalogue import BICUBIC, default_model, find
+from .engine import auto_precision, check_precision, full_float32, resolve_device
 from .files import sha256
+from .network import Network
 from .onnx_facts import Facts
 from .onnx_network import OnnxNetwork, load_onnx
 from .probes import photograph_like, receptive_radius
-from .resample import Bicubic, grown
-from .tiling import FEATHER, aligned
-from .torchvision_schema import import_torchvision
-from .types import RobustSRError, refuse_others
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A loaded network as an upscaler. ``module`` holds float32 weights; it runs in ``precision`` on ``device``.
-
-    ``winograd``: whether float32 runs by fast convolutions (see winograd.py) instead of torch's own. The weights may be
-    changed. Where they are asked for gradients, ``module`` itself runs, in float32.
-    """
-
-    module: nn.Module
-    call: Call  # how its architecture is called
-    scale: int
-    context: int
-    exact: bool
-    name: str
-    digest: str  # SHA-256 of the weights file
-    device: torch.device
-    precision: str = "fp32"
-    entry: Entry | None = None
-    multiple: int = 1  # sizes it takes: multiples of this, at least min_size; others are padded by reflection
-    min_size: int = 1
-    square: bool = False
-    before: tuple[str, str] | None = None  # name and digest of the denoiser that its module begins with
-    winograd: bool = False
-
-    def __post_init__(self) -> None:
-        _loaded.setdefault(self.module, copies.state(self.module))
-
-    def _runner(self) -> nn.Module:
-        """What runs: the module, what was made of its weights as they are now, or itself where these want gradients."""
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters()):
-            copies.forget(self.module)  # some optimisers change weights without a trace
-            _loaded[self.module] = []
-            return self.module
-        if self.precision != "fp32":
-            dtype = PRECISIONS[self.precision]
-            converted = copies.copy_of(self.module, self.precision, lambda net: copy.deepcopy(net).to(dtype))
-        else:
-            converted = winograd.accelerated(self.module) if self.winograd else None
-        return converted or self.module
-
-    @property
-    def as_loaded(self) -> bool:
-        """Whether its weights are still those that ``digest`` is of."""
-        return copies.unchanged(self.module, _loaded[self.module])
-
-    def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
-        refuse_others(x)
-        h, w = x.shape[-2:]
-        high, wide = (max(-(-n // self.multiple) * self.multiple, self.min_size) for n in (h, w))
-        if self.square:
-            high = wide = max(high, wide)
-        if (high, wide) != (h, w):
-            x = grown(x, high - h, wide - w)
-        runner = self._runner()
-        dtype = torch.float32 if runner is self.module else PRECISIONS[self.precision]
-        sr = self.call(runner, x.to(self.device, dtype, memory_format=torch.channels_last)).float()
-        return sr[..., : h * self.scale, : w * self.scale]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, as for another process, without what is made of the weights."""
-        kept = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _unpickled, (pickle.dumps((kept, self.as_loaded)),)
-
-    def __copy__(self) -> Network:
-        return replace(self)
-
-    def with_precision(self, precision: str) -> Network:
-        """The same weights run in another number format."""
-        if precision == self.precision:
-            return self
-        return replace(self, precision=precision)
-
-    @property
-    def engine(self) -> str:
-        """What carries it out: "eager" torch, or "winograd"."""
-        return "winograd" if self.winograd and self.precision == "fp32" else "eager"
-
-    @property
-    def fixed_size(self) -> tuple[int, int] | None:
-        """The only input size it takes; None: any."""
-        return None
-
-    @property
-    def feather(self) -> int:
-        """LR pixels over which its tiles should fade into each other."""
-        return 0 if self.exact else FEATHER
-
-    @property
-    def align(self) -> int:
-        """Its tiles should begin at multiples of so many LR pixels."""
-        return 1 if self.exact else aligned(self.multiple)
-
-
-_loaded: WeakKeyDictionary[nn.Module, copies.State] = WeakKeyDictionary()  # the weights as they came
-
-
-def _unpickled(data: bytes) -> Network:
-    """Architectures can only be imported after torchvision, which may need help."""
-    import_torchvision()
-    kept, as_loaded = pickle.loads(data)
-    network = Network(**kept)
-    if not as_loaded:
-        _loaded[network.module] = []
-    return network
-
+from .resample import Bicubic
+from .types import RobustSRError
 
 Loaded = Network | OnnxNetwork
+
+
+def check_as_loaded(network: Loaded) -> None:
+    """RobustSRError: the weights are no longer those of the file that is to be named."""
+    if not getattr(network, "as_loaded", True):
+        raise RobustSRError(f"the weights of {network.name} were changed: save them, and take what is loaded of that")
 
 
 def noise_inside(network: Loaded) -> Facts | None:
@@ -167,7 +61,10 @@ def load(
             return network
         both = denoised(_load(denoise, str(device), precision), network)
     exact = both.with_precision("fp32")
-    return both if precision != "auto" or both is exact or faithful(both, exact) else exact
+    if precision != "auto" or both is exact or faithful(both, exact):
+        return both
+    copies.forget(both.net)
+    return exact
 
 
 def denoised(denoiser: Loaded, network: Loaded) -> Network:
@@ -186,7 +83,7 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
     least, multiple, square = sizes_of_both(*((n.min_size, n.multiple, n.square) for n in (denoiser, network)))
     entry, licences = network.entry, [n.entry.licence if n.entry else "unknown" for n in (network, denoiser)]
     both = Network(
-        Denoised(denoiser.module, network.module, denoiser.call, network.call),
+        Denoised(denoiser.net, network.net, denoiser.call, network.call),
         nn.Module.__call__,
         network.scale,
         denoiser.context + network.context,
@@ -201,10 +98,11 @@ def denoised(denoiser: Loaded, network: Loaded) -> Network:
         square=square,
         before=(denoiser.name, denoiser.digest),
     )
+    copies.own(both.net)
     if denoiser.winograd or network.winograd:
         both = quickened(both)
-        copies.forget(denoiser.module)
-        copies.forget(network.module)
+        copies.forget(denoiser.net)
+        copies.forget(network.net)
     return both.with_precision(network.precision if network.precision == denoiser.precision else "fp32")
 
 
@@ -255,24 +153,30 @@ def _load(name_or_path: str | PathLike[str], device: str, precision: str) -> Loa
         max(requirements.minimum, 1),
         requirements.square,
     )
+    copies.own(module)
     if where.type == "cpu":
         network = quickened(network)
     if precision == "auto":
         fast = network.with_precision(auto_precision(where, winograd=network.winograd))
         supported = {"bf16": descriptor.supports_bfloat16, "fp16": descriptor.supports_half, "fp32": True}
-        return fast if fast is network or (supported[fast.precision] and faithful(fast, network)) else network
+        if fast is network or (supported[fast.precision] and faithful(fast, network)):
+            return fast
+        copies.forget(module)
+        return network
     return network.with_precision(precision)
 
 
 def _bicubic(name: str, scale: int, device: torch.device) -> Network:
-    return Network(Bicubic(scale), nn.Module.__call__, scale, 2, True, name, name, device)
+    network = Network(Bicubic(scale), nn.Module.__call__, scale, 2, True, name, name, device)
+    copies.own(network.net)
+    return network
 
 
 def quickened(network: Network) -> Network:
     """The network with fast convolutions where it has them and they change its output by 1e-5 at most; else itself."""
+    if not (winograd.suits(network.net) and kernels.available()):
+        return network
     try:
-        if winograd.accelerated(network.module) is None:
-            return network
         fast, x = replace(network, winograd=True), photograph_like(32)
         with torch.inference_mode():
             exact = network(x)
@@ -280,7 +184,7 @@ def quickened(network: Network) -> Network:
     except Exception:  # an architecture that looks into its layers, which are others now
         return network
     if not close:
-        copies.forget(network.module)
+        copies.forget(network.net)
     return fast if close else network
 
 
@@ -289,7 +193,7 @@ def kept_slow(network: Loaded) -> bool:
     if not isinstance(network, Network) or kernels.available():
         return False
     slow = (network.device.type, network.engine, network.precision) == ("cpu", "eager", "fp32")
-    return slow and winograd.suits(network.module)
+    return slow and winograd.suits(network.net)
 
 
 def faithful(fast: Network, exact: Network) -> bool:

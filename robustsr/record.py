@@ -19,7 +19,7 @@ from .bounds import LEVELS, Bounds, certified_psnr
 from .certificate import Certificate, Field, FieldKind, OnDraws, certify, find_field, for_picture, window_size
 from .certify import Claim
 from .metrics import psnr
-from .models import Loaded
+from .models import Loaded, check_as_loaded
 from .noise import ALGORITHM
 from .sentences import claimed, not_claimed
 from .types import RobustSRError
@@ -60,10 +60,7 @@ def describe(certificate: Certificate, x: Tensor, network: Loaded, hr: Tensor | 
 
     RobustSRError: the weights are no longer those of the file that the record would name.
     """
-    if not getattr(network, "as_loaded", True):
-        raise RobustSRError(
-            f"the weights of {network.name} were changed: save them, and certify what is loaded of that"
-        )
+    check_as_loaded(network)
     c = certificate
     return {
         **_facts(c.claim, c.field, c.seed, c.fresh, c.window, x, network),

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import robustsr
+from robustsr import copies
 from robustsr import export as work
 from robustsr.architectures import UNet
 from robustsr.certificate import certify
@@ -237,9 +238,9 @@ def test_a_denoiser_and_a_model_become_one_file(denoiser, tiny, tmp_path):
 def test_a_network_that_half_precision_breaks_is_refused_in_it(tiny):
     network = load(tiny, device="cpu", precision="fp32")
     with torch.no_grad():  # the same function, but half precision overflows on the way
-        network.module.body[0].weight.mul_(1e6)
-        network.module.body[0].bias.mul_(1e6)
-        network.module.body[2].weight.div_(1e6)
+        network.net.body[0].weight.mul_(1e6)
+        network.net.body[0].bias.mul_(1e6)
+        network.net.body[2].weight.div_(1e6)
     with pytest.raises(RobustSRError, match="tiny strays from float32 in fp16: export it in fp32"):
         export(network, precision="fp16")
 
@@ -266,9 +267,17 @@ class Spectral(nn.Module):
     ],
 )
 def test_an_architecture_that_does_not_survive_is_refused(network, module, words):
+    copies.own(module)
     with pytest.raises(RobustSRError, match=words) as raised:
-        export(replace(network, module=module))
+        export(replace(network, net=module))
     assert "\n" not in str(raised.value)
+
+
+def test_weights_that_were_changed_are_not_exported_in_the_name_of_their_file(tiny):
+    changed = load(tiny, device="cpu")
+    changed.module.body[0].bias.data.add_(0.1)
+    with pytest.raises(RobustSRError, match="the weights of tiny were changed: save them"):
+        export(changed)
 
 
 def test_verification_sees_other_noise(network):

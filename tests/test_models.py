@@ -12,10 +12,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from robustsr import models, upscale
+from robustsr import copies, models, upscale
 from robustsr.cli import app
 from robustsr.engine import PRECISIONS, auto_precision
 from robustsr.legends import model_labels
@@ -25,6 +26,7 @@ from robustsr.onnx_network import outside
 from robustsr.probes import receptive_radius
 from robustsr.spread import Weights
 from robustsr.tiling import EFFECTIVE_CONTEXT
+from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
 
 
@@ -521,16 +523,40 @@ def reassigned(net):
         p.data = p.data * 1.01
 
 
+def behind_torch_s_back(net):
+    for p in net.module.parameters():
+        p.data.mul_(1.05)
+
+
 def trained(net):
-    net.module.requires_grad_(True)
-    optimiser = torch.optim.Adam(net.module.parameters(), 1e-3, fused=True)  # which tells nobody what it changes
-    net(torch.rand(1, 3, 8, 8)).square().mean().backward()
+    """With an optimiser that tells nobody what it changes, and looks at what comes out in between."""
+    module = net.module.requires_grad_(True)
+    optimiser = torch.optim.Adam(module.parameters(), 1e-3, fused=True)
+    x = torch.rand(1, 3, 8, 8)
+    for _ in range(2):
+        loss = net(x).square().mean()
+        with torch.no_grad():
+            net(x)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    module.requires_grad_(False)
+
+
+def trained_alone(net):
+    """Without the network around it."""
+    module = net.module.requires_grad_(True)
+    optimiser = torch.optim.Adam(module.parameters(), 1e-3, fused=True)
+    net.call(module, torch.rand(1, 3, 8, 8)).square().mean().backward()
     optimiser.step()
-    net.module.requires_grad_(False)
+    module.requires_grad_(False)
+
+
+CHANGES = [copied, scaled, replaced, reassigned, behind_torch_s_back, trained, trained_alone]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("change", [copied, scaled, replaced, reassigned, trained], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
 def test_weights_that_are_changed_are_those_that_run(precision, change):
     net, x = load("plain", device="cpu", precision=precision), torch.rand(1, 3, 12, 12)
     before, exact = net(x), net.with_precision("fp32")
@@ -544,7 +570,80 @@ def test_weights_that_are_changed_are_those_that_run(precision, change):
     assert (before - want).abs().max() > 1e-3 and not net.as_loaded and not exact.as_loaded
     y = x.clone().requires_grad_(True)  # of what was made where no gradients were asked for
     assert torch.autograd.grad(net(y).sum(), y)[0].abs().sum() > 0
-    assert not pickle.loads(pickle.dumps(net)).as_loaded and copy.copy(net).module is net.module
+    for other in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+        assert not other.as_loaded
+        torch.testing.assert_close(other(x), net(x))
+    assert copy.copy(net).module is net.module
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_weights_that_are_changed_run_behind_a_denoiser_too(change):
+    net, denoiser = (load(name, device="cpu", precision="fp32") for name in ("plain", "denoiser"))
+    both, x = models.denoised(denoiser, net), torch.rand(1, 3, 12, 12)
+    both(x)
+    change(net)
+    want = net.call(net.module, denoiser.call(denoiser.net, x))
+    with torch.inference_mode():
+        assert (both(x) - want).abs().max() < 1e-4 * want.abs().max()
+    assert (both.as_loaded, net.as_loaded, denoiser.as_loaded) == (False, False, True)
+
+
+def test_parts_that_are_changed_as_a_whole_are_those_that_run():
+    net, denoiser = (load(name, device="cpu", precision="fp32") for name in ("plain", "denoiser"))
+    both, x = models.denoised(denoiser, net), torch.rand(1, 3, 12, 12)
+    net(x), denoiser(x)
+    behind_torch_s_back(both)
+    for part in (net, denoiser):
+        want = part.call(part.net, x)
+        assert (part(x) - want).abs().max() < 1e-4 * want.abs().max() and not part.as_loaded
+
+
+def test_weights_that_were_looked_at_alone_are_as_loaded():
+    net, x = load("plain", device="cpu"), torch.rand(1, 3, 12, 12)
+    before = net(x)
+    net.module.requires_grad_(True)
+    net(x).sum().backward()
+    net.module.requires_grad_(False)
+    assert net.as_loaded and copy.deepcopy(net).as_loaded and pickle.loads(pickle.dumps(net)).as_loaded
+    torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batch_norm_is_in_the_mode_that_it_is_put_in(precision):
+    net, x = load("unet-x2", device="cpu", precision=precision), torch.rand(2, 3, 32, 32)
+    usual = net(x)
+    net.module.train()
+    other = net(x)
+    net.module.eval()
+    assert (other - usual).abs().max() > 0.05
+    net.module.load_state_dict(load("unet-x2", device="cpu").module.state_dict())  # train() has moved its statistics
+    torch.testing.assert_close(net(x), usual, rtol=1e-2, atol=1e-2 if precision == "bf16" else 1e-4)
+
+
+def test_networks_in_a_structure_stay_one_when_it_is_copied():
+    net = load("plain", device="cpu")
+    made = copy.deepcopy({"net": net, "module": net.module})
+    assert made["net"].module is made["module"] is not net.module and made["net"].call is net.call
+
+
+def test_networks_that_are_called_in_a_way_of_their_own_can_be_copied_and_pickled(tmp_path):
+    import_torchvision()
+    from spandrel.architectures import DnCNN
+
+    made = DnCNN.DnCNN(in_nc=3, out_nc=3, act_mode="R")
+    save_file(made.state_dict(), tmp_path / "net.safetensors")
+    net, x = load(tmp_path / "net.safetensors", device="cpu", precision="fp32"), torch.rand(1, 3, 32, 32)
+    behind = models.denoised(net, load("plain", device="cpu", precision="fp32"))
+    for one in (net, behind):
+        for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+            torch.testing.assert_close(other(x), one(x))
+
+
+def test_a_number_format_that_is_not_faithful_leaves_nothing_in_memory(monkeypatch):
+    monkeypatch.setattr(models, "auto_precision", lambda *_a, **_k: "bf16")
+    monkeypatch.setattr(models, "faithful", lambda *_: False)
+    net = load("psnr", device="cpu")
+    assert net.precision == "fp32" and "bf16" not in copies._kept.get(net.net, {})
 
 
 def test_statistics_of_batches_that_are_changed_are_those_that_run():

@@ -15,7 +15,7 @@ import torch
 from fakes import needs_compiler
 from torch import nn
 
-from robustsr import kernels, winograd
+from robustsr import copies, kernels, winograd
 from robustsr.models import load, quickened
 from robustsr.probes import photograph_like
 from robustsr.smoothing import median, selection_network
@@ -227,7 +227,8 @@ def test_a_list_of_layers_that_is_not_run_in_order_is_left_to_torch():
     network = load("certsr", device="cpu", precision="fp32")
     odd = Odd().eval().requires_grad_(False)
     odd.parts[1].weight.fill_(0.3)
-    made = replace(network, module=odd, winograd=False)
+    made = replace(network, net=odd, winograd=False)
+    copies.own(odd)
     assert accelerated(odd) is not None
     assert quickened(made) is made
 
@@ -347,7 +348,7 @@ def test_without_a_working_compiler_torch_does_it(tmp_path):
 def test_the_code_for_wide_vectors_is_right_too(tmp_path):
     """Compiled for AVX-512's 16 values at a time, which the compiler breaks in two where the processor has but 8."""
     code = (
-        "import torch\nfrom robustsr import kernels, winograd\nfrom robustsr.smoothing import median\n"
+        "import torch\nfrom robustsr import copies, kernels, winograd\nfrom robustsr.smoothing import median\n"
         "from robustsr.bounds import Histogram\nfrom robustsr.winograd import Conv3x3\n"
         "conv, x = torch.nn.Conv2d(48, 32, 3, padding=1), torch.randn(2, 48, 9, 14)\n"
         "assert kernels.available()\n"

@@ -15,7 +15,8 @@ from robustsr import copies
 from robustsr.architectures import Denoised, UNet
 from robustsr.checkpoints import described
 from robustsr.files import atomic
-from robustsr.models import Network, load
+from robustsr.models import load
+from robustsr.network import Network
 from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
 

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from robustsr import kernels
 from robustsr.engine import auto_precision
-from robustsr.models import Loaded, Network, load
+from robustsr.models import Loaded, load
+from robustsr.network import Network
 from robustsr.types import RobustSRError
 from robustsr.winograd import FastConvolutions
 
