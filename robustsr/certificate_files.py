@@ -15,10 +15,10 @@ from .bounds import to_levels
 from .catalogue import package_samples
 from .certificate import Certificate, FieldKind
 from .certify import Claim
-from .files import atomic
+from .files import atomic, staged
 from .models import Loaded
 from .pairs import pictures_in
-from .record import answers, describe, digest, pictures, result_of
+from .record import answers, describe, digest, pictures, result_of, untrue
 from .scene import Box, placed
 from .types import MAX_PIXELS, RobustSRError
 
@@ -55,6 +55,9 @@ def paired(folder: Path, truths: Path | None) -> list[tuple[Path, Path | None]]:
     named = {path.stem: path for path in pictures_in(truths)}
     if missing := [path.name for path in found if path.stem not in named]:
         raise RobustSRError(f"{truths} has no picture for {', '.join(missing[:3])}")
+    counts = Counter(path.stem for path in pictures_in(truths))
+    if twice := [path.name for path in found if counts[path.stem] > 1]:
+        raise RobustSRError(f"{truths} has several pictures for {twice[0]}")
     return [(path, named[path.stem]) for path in found]
 
 
@@ -73,24 +76,34 @@ def known(
 
     RobustSRError: what is there is something else, or damaged.
     """
-    target = files(folder, stem)[-1]
-    if not target.exists():  # it is written last: others are parts of one that was interrupted
+    *_, target = files(folder, stem)
+    if not target.exists():
+        refuse_others(folder, stem)
         return None
     try:
         record: dict[str, Any] = json.loads(target.read_text("utf-8"))
         same = answers(record, x, network, claim, field, seed)
-        _ = record["input"]["name"], record["result"]["mean_width"]
+        if not all(isinstance(record[of]["name"], str) for of in ("input", "model")):
+            raise ValueError("no names")
         stored = {key: levels(folder / name) for key, name in names(stem).items() if key in ENDINGS}
         whole = all(digest(stored[key]) == record["sha256"][key] for key in ENDINGS)
+        if same and whole and untrue(record["result"], claim, stored, None)[0]:
+            raise ValueError("other numbers")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RobustSRError) as error:
         raise RobustSRError(f"{target} is damaged: give --overwrite, or another -o") from error
     if not same or not whole:
         what = "of another claim, picture or model" if not same else "not about the pictures beside it"
         raise RobustSRError(f"{target} is {what}: give --overwrite, or another -o")
-    if hr is not None and record["result"].get("hr_sha256") != digest(hr):
-        record["result"] = result_of(claim, stored, hr)
+    if hr is not None and record["result"] != (measured := result_of(claim, stored, hr)):
+        record["result"] = measured
         _save(record, target)
     return record
+
+
+def refuse_others(folder: Path, stem: str) -> None:
+    """RobustSRError: there is a file where one of a certificate would go."""
+    if there := [path.name for path in files(folder, stem) if path.exists()]:
+        raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
 
 
 def levels(path: Path) -> Tensor:
@@ -154,27 +167,23 @@ def write(
     crop: Box | None,
     hr: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Writes the pictures, then STEM_certificate.json: where there is one, its pictures are whole. Returns its record.
+    """Writes the pictures and STEM_certificate.json, all or none. Returns the record.
 
     ``name``: what the input is called in it. RobustSRError: the disk refuses.
     """
-    files, target = names(stem), folder / f"{stem}_certificate.json"
+    files = names(stem)
     record = describe(made, x, network, hr)
     record["input"] |= {"name": name, "crop": crop and ",".join(map(str, crop))}
     record["model"]["name"] = network.name
     if before := getattr(network, "before", None):
         record["model"]["denoiser"]["name"] = before[0]
     record["files"] = files
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-    except OSError as error:
-        raise RobustSRError(f"cannot write into {folder}: {error.strerror}") from error
     shown = {key: value.permute(1, 2, 0).numpy() for key, value in pictures(made).items()}
     shown["width"] = heatmap.width_map(made.bounds.width.numpy())
-    for key, pixels in shown.items():
-        images.write_pixels(pixels, folder / files[key])
-    _save(record, target)
+    with staged(folder) as part:
+        for key, pixels in shown.items():
+            images.write_pixels(pixels, part / files[key])
+        _save(record, part / f"{stem}_certificate.json")
     return record
 
 

@@ -165,9 +165,8 @@ def certify(
         _each(jobs, Asked(network, claim, asked, field, seed, folder), overwrite, json)
         return
     stem = (picture or Path(work.SAMPLE)).stem
-    there = [path.name for path in work.files(folder, stem) if path.exists()]
-    if there and not overwrite:
-        raise RobustSRError(f"{folder} has {', '.join(there)} already: give --overwrite, or another -o")
+    if not overwrite:
+        work.refuse_others(folder, stem)
     work.read_input(picture, asked)  # says what is wrong before a model is loaded
     network = load(found(model), device, denoise=denoise and found(denoise))
     record = _one(picture, hr, Asked(network, claim, asked, field, seed, folder))

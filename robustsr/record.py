@@ -134,6 +134,20 @@ def result_of(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> 
     return made
 
 
+def untrue(
+    result: Mapping[str, Any], claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None
+) -> tuple[list[str], tuple[str, ...]]:
+    """What the ``result`` of a record says that its pictures do not give, in words; and what ``hr`` alone can check."""
+    unchecked: tuple[str, ...] = ()
+    if "hr_sha256" in result and hr is None:
+        unchecked = tuple(key for key in result if "psnr" in key)
+        result = {key: value for key, value in result.items() if "psnr" not in key and key != "hr_sha256"}
+    found = result_of(claim, levels, hr if "hr_sha256" in result else None)
+    problems = [_message(f"result.{key}", was, now, claim) for key, was, now in _differences(result, found)]
+    problems += [f"result.{key}: nothing here gives such a number" for key in result.keys() - found.keys()]
+    return problems, unchecked
+
+
 def _finite(value: float) -> float | str:
     """JSON has no infinity: that of equal pictures is a string, which float() reads."""
     return value if math.isfinite(value) else str(value)
@@ -226,13 +240,7 @@ def verify(
         "nobody can check that the seed was fresh, and that this was the only run",
         "its names, its versions and the picture of the width are its maker's words",
     ]
-    unchecked: tuple[str, ...] = ()
-    if "hr_sha256" in recorded_result and hr is None:
-        unchecked = tuple(k for k in recorded_result if "psnr" in k)
-        recorded_result = {k: v for k, v in recorded_result.items() if "psnr" not in k and k != "hr_sha256"}
-    results = result_of(claim, stored, hr if "hr_sha256" in recorded_result else None)
-    problems = [_message(f"result.{k}", was, now, claim) for k, was, now in _differences(recorded_result, results)]
-    problems += [f"result.{key}: nothing here gives such a number" for key in recorded_result.keys() - results.keys()]
+    problems, unchecked = untrue(recorded_result, claim, stored, hr)
     again = certify(x, network, claim, field=kind, seed=seed, on_draws=on_draws)
     moved = 0.0
     for name, levels in pictures(again).items():

@@ -256,7 +256,8 @@ def test_a_folder_has_a_certificate_each_and_a_table(run, picture, photo, tmp_pa
 
     again = run(*command)
     assert again[0] == 0 and again[1] == stdout and "draws, about" not in again[2]  # nothing is drawn again
-    (out / "bird_certificate.json").unlink()  # which is written last: interrupted before
+    for path in out.glob("bird_*"):
+        path.unlink()
     code, _, words = run(*command)
     assert code == 0 and words.count("draws, about") == 1
     code, _, words = run(*command, "--eps", ".01")
@@ -296,6 +297,30 @@ def test_a_folder_keeps_what_is_whole_and_of_this_claim_only(run, each, tmp_path
     assert "bird_certificate.json is damaged" in run(*command, "-o", out)[2]
 
 
+@pytest.mark.parametrize(
+    "change", [{"mean_width": 0.001}, {"largest_width": "wide"}, {"mean_width": None}, {"more": 1}]
+)
+def test_numbers_that_the_pictures_do_not_give_are_no_certificate_s(run, each, change):
+    command, out = each
+    path = out / "bird_certificate.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"result": record["result"] | change}))
+    code, _, words = run(*command, "-o", out)
+    assert code == 1 and "bird_certificate.json is damaged: give --overwrite" in words and "1 certificate, 1 f" in words
+    path.write_text(json.dumps(record | {"model": {k: v for k, v in record["model"].items() if k != "name"}}))
+    assert "bird_certificate.json is damaged: give --overwrite" in run(*command, "-o", out)[2]
+
+
+def test_pictures_that_are_no_certificate_s_stay(run, picture, photo, tmp_path):
+    mine = picture.with_name("bird_lower.png")
+    Image.fromarray(photo(6, 8, seed=3)).save(mine)
+    before = mine.read_bytes()
+    for _ in range(2):
+        code, _, words = run(picture.parent, *FEW, "-o", picture.parent)
+        assert code == 1 and "failed: bird.png: " in words and "has bird_lower.png already: give --overwrite" in words
+        assert mine.read_bytes() == before
+
+
 def test_truths_that_come_later_are_measured_without_another_draw(run, each, picture, photo, tmp_path):
     command, out = each
     truths = tmp_path / "hr"
@@ -327,7 +352,15 @@ def test_what_cannot_be_paired_or_read_in_a_folder_is_said(run, picture, tmp_pat
     (picture.parent / "broken.png").write_bytes(b"no picture")
     code, _, words = run(picture.parent, *FEW, "-o", tmp_path / "out")
     assert code == 1 and "failed: broken.png: cannot read" in words and "1 certificate, 1 failed" in words
-    for hr, why in ((picture, "is no folder"), (tmp_path / "out", "has no picture for bird.png, broken.png")):
+    truths = tmp_path / "truths"
+    truths.mkdir()
+    for name in ("bird.png", "bird.jpg", "broken.png"):
+        Image.open(picture).convert("RGB").save(truths / name)
+    for hr, why in (
+        (picture, "is no folder"),
+        (truths, "has several pictures for bird.png"),
+        (tmp_path / "out", "has no picture for bird.png, broken.png"),
+    ):
         code, _, words = run(picture.parent, *FEW, "--hr", hr, "-o", tmp_path / "other")
         assert code == 1 and why in words
     (picture.parent / "bird.jpg").write_bytes(b"")
