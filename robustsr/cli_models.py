@@ -17,6 +17,7 @@ BASELINE = "The baseline: no network, Pillow's bicubic"
 Json = Annotated[bool, typer.Option("--json", help="JSON, on standard output.")]
 IN_WORDS: dict[str, Callable[[Any], str]] = {  # of what `_about` knows and is not shown as it is
     "size": "{:,} bytes".format,
+    "kept as": lambda path: path or "`robustsr models pull` gets it",
     "quality": lambda values: "\n".join(f"{what}: {found}" for what, found in catalogue.measured(values).items()),
     **dict.fromkeys(
         ("calibration", "tuned here"),
@@ -73,10 +74,9 @@ def _about(model: str) -> dict[str, Any]:
 
     backbone, entry = backbones.BACKBONES.get(model), catalogue.catalogue().get(model)
     if backbone and model not in catalogue.installed():  # somebody's own model may have its name
-        path = backbones.find(model)
-        where = f"`robustsr models pull {model}` gets it" if path is None else str(path)
+        path = backbones.find(model)  # may hold the first layers alone
         known = {"for": backbone.used_by, "size": backbone.size, "sha256": backbone.sha256, "licence": backbone.licence}
-        return {**known, "url": backbone.url + backbone.file, "path": where}
+        return {**known, "url": backbone.url + backbone.file, "kept as": path and str(path)}
     if model in catalogue.BICUBIC:
         return {"scale": catalogue.BICUBIC[model], "description": BASELINE}
     about: dict[str, Any] = {}

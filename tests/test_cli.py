@@ -382,6 +382,7 @@ def test_what_is_known_of_models_and_devices_can_be_read_by_programs(pictures, t
     own = json.loads(go("models", "info", "mine.safetensors", "--json")[1])
     assert own["path"] == "mine.safetensors" and own["loads_as"].startswith("x4, receptive radius 3")
     assert json.loads(go("models", "info", "bicubic-x3", "--json")[1])["scale"] == 3
+    assert json.loads(go("models", "info", "alexnet", "--json")[1])["kept_as"] is None
     first = json.loads(go("devices", "--json")[1].splitlines()[0])
     assert first["device"] in ("cpu", "cuda:0", "mps") and first["precision"]
 
@@ -443,7 +444,7 @@ def test_a_strangers_file_under_a_known_name_is_what_it_is_everywhere(pictures, 
 
 def test_networks_behind_losses_are_known_and_models_may_have_their_names(pictures, tiny):
     said = go("models", "info", "alexnet")[1]
-    assert "244,408,911 bytes" in said and "`robustsr models pull alexnet` gets it" in said
+    assert "244,408,911 bytes" in said and "`robustsr models pull` gets it" in said
     assert go("models", "add", tiny, "--name", "alexnet")[0] == 0
     assert "loads as" in go("models", "info", "alexnet")[1]
 

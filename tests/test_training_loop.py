@@ -1,6 +1,8 @@
 """The loop: what a run learns, writes and measures, and that it resumes to the very same weights."""
 
+import dataclasses
 import json
+import os
 import shutil
 import sys
 
@@ -282,6 +284,40 @@ def test_a_run_does_not_go_on_from_another_start(folder, tiny, denoiser):
     )
 
 
+def test_all_weights_that_are_others_are_told_at_once(folder, tiny, denoiser):
+    begun, names = [], {"generator.init": tiny, "generator.denoise": denoiser, "loss.teacher": tiny}
+    for key, path in names.items():
+        begun.append(folder / f"{key}.safetensors")
+        begun[-1].write_bytes(path.read_bytes())
+    config = tiny_run.recipe(folder, *(f'{key}="{path}"' for key, path in zip(names, begun, strict=True)))
+    list(train(config, folder / "run", stop=after(2)))
+    before = (folder / "run" / "recipe.toml").read_bytes()
+    for path in begun:
+        save_file({k: v * 2 for k, v in load_file(path).items()}, path)
+    with pytest.raises(RobustSRError) as raised:
+        list(train(config, folder / "run", resume=True))
+    said = str(raised.value)
+    assert all(f"{key} was {key} " in said for key in names)
+    assert "no more, --set generator.init=gone --set generator.denoise=gone)" in said
+    begun[2].write_bytes(tiny.read_bytes())
+    gone = tiny_run.recipe(folder, "generator.init=gone", "generator.denoise=gone", f'loss.teacher="{begun[2]}"')
+    first, *_, last = train(gone, folder / "run", resume=True)
+    assert last.step == 12 and "gone" not in first.message
+    assert (folder / "run" / "recipe.toml").read_bytes() == before  # which begins the run again
+    assert "teacher loss.teacher " in origin(folder / "run" / "psnr.safetensors")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text are Linux'")
+def test_pictures_in_a_folder_whose_name_is_not_utf_8_are_trained_on(folder):
+    odd, said = folder / os.fsdecode(b"ph\xe9tos"), []
+    (folder / "hr").rename(odd)
+    config = tiny_run.recipe(folder)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, hr=str(odd)))
+    *_, last = train(config, folder / "run", say=said.append)
+    assert last.step == 12 and any("is not UTF-8" in line for line in said)
+    assert not (folder / "run" / "recipe.toml").exists()
+
+
 def test_the_whole_recipe_of_a_run_is_beside_its_weights(folder):
     config = tiny_run.recipe(folder, "optimiser.steps=1")
     list(train(config, folder / "run"))
@@ -289,7 +325,7 @@ def test_the_whole_recipe_of_a_run_is_beside_its_weights(folder):
     assert Recipe.load(str(path), []) == config
     more = tiny_run.recipe(folder, "optimiser.steps=1", "validation.limit=2")
     list(train(more, folder / "run", resume=True))
-    assert Recipe.load(str(path), []) == more
+    assert Recipe.load(str(path), []) == config != more
     path.write_text("# mine\n")
     list(train(config, folder / "run", resume=True))
     assert path.read_text() == "# mine\n"
@@ -505,6 +541,8 @@ def test_a_denoiser_learns_and_what_lies_behind_it_stays(folder, tiny, objective
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (net, *([behind.module] if behind else []))]
     lr, hr, heavy = session.batches[0]
     assert hr.shape[-1] == lr.shape[-1] * (4 if objective == "task" else 1)
+    small, large = session.pairs[0]
+    assert len(large) == len(small) * (4 if objective in ("restore", "task") else 1)  # what f will see
     losses = session.step(lr, hr, heavy)
     assert losses.keys() == {"l1"} and losses["l1"] > 0
     moved = [name for name, value in net.state_dict().items() if not torch.equal(value, before[0][name])]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,18 @@ from .data import Pairs
 from .discriminator import VGGDiscriminator
 from .muon import Muon
 from .networks import build, rebuilt
-from .recipe import Data, Recipe
+from .recipe import TRUTH, Data, Recipe
 
 DECIDES = ("generator", "data", "inputs", "denoiser", "loss", "discriminator", "optimiser")  # what is learnt
 # What may lie elsewhere on another machine:
 MOVES = ("data.workers", "data.hr", "data.lr", "generator.init", "discriminator.init")
-BEGUN = ("init", "denoise")  # weights that `generator` begins with, by name or path
+NAMED = {  # other weights that decide what is learnt, by name or path, and what they are called in a run's weights
+    "generator.init": "init",
+    "generator.denoise": "denoise",
+    "loss.teacher": "teacher",
+    "loss.heavy": "heavy",
+    "denoiser.model": "behind",
+}
 
 
 @dataclass
@@ -37,7 +44,7 @@ class State:
     """After ``step`` steps: the network, its moving average, perhaps a discriminator, and their optimisers.
 
     ``pictures``: the digest of those it has learnt from; None: of none so far. ``begun``: the names of the weights that
-    it began with, and what their SHA-256 begins with.
+    it began with or learns from, and what their SHA-256 begins with.
     """
 
     net: nn.Module
@@ -55,7 +62,7 @@ class State:
         state = cls._around(build(recipe.generator, recipe.seed), recipe, device)
         if state.discriminator and recipe.discriminator.init:
             _start(state.discriminator, Path(recipe.discriminator.init))
-        state.begun = {key: _told(name) for key in BEGUN if (name := getattr(recipe.generator, key))}
+        state.begun = {label: _told(name) for key, label in NAMED.items() if (name := _named(recipe, key))}
         return state
 
     @classmethod
@@ -66,16 +73,17 @@ class State:
         changes = [
             f"{k} was {before.get(k)!r} and is {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
         ]
-        gone = ""
-        for key, was in saved.get("begun", {}).items():
-            with suppress(RobustSRError):  # not here: its weights are in the checkpoint
-                named = _told(getattr(recipe.generator, key))
+        gone = []
+        for key, was in ((k, saved["begun"][label]) for k, label in NAMED.items() if label in saved.get("begun", {})):
+            with suppress(RobustSRError):  # not here: its weights are in the checkpoint, or it will be said
+                named = _told(_named(recipe, key))
                 if named.split()[-1] != was.split()[-1]:
-                    changes.append(f"generator.{key} was {was} and is {named}")
-                    gone = f" (where that is no more, --set generator.{key}=gone)"
+                    changes.append(f"{key} was {was} and is {named}")
+                    gone += [f"--set {key}=gone"] * key.startswith("generator")
         if changes:
+            where = f" (where that is no more, {' '.join(gone)})" if gone else ""
             raise RobustSRError(
-                f"{path} was made by another recipe: {', '.join(changes)}: resume with what it began with{gone}, or "
+                f"{path} was made by another recipe: {', '.join(changes)}: resume with what it began with{where}, or "
                 "begin a new run from its weights, --set generator.init=NAME.safetensors"
             )
         try:
@@ -211,6 +219,13 @@ def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
         flat |= {f"{section}.{key}": value for key, value in recipe[section].items()}
     flat["generator.denoise"] = bool(recipe["generator"]["denoise"])  # whichever it was, its weights are in the run's
     return {key: value for key, value in flat.items() if key not in MOVES}
+
+
+def _named(recipe: Recipe, key: str) -> str:
+    """The weights that a recipe names there and uses; empty: none."""
+    value: str = attrgetter(key)(recipe)
+    used = recipe.denoiser.objective in ("stability", "task") if key == "denoiser.model" else value != TRUTH
+    return value if used else ""
 
 
 def _told(weights: str) -> str:

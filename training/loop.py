@@ -160,8 +160,8 @@ def train(
     session = Session.begin(recipe, device, checkpoint if resume else None, say)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if session.crew.is_main_process:
-            _keep(recipe, out / "recipe.toml")
+        if session.crew.is_main_process and not (resume and (out / "recipe.toml").exists()):
+            _keep(recipe, out / "recipe.toml", say)
     except OSError as error:
         raise RobustSRError(f"cannot write to the folder {out}: {error.strerror}") from error
     with buffers_kept(), ExitStack() as stack:
@@ -181,7 +181,7 @@ def _steps(
         how += ", not compiled: there is no compiler here" if session.step.eager else ""
         first = recipe.generator.denoise
         alone = '(--set generator.denoise="" leaves it out)'
-        before = [f"{first} goes before the network, and is trained with it {alone}"] * bool(first)
+        before = [f"{first} goes before the network, and is trained with it {alone}"] * bool(first and not state.step)
         message = "\n".join([*session.pairs.skipped, *before, f"{len(session.pairs)} pictures, in {how}"])
         yield Progress(state.step, steps, {}, 0, message=message)
         if state.step == steps and not (log.last == steps and _weights(recipe, out).exists()):
@@ -221,12 +221,17 @@ def _steps(
             break
 
 
-def _keep(recipe: Recipe, path: Path) -> None:
-    """Writes a recipe with all its keys, but not in place of one that a person wrote."""
+def _keep(recipe: Recipe, path: Path, say: Callable[[str], None]) -> None:
+    """Writes the recipe that a run begins with, with all its keys, but not in place of one that a person wrote."""
     mark = "# All that decides this run, as robustsr wrote it.\n"
     if not path.exists() or path.read_text("utf-8", "replace").startswith(mark):
+        try:
+            text = (mark + written(recipe)).encode()
+        except UnicodeEncodeError:
+            say(f"note: a path of this recipe is not UTF-8, as TOML has to be, so there will be no {path}")
+            return
         with atomic(path) as part:
-            part.write_text(mark + written(recipe), "utf-8")
+            part.write_bytes(text)
 
 
 def _rates(recipe: Recipe) -> str:
