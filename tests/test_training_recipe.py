@@ -112,6 +112,14 @@ def test_jpeg_alone_needs_patches_that_are_not_degraded():
         Recipe.load("certsr-photo", [*said, "data.degraded=1"])
 
 
+def test_there_is_something_to_restore():
+    clean = ["data.hr=pictures", "data.degraded=0", "data.jpeg=0", "inputs.sigmas=[0]"]
+    for damage in ("data.degraded=.1", "data.jpeg=.1", "inputs.sigmas=[.1]"):
+        assert Recipe.load("restorer", [*clean, damage]).denoiser.objective == "restore"
+    with pytest.raises(RobustSRError, match="has nothing to restore: set data.degraded, data.jpeg or inputs.sigmas"):
+        Recipe.load("restorer", clean)
+
+
 def test_numbers_may_be_set_without_the_zero_before_the_point():
     said = ["optimiser.ema=.99", "inputs.sigmas=[.03, 0.06]", "inputs.draws=[2, 2]", "data.hr=./.5"]
     made = Recipe.load("psnr", said)

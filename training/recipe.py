@@ -207,6 +207,11 @@ class Recipe:
                 f"recipe: denoiser.objective={self.denoiser.objective} trains a network of scale 1, generator.scale is "
                 f"{self.generator.scale}: set it to 1"
             )
+        if self.denoiser.objective == "restore" and not (self.data.degraded or self.data.jpeg or any(sigmas)):
+            raise RobustSRError(
+                "recipe: denoiser.objective=restore has nothing to restore: set data.degraded, data.jpeg or "
+                "inputs.sigmas"
+            )
         for key in ("teacher", "heavy", "sharpen"):
             if self.denoiser.objective and getattr(self.loss, key):
                 raise RobustSRError(
