@@ -22,6 +22,7 @@ from robustsr.pairs import Pictures
 from robustsr.plan import compose, make_plan
 from robustsr.settings import Smoothing, smoothing_for
 from robustsr.study import Study
+from robustsr.tiling import FEATHER
 from robustsr.types import RobustSRError
 
 
@@ -70,7 +71,7 @@ def test_two_denoisers_run_one_after_the_other(both, first, network):
 
 def test_it_is_as_exact_as_its_parts(both, first, network):
     vague = models.replace(first, exact=False, context=32)
-    assert not denoised(vague, network).exact and denoised(vague, network).feather == models.FEATHER
+    assert not denoised(vague, network).exact and denoised(vague, network).feather == FEATHER
     assert denoised(vague, network).context == 32 + network.context
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from robustsr.catalogue import find
+from robustsr.catalogue import BICUBIC, find
 from robustsr.files import atomic, sha256
 from robustsr.types import RobustSRError
 
@@ -222,10 +222,10 @@ def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(recipe: Recipe, key: str) -> str:
-    """The weights that a recipe names there and uses; empty: none."""
+    """The weights that a recipe names there and uses; empty: none, or bicubic, which has none."""
     value: str = attrgetter(key)(recipe)
     used = recipe.denoiser.objective in ("stability", "task") if key == "denoiser.model" else value != TRUTH
-    return value if used else ""
+    return value if used and value not in BICUBIC else ""
 
 
 def _told(weights: str) -> str:
