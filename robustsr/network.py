@@ -48,9 +48,9 @@ class Network:
 
     @property
     def module(self) -> nn.Module:
-        """The network, whose weights may be changed in any way. From here on it runs a little slower.
+        """The network, whose weights may be changed in any way. From here on it runs slower: up to twice as long.
 
-        For nothing that was made of them is kept; where they want gradients it runs in float32.
+        For nothing that was made of them is kept; where they want gradients it runs in float32, by torch alone.
         """
         copies.give(self.net)
         return self.net
@@ -63,15 +63,16 @@ class Network:
     def _run(self, x: Tensor) -> Tensor:
         """The output for ``x`` of a size that it takes, by its weights as they are now."""
         dtype, ours = PRECISIONS[self.precision], copies.ours(self.net)
-        if not ours and torch.is_grad_enabled() and any(p.requires_grad for p in self.net.parameters()):
+        trained = not ours and torch.is_grad_enabled() and any(p.requires_grad for p in self.net.parameters())
+        if trained:
             dtype = torch.float32
         runner: nn.Module | None = None
         if dtype != torch.float32:
             runner = copies.copy_of(self.net, self.precision, _as(dtype)) if ours else _as(dtype)(self.net)
         elif self.winograd and ours:
             runner = winograd.accelerated(self.net)
-        fast = self.winograd and dtype == torch.float32 and not ours
-        with winograd.FastConvolutions() if fast else nullcontext():
+        fast = self.winograd and dtype == torch.float32 and not ours and not trained
+        with winograd.FastConvolutions(anew=True) if fast else nullcontext():
             x = x.to(self.device, dtype, memory_format=torch.channels_last)
             return self.call(self.net if runner is None else runner, x).float()
 
@@ -135,6 +136,5 @@ def _unpickled(data: bytes) -> Network:
     import_torchvision()
     kept, as_loaded = pickle.loads(data)
     network = Network(**kept)
-    if as_loaded:
-        copies.own(network.net)
+    (copies.own if as_loaded else copies.changed)(network.net)
     return network

@@ -112,14 +112,15 @@ class FastConvolutions(TorchFunctionMode):
 
     Of any network in float32 on the processor; the others, and autocast's, stay torch's. Transformed weights are kept
     until it ends, or the weights change by an operation that torch counts: leave it before others, like fused Adam.
+    ``anew``: it is left after one pass, so that small inputs do not pay for weights to be transformed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, anew: bool = False) -> None:
         super().__init__()
-        self._made = Kernels()
+        self._made, self._anew = Kernels(), anew
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        if function is torch.conv2d and not kwargs and _suits(*args):
+        if function is torch.conv2d and not kwargs and _suits(*args, anew=self._anew):
             x, weight, bias = args[:3]
             bias = weight.new_zeros(len(weight)) if bias is None else bias
             return _Convolution.apply(x, weight, bias, self._made)  # type: ignore[no-untyped-call]
@@ -132,9 +133,9 @@ class FastConvolutions(TorchFunctionMode):
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any) -> bool:  # noqa: ANN401 - what conv2d takes
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any, anew: bool) -> bool:  # noqa: ANN401 - what conv2d takes
     plain = how == ((1, 1), (1, 1), (1, 1), 1) and weight.shape[2:] == (3, 3) and x.dim() == 4 and _wide(weight)
-    return plain and _ours(x, weight) and _tiles(x) >= (FEWEST if weight.requires_grad else 0)
+    return plain and _ours(x, weight) and _tiles(x) >= (FEWEST if anew or weight.requires_grad else 0)
 
 
 def _suits_prelu(x: Tensor, slope: Tensor) -> bool:

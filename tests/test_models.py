@@ -608,6 +608,59 @@ def test_weights_that_were_looked_at_alone_are_as_loaded():
     torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
 
 
+def other_layer(net):
+    net.module.body[2] = nn.Conv2d(64, 64, 3, padding=1)
+
+
+def layers_swapped(net):
+    body = net.module.body
+    body[2], body[4] = body[4], body[2]
+
+
+def layer_of_another(net):
+    net.module.body[2] = load("psnr", device="cpu").module.body[2]
+
+
+def dilated(net):
+    net.module.body[2].dilation = net.module.body[2].padding = (2, 2)
+
+
+def hooked(net):
+    net.module.body[2].register_forward_hook(lambda _m, _i, out: out * 0)
+
+
+@pytest.mark.parametrize(
+    "change", [other_layer, layers_swapped, layer_of_another, dilated, hooked, behind_torch_s_back]
+)
+def test_networks_that_are_changed_stay_changed_whoever_looks(change):
+    net, denoiser = (load(name, device="cpu", precision="fp32") for name in ("plain", "denoiser"))
+    change(net)
+    with torch.no_grad():
+        want = net.call(net.net, x := torch.rand(1, 3, 12, 12))
+    assert not net.as_loaded
+    net.module.eval()
+    assert not net.as_loaded and not copy.deepcopy(net).as_loaded and not models.denoised(denoiser, net).as_loaded
+    torch.testing.assert_close(copy.deepcopy(net)(x), want, rtol=1e-3, atol=1e-4)
+    if change is not hooked:  # by a function that cannot be pickled
+        other = pickle.loads(pickle.dumps(net))
+        assert other.module is other.net and not other.as_loaded
+        assert not copy.deepcopy(other).as_loaded and not models.denoised(denoiser, other).as_loaded
+
+
+def test_weights_of_other_kinds_or_places_are_others():
+    for change in (nn.Module.half, nn.Module.double, lambda module: module.to("meta")):
+        net = load("plain", device="cpu", precision="fp32")
+        change(net.module)
+        assert not net.as_loaded
+
+
+def test_weights_that_are_trained_are_run_by_torch_alone():
+    net, x = load("plain", device="cpu", precision="fp32"), torch.rand(1, 3, 48, 48)
+    net.module.requires_grad_(True)
+    out, moved = torch.func.jvp(net, (x,), (x,))
+    assert out.shape == moved.shape == (1, 3, 192, 192)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_batch_norm_is_in_the_mode_that_it_is_put_in(precision):
     net, x = load("unet-x2", device="cpu", precision=precision), torch.rand(2, 3, 32, 32)

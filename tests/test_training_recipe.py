@@ -112,12 +112,6 @@ def test_jpeg_alone_needs_patches_that_are_not_degraded():
         Recipe.load("certsr-photo", [*said, "data.degraded=1"])
 
 
-def test_outputs_are_large_enough_for_the_discriminator():
-    assert Recipe.load("gan", ["data.hr=pictures", "data.patch=8"]).data.patch == 8
-    with pytest.raises(RobustSRError, match="loss.gan looks at 32 pixels a side or more, outputs have 28: set data.p"):
-        Recipe.load("gan", ["data.hr=pictures", "data.patch=7"])
-
-
 def test_there_is_something_to_restore():
     clean = ["data.hr=pictures", "data.degraded=0", "data.jpeg=0", "inputs.sigmas=[0]"]
     for damage in ("data.degraded=.1", "data.jpeg=.1", "inputs.sigmas=[.1]"):

@@ -180,6 +180,14 @@ def test_the_target_of_each_denoiser(folder, tiny, objective):
     torch.testing.assert_close(session.step(lr, hr, heavy)["l1"], F.l1_loss(sr, target))
 
 
+@pytest.mark.parametrize(("objective", "patch"), [("", 7), ("mse", 31), ("restore", 31), ("stability", 7), ("task", 7)])
+def test_outputs_are_large_enough_for_the_discriminator(folder, tiny, objective, patch):
+    one = ["generator.scale=1", f'denoiser.model="{tiny}"', "inputs.sigmas=[0.1]"]
+    more = [f"denoiser.objective={objective}", "loss.gan=0.1", *(one if objective else [])]
+    with pytest.raises(RobustSRError, match=r"loss.gan compares 32 pixels a side or more, outputs have (28|31): set"):
+        Session.begin(tiny_run.recipe(folder, *more, f"data.patch={patch}"), "cpu")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_teacher_s_outputs_in_float32_are_the_target(folder, tiny, precision):
     hard = [*GAN, *NOISE, *ATTACK, f"precision={precision}"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+SMALLEST = 32  # pixels a side
+
 
 class VGGDiscriminator(nn.Module):
     """``(N, 3, H, W)`` to logits ``(N, 1)``: five halvings (3x3, then 4x4 of stride 2, batch norm, leaky ReLU .2).
 
-    Made for 128x128 (4x4 features at the end); other sizes, at least 64, are averaged to 4x4 there.
+    Made for 128x128 (4x4 features at the end); other sizes, at least 32, are averaged to 4x4 there.
     """
 
     def __init__(self, features: int = 64) -> None:

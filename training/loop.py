@@ -22,6 +22,7 @@ from robustsr.version import __version__
 
 from .checkpoint import State
 from .data import Batches, Pairs, load_pairs
+from .discriminator import SMALLEST
 from .log import Log, Progress
 from .networks import export, own_scale
 from .recipe import Recipe
@@ -76,6 +77,13 @@ class Session:
         objective = recipe.denoiser.objective
         if objective in ("restore", "task") and step.behind:
             scale = step.behind.scale  # the denoiser sees what f will see
+        side = recipe.data.patch * (
+            1 if resized or objective == "restore" else step.behind.scale if step.behind else scale
+        )
+        if recipe.loss.gan and side < SMALLEST:
+            raise RobustSRError(
+                f"loss.gan compares {SMALLEST} pixels a side or more, outputs have {side}: set data.patch to more"
+            )
         with crew.main_process_first():
             pairs = load_pairs(recipe.data, scale, resized=resized, say=say)
         state.meet(pairs)

@@ -42,7 +42,6 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # of lists: ea
 
 
 TRUTH = "hr"  # in the place of a teacher
-SMALLEST = 32  # pixels a side that the discriminator takes
 
 
 @dataclass(frozen=True)
@@ -212,11 +211,6 @@ class Recipe:
             raise RobustSRError(
                 "recipe: denoiser.objective=restore has nothing to restore: set data.degraded, data.jpeg or "
                 "inputs.sigmas"
-            )
-        side = self.data.patch * (1 if self.generator.architecture == "unet" else self.generator.scale)
-        if self.loss.gan and side < SMALLEST and self.denoiser.objective not in ("stability", "task"):
-            raise RobustSRError(
-                f"recipe: loss.gan looks at {SMALLEST} pixels a side or more, outputs have {side}: set data.patch"
             )
         for key in ("teacher", "heavy", "sharpen"):
             if self.denoiser.objective and getattr(self.loss, key):
