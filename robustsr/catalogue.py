@@ -29,6 +29,8 @@ MEASURED = {  # what inputs of ``quality`` are called
     "l2": "L2 attack, eps_rel .05",
     "noise_03": "noise .03",
     "noise_1": "noise .1",
+    "jpeg_60": "JPEG 60 (larger crops)",
+    "jpeg_30": "JPEG 30 (larger crops)",
     "set5_y": "Set5 (Y)",
     "set14_y": "Set14 (Y)",
 }

@@ -128,6 +128,8 @@ def read_input(
     rgb, place = picture.rgb, None
     if crop:
         place = placed(crop, rgb.shape[1], rgb.shape[0])
+        if isinstance(crop, int) and crop > min(rgb.shape[:2]):
+            notes.append(f"{source.name} is smaller than --crop {crop}: {place[2]}x{place[3]} pixels are certified")
         rgb = rgb[_inside(place, rgb.shape[1], rgb.shape[0])]
     return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()), place, notes
 

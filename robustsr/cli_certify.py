@@ -216,16 +216,20 @@ def _one(
 
 def _each(jobs: list[tuple[Path, Path | None]], asked: Asked, overwrite: bool, json: bool) -> None:
     """A certificate for each picture, and a table of them; exit code 1 where one failed."""
-    records: list[dict[str, Any]] = []
+    from .certificate_files import files
+
+    records, kept = list[dict[str, Any]](), 0
     outcome = f"the certificates that are whole stay in {asked.folder}, and the same command goes on"
     for picture, hr in jobs:
         console.say(picture.name)
+        there = files(asked.folder, picture.stem)[-1].exists() and not overwrite
         try:
             record = _one(picture, hr, asked, again=overwrite, outcome=outcome)
         except RobustSRError as error:
             console.say(f"failed: {picture.name}: {error}", "red")
             continue
         records.append(record)
+        kept += there
         if json:
             console.emit(record)
     if records:
@@ -233,6 +237,7 @@ def _each(jobs: list[tuple[Path, Path | None]], asked: Asked, overwrite: bool, j
             show_table(records)
         warn(records)
     said = f"{len(records)} certificate{'s' * (len(records) != 1)}"
+    said += f" ({kept} {'was' if kept == 1 else 'were'} there already)" * bool(kept)
     said += f", {len(jobs) - len(records)} failed" * (len(records) < len(jobs))
     console.say(f"{said} -> {asked.folder}", "green")
     if len(records) < len(jobs):

@@ -48,7 +48,7 @@ class Network:
 
     @property
     def module(self) -> nn.Module:
-        """The network, whose weights may be changed in any way. From here on it runs slower: up to twice as long.
+        """The network, whose weights may be changed in any way. It then runs slower, small pictures half as fast.
 
         For nothing that was made of them is kept; where they want gradients it runs in float32, by torch alone.
         """

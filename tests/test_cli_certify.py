@@ -256,10 +256,11 @@ def test_a_folder_has_a_certificate_each_and_a_table(run, picture, photo, tmp_pa
 
     again = run(*command)
     assert again[0] == 0 and again[1] == stdout and "draws, about" not in again[2]  # nothing is drawn again
+    assert "2 certificates (2 were there already) -> " in again[2]
     for path in out.glob("bird_*"):
         path.unlink()
     code, _, words = run(*command)
-    assert code == 0 and words.count("draws, about") == 1
+    assert code == 0 and words.count("draws, about") == 1 and "2 certificates (1 was there already) -> " in words
     code, _, words = run(*command, "--eps", ".01")
     assert code == 1 and words.count("is of another claim, picture or model: give --overwrite") == 2
     assert run(*command, "--eps", ".01", "--overwrite")[0] == 0
@@ -306,7 +307,7 @@ def test_numbers_that_the_pictures_do_not_give_are_no_certificate_s(run, each, c
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"result": record["result"] | change}))
     code, _, words = run(*command, "-o", out)
-    assert code == 1 and "bird_certificate.json is damaged: give --overwrite" in words and "1 certificate, 1 f" in words
+    assert code == 1 and "bird_certificate.json is damaged: give --overwrite" in words and ", 1 failed" in words
     path.write_text(json.dumps(record | {"model": {k: v for k, v in record["model"].items() if k != "name"}}))
     assert "bird_certificate.json is damaged: give --overwrite" in run(*command, "-o", out)[2]
 
@@ -363,6 +364,8 @@ def test_what_cannot_be_paired_or_read_in_a_folder_is_said(run, picture, tmp_pat
     ):
         code, _, words = run(picture.parent, *FEW, "--hr", hr, "-o", tmp_path / "other")
         assert code == 1 and why in words
+    *_, words = run(picture.parent, *FEW, "--crop", "99", "-o", tmp_path / "all")
+    assert "note: bird.png is smaller than --crop 99: " in words and "pixels are certified" in words
     (picture.parent / "bird.jpg").write_bytes(b"")
     code, _, words = run(picture.parent, *FEW, "-o", tmp_path / "other")
     assert code == 1 and "several pictures called bird" in words and not (tmp_path / "other").exists()

@@ -152,8 +152,10 @@ def test_a_base_is_looked_for_where_the_recipe_lies(tmp_path, monkeypatch):
 
 
 def test_a_missing_recipe_and_broken_toml_are_named(tmp_path):
-    with pytest.raises(RobustSRError, match="no recipe 'nope': give a .toml file or one of: .*psnr"):
-        Recipe.load("nope")
+    with pytest.raises(RobustSRError, match="no recipe 'xyz': give a .toml file or one of: .*psnr"):
+        Recipe.load("xyz")
+    with pytest.raises(RobustSRError, match="no recipe 'resotrer': did you mean 'restorer'"):
+        Recipe.load("resotrer")
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(RobustSRError, match="bad.toml is not valid TOML"):
         Recipe.load(str(tmp_path / "bad.toml"))

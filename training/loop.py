@@ -68,6 +68,9 @@ class Session:
                 f"data.batch {recipe.data.batch} gives {crew.num_processes} processes fewer than the 2 patches each "
                 f"that loss.gan compares: set data.batch to {2 * crew.num_processes} or more"
             )
+        for folder in filter(None, (recipe.data.hr, recipe.data.lr)):
+            if not Path(folder).is_dir():  # before weights are asked for that are to be pulled
+                raise RobustSRError(f"no folder {folder}")
         alone = crew.num_processes == 1 or device == "cpu"  # torchrun numbers CPUs too
         where = torch.device(device) if alone else crew.device
         scale = recipe.generator.scale

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from robustsr.types import RobustSRError
+from robustsr.types import RobustSRError, meant
 
 RECIPES = Path(__file__).parent / "recipes"
 T = TypeVar("T")
@@ -34,7 +34,9 @@ def read(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not path.is_file() and name_or_path.endswith(".toml"):
         raise RobustSRError(f"no file {name_or_path!r}")
     if not path.is_file():
-        raise RobustSRError(f"no recipe {name_or_path!r}: give a .toml file or one of: {', '.join(shipped())}")
+        raise RobustSRError(
+            f"no recipe {name_or_path!r}: {meant(name_or_path, shipped(), 'give a .toml file or one of')}"
+        )
     if path in seen:
         raise RobustSRError(f"recipe: base of {seen[-1]} leads back to {path}")
     try:
