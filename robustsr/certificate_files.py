@@ -52,10 +52,10 @@ def paired(folder: Path, truths: Path | None) -> list[tuple[Path, Path | None]]:
         return [(path, None) for path in found]
     if not truths.is_dir():
         raise RobustSRError(f"{truths} is no folder: for a folder of pictures --hr is a folder of their truths")
-    named = {path.stem: path for path in pictures_in(truths)}
+    theirs = pictures_in(truths)
+    named, counts = {path.stem: path for path in theirs}, Counter(path.stem for path in theirs)
     if missing := [path.name for path in found if path.stem not in named]:
         raise RobustSRError(f"{truths} has no picture for {', '.join(missing[:3])}")
-    counts = Counter(path.stem for path in pictures_in(truths))
     if twice := [path.name for path in found if counts[path.stem] > 1]:
         raise RobustSRError(f"{truths} has several pictures for {twice[0]}")
     return [(path, named[path.stem]) for path in found]
@@ -173,19 +173,19 @@ def write(
 
     ``name``: what the input is called in it. RobustSRError: the disk refuses.
     """
-    files = names(stem)
+    named = names(stem)
     record = describe(made, x, network, hr)
     record["input"] |= {"name": name, "crop": crop and ",".join(map(str, crop))}
     record["model"]["name"] = network.name
     if before := getattr(network, "before", None):
         record["model"]["denoiser"]["name"] = before[0]
-    record["files"] = files
+    record["files"] = named
     shown = {key: value.permute(1, 2, 0).numpy() for key, value in pictures(made).items()}
     shown["width"] = heatmap.width_map(made.bounds.width.numpy())
     with staged(folder) as part:
         for key, pixels in shown.items():
-            images.write_pixels(pixels, part / files[key])
-        _save(record, part / f"{stem}_certificate.json")
+            images.write_pixels(pixels, part / named[key])
+        _save(record, files(part, stem)[-1])
     return record
 
 

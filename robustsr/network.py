@@ -62,17 +62,16 @@ class Network:
 
     def _run(self, x: Tensor) -> Tensor:
         """The output for ``x`` of a size that it takes, by its weights as they are now."""
-        dtype, ours = PRECISIONS[self.precision], copies.ours(self.net)
+        ours = copies.ours(self.net)
         trained = not ours and torch.is_grad_enabled() and any(p.requires_grad for p in self.net.parameters())
-        if trained:
-            dtype = torch.float32
+        dtype = torch.float32 if trained else PRECISIONS[self.precision]
+        fast = self.winograd and dtype == torch.float32 and not trained
         runner: nn.Module | None = None
         if dtype != torch.float32:
             runner = copies.copy_of(self.net, self.precision, _as(dtype)) if ours else _as(dtype)(self.net)
-        elif self.winograd and ours:
+        elif fast and ours:
             runner = winograd.accelerated(self.net)
-        fast = self.winograd and dtype == torch.float32 and not ours and not trained
-        with winograd.FastConvolutions(anew=True) if fast else nullcontext():
+        with winograd.FastConvolutions(anew=True) if fast and not ours else nullcontext():
             x = x.to(self.device, dtype, memory_format=torch.channels_last)
             return self.call(self.net if runner is None else runner, x).float()
 

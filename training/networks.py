@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from robustsr import copies
 from robustsr.architectures import Denoised, UNet
 from robustsr.checkpoints import described
 from robustsr.files import atomic
@@ -112,7 +111,6 @@ def _called_plainly(network: Network) -> bool:
 
 
 def _trained(net: nn.Module) -> nn.Module:
-    copies.forget(net)  # its weights will be others
     return net.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
