@@ -18,7 +18,7 @@ from .certify import Claim
 from .files import atomic, staged
 from .models import Loaded
 from .pairs import pictures_in
-from .record import answers, describe, digest, pictures, result_of, untrue
+from .record import describe, digest, pictures, result_of, unlike, untrue
 from .scene import Box, placed
 from .types import MAX_PIXELS, RobustSRError
 
@@ -82,18 +82,19 @@ def known(
         return None
     try:
         record: dict[str, Any] = json.loads(target.read_text("utf-8"))
-        same = answers(record, x, network, claim, field, seed)
+        others = unlike(record, x, network, claim, field, seed)
         if not all(isinstance(record[of]["name"], str) for of in ("input", "model")):
             raise ValueError("no names")
         stored = {key: levels(folder / name) for key, name in names(stem).items() if key in ENDINGS}
         whole = all(digest(stored[key]) == record["sha256"][key] for key in ENDINGS)
-        if same and whole and untrue(record["result"], claim, stored, None)[0]:
+        if not others and whole and untrue(record["result"], claim, stored, None)[0]:
             raise ValueError("other numbers")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RobustSRError) as error:
         raise RobustSRError(f"{target} is damaged: give --overwrite, or another -o") from error
-    if not same or not whole:
-        what = "of another claim, picture or model" if not same else "not about the pictures beside it"
-        raise RobustSRError(f"{target} is {what}: give --overwrite, or another -o")
+    if others:
+        raise RobustSRError(f"{target} is of {', '.join(others)}: give --overwrite, or another -o")
+    if not whole:
+        raise RobustSRError(f"{target} is not about the pictures beside it: give --overwrite, or another -o")
     if hr is not None and record["result"] != (measured := result_of(claim, stored, hr)):
         record["result"] = measured
         _save(record, target)

@@ -36,6 +36,7 @@ WORDS = {  # entries of a record that are its maker's words, which nobody can ch
     *(("files", name) for name in (*PICTURES, "width")),
 }
 CLAIM_KEYS = ("sigma", "eps", "n", "shipped", "alpha", "beta", "scope", "reduce", "form")
+OPTIONS = {"n": "samples", "shipped": "ship", "reduce": "smooth", "field.kind": "field"}  # what people call them
 
 
 def digest(values: Tensor) -> str:
@@ -178,18 +179,23 @@ def read_claim(record: Mapping[str, Any]) -> Claim:
         raise RobustSRError(f"the certificate is damaged: {error}") from None
 
 
-def answers(
+def unlike(
     record: Mapping[str, Any], x: Tensor, network: Loaded, claim: Claim, field: FieldKind, seed: int | None
-) -> bool:
-    """Whether a record is that of a claim about a picture and a model; ``seed`` None: with whatever seed."""
+) -> list[str]:
+    """What makes a record another than that of a claim about a picture and a model, in words; nothing, if it is that.
+
+    ``seed`` None: any that was drawn. KeyError, TypeError, ValueError: the record has no seed.
+    """
     h, w = x.shape[-2:]
-    try:
-        drawn, fresh = int(record["noise"]["seed"], 16), bool(record["noise"]["fresh"])
-    except (KeyError, TypeError, ValueError):
-        return False
+    drawn, fresh = int(record["noise"]["seed"], 16), bool(record["noise"]["fresh"])
     where, window = find_field(network, field, h, w), window_size(network, claim, h, w)
-    asked = drawn == seed if seed is not None else fresh
-    return asked and not _differences(record, _facts(claim, where, drawn, fresh, window, x, network))
+    seeds = [] if (drawn == seed if seed is not None else fresh) else ["another seed"]
+    others = _differences(record, _facts(claim, where, drawn, fresh, window, x, network))
+    words = {"input.sha256": "another picture", "model.sha256": "other weights"}
+    words |= {
+        name: f"{OPTIONS.get(name, name)} {was}" for name, was, _ in others if name in CLAIM_KEYS + ("field.kind",)
+    }
+    return seeds + ([words[name] for name, *_ in others if name in words] or [name for name, *_ in others])
 
 
 def verify(

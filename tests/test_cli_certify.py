@@ -262,7 +262,7 @@ def test_a_folder_has_a_certificate_each_and_a_table(run, picture, photo, tmp_pa
     code, _, words = run(*command)
     assert code == 0 and words.count("draws, about") == 1 and "2 certificates (1 was there already) -> " in words
     code, _, words = run(*command, "--eps", ".01")
-    assert code == 1 and words.count("is of another claim, picture or model: give --overwrite") == 2
+    assert code == 1 and words.count("_certificate.json is of eps 0.06: give --overwrite") == 2
     assert run(*command, "--eps", ".01", "--overwrite")[0] == 0
     assert json.loads((out / "cat_certificate.json").read_text())["eps"] == 0.01
 
@@ -286,8 +286,11 @@ def test_a_folder_keeps_what_is_whole_and_of_this_claim_only(run, each, tmp_path
     code, stdout, words = run(*command, "-o", out, "--json")
     assert code == 0 and "draws, about" not in words
     assert [json.loads(line)["input"]["name"] for line in stdout.splitlines()] == ["bird.png", "cat.jpg"]
-    for change in (["--seed", "6"], ["--sigma", ".05"]):
-        assert run(*command, "-o", out, *change)[2].count("is of another claim, picture or model") == 2
+    for change, other in (
+        (["--seed", "6"], "another seed"),
+        (["--samples", "401"], "samples 400"),
+    ):
+        assert run(*command, "-o", out, *change)[2].count(f"is of {other}") == 2
     Image.fromarray(pixels(out / "cat_lower.png").astype(np.uint8) // 2).save(out / "cat_lower.png")
     (out / "bird_upper.png").unlink()
     code, _, words = run(*command, "-o", out)
