@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from . import images
 from .attack import File, Result
 from .attack_report import contact
-from .files import atomic, sha256, strict_json
+from .files import atomic, move, sha256, strict_json
 from .scene import from_picture, pixels
 from .sheet import amplified
 from .universal import Universal
@@ -48,9 +47,9 @@ def write(result: Result, folder: Path, about: dict[str, Any]) -> None:
     """
     for attempt in result.attempts:
         name = "adversarial" if attempt.name == result.worst else f"adversarial-{attempt.name}"
-        os.replace(folder / f"{attempt.name}.png", folder / f"{name}.png")
+        move(folder / f"{attempt.name}.png", folder / f"{name}.png")
         _save_array(attempt.exact, folder / f"{name}.npy")
-    os.replace(folder / "random.png", folder / "random-noise.png")
+    move(folder / "random.png", folder / "random-noise.png")
     images.write_pixels(pixels(result.scene.x, result.scene.bits), folder / "clean.png")
     delta = (result.strongest.adv - result.scene.x)[0].permute(1, 2, 0).numpy()
     difference, factor = amplified(delta)

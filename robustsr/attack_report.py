@@ -75,7 +75,7 @@ def verdict(result: Result) -> str:
     inputs |= {result.worst: "attacked", "random": "with random noise as large"}
     got = [f"{words} {_psnr(result, victim, name, key)}" for name, words in inputs.items()]
     said = f"{victim}, PSNR to {what}: {', '.join(got)}."
-    if key == "target":
+    if key == "target" or len(result.labels) == 1:
         return said
     order = sorted(result.labels, key=lambda label: -(result.outcome(label, result.worst).measures[key] or 0.0))
     others = "; ".join(f"{label} {_psnr(result, label, result.worst, key)}" for label in order if label != victim)

@@ -43,7 +43,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Task:
-    """What is done to every picture of a batch. ``requested``: what was asked of precision and tiles."""
+    """What is done to every picture of a batch. ``requested``: what was asked of precision, tiles and seed."""
 
     network: Loaded
     smoothing: Smoothing | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,10 +33,9 @@ def estimate_noise(x: Tensor) -> float:
     a, b, c, d = gray[::2, ::2], gray[::2, 1::2], gray[1::2, ::2], gray[1::2, 1::2]
     diagonal = ((a - b - c + d) / 2).abs()
     side = BLOCK // 2
-    h, w = (max(1, n // side) for n in diagonal.shape)
-    blocks = diagonal[: h * side, : w * side]
-    if min(diagonal.shape) >= side:
-        blocks = blocks.reshape(h, side, w, side).transpose(1, 2).reshape(h * w, -1)
+    h, w = (n // side for n in diagonal.shape)
+    if h and w:
+        blocks = diagonal[: h * side, : w * side].reshape(h, side, w, side).transpose(1, 2).reshape(h * w, -1)
     else:
         blocks = diagonal.reshape(1, -1)
     channels = 1 if bool((x[:, 1:] == x[:, :1]).all()) else 3
@@ -73,11 +73,5 @@ def fit(points: Sequence[Point], bins: int = 6) -> Calibration:
 
 def sigma_for(calibration: Calibration, noise: float) -> float:
     """The sigma at a noise estimate: linear between the calibration's points, constant beyond them."""
-    before = calibration[0]
-    for point in calibration:
-        if noise <= point[0]:
-            span = point[0] - before[0]
-            share = (noise - before[0]) / span if span > 0 else 1.0
-            return before[1] + max(0.0, min(1.0, share)) * (point[1] - before[1])
-        before = point
-    return before[1]
+    noises, sigmas = zip(*calibration, strict=True)
+    return float(np.interp(noise, noises, sigmas))

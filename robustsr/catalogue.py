@@ -35,6 +35,7 @@ MEASURED = {  # what inputs of ``quality`` are called
     "set14_y": "Set14 (Y)",
 }
 BICUBIC = {"bicubic": 4, "bicubic-x2": 2, "bicubic-x3": 3, "bicubic-x8": 8}  # the baseline, without a file
+SAMPLE = "landscape.png"  # of `package_samples`: stands in where no picture is named
 BACKBONE = "-features"  # in the name of a file that holds what a loss needs, and no model
 ENDINGS = (".safetensors", ".pth", ".ckpt", ".onnx")
 
@@ -181,6 +182,16 @@ def is_ours(path: Path) -> bool:
     return path.parent in (package_weights(), home() / "models")
 
 
+def entry_of(name: str) -> Entry | None:
+    """What the catalogue says of the model of that name; None: nothing, or the file here is somebody's own.
+
+    Told by the file's size, which is quick; `find` reads it.
+    """
+    entry, path = catalogue().get(name), installed().get(name)
+    own = entry and path and not is_ours(path) and path.stat().st_size != entry.size
+    return None if own else entry
+
+
 def calibration_of(digest: str, entry: Entry | None) -> tuple[tuple[float, float], ...] | None:
     """What `robustsr tune` found for the weights of this SHA-256 on this machine, else what the catalogue says."""
     path = home() / "calibrations" / f"{digest}.json"
@@ -210,8 +221,8 @@ def _place(entry: Entry) -> tuple[Path, Path | None]:
     return target, None
 
 
-def add(path: Path, name: str | None = None) -> Path:
-    """Copies a weights file into the cache, so that it can be named; never over another. Returns its place there.
+def add(path: Path, name: str | None = None) -> tuple[str, Path]:
+    """Copies a weights file into the cache, so that it can be named; never over another. Returns its name and place.
 
     RobustSRError: it is here already, another one of that name is, or it cannot have that name.
     """
@@ -220,6 +231,7 @@ def add(path: Path, name: str | None = None) -> Path:
         target, here = _place(known)
         if here:
             raise RobustSRError(f"{path} is {known.name}, which is here already")
+        name = known.name
     else:
         name = name or path.stem
         ending = Path(name).suffix.lower()
@@ -233,7 +245,7 @@ def add(path: Path, name: str | None = None) -> Path:
             raise RobustSRError(f"a model named {name!r} is there already: give another --name{hint}")
     with atomic(target, make_folder=True) as part:
         shutil.copyfile(path, part)
-    return target
+    return name, target
 
 
 def pull(entry: Entry, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:

@@ -156,9 +156,8 @@ def find_field(network: Loaded, asked: FieldKind, h: int, w: int) -> Field:
 
 
 def _padded(network: Loaded, h: int, w: int) -> bool:
-    least, multiple = getattr(network, "min_size", 1), getattr(network, "multiple", 1)
-    squared = getattr(network, "square", False) and h != w
-    return bool(squared or min(h, w) < least or h % multiple or w % multiple)
+    squared = network.square and h != w
+    return bool(squared or min(h, w) < network.min_size or h % network.multiple or w % network.multiple)
 
 
 def window_size(network: Loaded, claim: Claim, h: int, w: int) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,17 @@ from torch import Tensor
 
 from . import heatmap, images
 from .bounds import to_levels
-from .catalogue import package_samples
-from .certificate import Certificate, FieldKind
+from .catalogue import SAMPLE, package_samples
+from .certificate import Certificate, FieldKind, find_field, window_size
 from .certify import Claim
 from .files import atomic, staged
 from .models import Loaded
-from .pairs import pictures_in
+from .pairs import by_name, pictures_in
 from .record import describe, digest, pictures, result_of, unlike, untrue
 from .scene import Box, placed
 from .types import MAX_PIXELS, RobustSRError
 
-SAMPLE, SAMPLE_CROP = "landscape.png", (72, 56, 48, 48)
+SAMPLE_CROP = (72, 56, 48, 48)
 ENDINGS = {"shipped": "certified", "lower": "lower", "upper": "upper"}  # the pictures that verification reads
 
 
@@ -46,18 +45,14 @@ def paired(folder: Path, truths: Path | None) -> list[tuple[Path, Path | None]]:
     found = [path for path in pictures_in(folder) if path not in ours]
     if not found:
         raise RobustSRError(f"{folder} holds certificates only")
-    if twice := [stem for stem, count in Counter(path.stem for path in found).items() if count > 1]:
-        raise RobustSRError(f"{folder} has several pictures called {twice[0]}, whose files would be called alike")
+    by_name(found, folder)  # whose files would be called alike
     if truths is None:
         return [(path, None) for path in found]
     if not truths.is_dir():
         raise RobustSRError(f"{truths} is no folder: for a folder of pictures --hr is a folder of their truths")
-    theirs = pictures_in(truths)
-    named, counts = {path.stem: path for path in theirs}, Counter(path.stem for path in theirs)
+    named = by_name(pictures_in(truths), truths)
     if missing := [path.name for path in found if path.stem not in named]:
         raise RobustSRError(f"{truths} has no picture for {', '.join(missing[:3])}")
-    if twice := [path.name for path in found if counts[path.stem] > 1]:
-        raise RobustSRError(f"{truths} has several pictures for {twice[0]}")
     return [(path, named[path.stem]) for path in found]
 
 
@@ -74,15 +69,17 @@ def known(
     """The record that is there of this claim about this picture and model, with the PSNRs to ``hr``; None: there is
     none.
 
-    RobustSRError: what is there is something else, or damaged.
+    RobustSRError: what is there is something else, or damaged; or there can be no such claim.
     """
+    h, w = x.shape[-2:]
+    place, window = find_field(network, field, h, w), window_size(network, claim, h, w)
     *_, target = files(folder, stem)
     if not target.exists():
         refuse_others(folder, stem)
         return None
     try:
         record: dict[str, Any] = json.loads(target.read_text("utf-8"))
-        others = unlike(record, x, network, claim, field, seed)
+        others = unlike(record, x, network, claim, place, window, seed)
         if not all(isinstance(record[of]["name"], str) for of in ("input", "model")):
             raise ValueError("no names")
         stored = {key: levels(folder / name) for key, name in names(stem).items() if key in ENDINGS}
@@ -178,8 +175,8 @@ def write(
     record = describe(made, x, network, hr)
     record["input"] |= {"name": name, "crop": crop and ",".join(map(str, crop))}
     record["model"]["name"] = network.name
-    if before := getattr(network, "before", None):
-        record["model"]["denoiser"]["name"] = before[0]
+    if network.before:
+        record["model"]["denoiser"]["name"] = network.before[0]
     record["files"] = named
     shown = {key: value.permute(1, 2, 0).numpy() for key, value in pictures(made).items()}
     shown["width"] = heatmap.width_map(made.bounds.width.numpy())

@@ -13,6 +13,7 @@ from .architectures import Call, Denoised, parts, sizes_of_both, unet_like
 from .torchvision_schema import import_torchvision
 from .types import RobustSRError
 
+OVERWRITING = {"PLKSR"}  # spandrel's architectures that write over what their own gradients need, out of training
 LONGEST = 500  # characters of what a file says of itself, which may hold a picture
 
 
@@ -69,10 +70,18 @@ def described(weights: dict[str, Tensor]) -> Any:  # noqa: ANN401 - spandrel is 
     """
     descriptor = _described(weights)
     if descriptor._call_fn.__module__ == type(descriptor).__module__:  # spandrel's own, for most
-        descriptor._call_fn = nn.Module.__call__
+        overwriting = descriptor.architecture and descriptor.architecture.id in OVERWRITING
+        descriptor._call_fn = kept if overwriting else nn.Module.__call__
     elif descriptor._call_fn is not nn.Module.__call__:
         descriptor._call_fn = Called(descriptor._call_fn, descriptor.model)
     return descriptor
+
+
+def kept(module: nn.Module, x: Tensor) -> Tensor:
+    """The output, with all that gradients need of the way there kept as it was then."""
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda tensor: tensor):
+        out: Tensor = module(x)
+    return out
 
 
 class Called:

@@ -218,6 +218,8 @@ def attack(
         smoothing = smoothing_for(network, smooth or "median", deviation, samples)
         variants = threats.variants_for(on, smoothing)
     if universal:
+        if compare is not None or whole:
+            raise typer.BadParameter("--universal goes without --compare and --whole: its table is of one model")
         _universal(context, picture, hr, mask, target, place, folder, network, threat, variants, smoothing, seed)
         return
     others = scenes.others(network, compare, device)
@@ -274,13 +276,14 @@ def _universal(
     from .attack import forecast
     from .files import staged
     from .pairs import pictures_in
+    from .threats import variants_for
 
     if picture is None or not picture.is_dir():
         raise typer.BadParameter("--universal needs a folder of pictures")
     if hr is not None or mask is not None:
         raise typer.BadParameter("--universal goes without --hr and --mask: the reference is each clean output")
-    if variants != ["base"] and "base" in variants:
-        raise typer.BadParameter("--universal attacks one model: --on base or --on smoothed")
+    if variants not in (["base"], ["eot"]) and variants != variants_for("smoothed", smoothing):
+        raise typer.BadParameter("--universal attacks in one way: --on base or --on smoothed (through fresh draws)")
     paths = pictures_in(picture)
     sides = [min(info.width, info.height) for info in map(images.inspect, paths)]
     part = crop if isinstance(crop, tuple) else min(crop or UNIVERSAL, *sides)
@@ -325,14 +328,14 @@ def _method(threat: Threat, universal: bool) -> str:
 
 def _folder(out: Path | None, default: Path, overwrite: bool) -> Path:
     from .formats import FORMATS
+    from .remote import check_folder
 
     folder = out or default
     if folder.suffix.lower().lstrip(".") in FORMATS and not folder.is_dir():
         raise RobustSRError(
             f"{folder} is no folder: give one, adversarial.png goes into it (always a PNG: JPEG undoes an attack)"
         )
-    if folder.is_file():
-        raise RobustSRError(f"{folder} is a file: give a folder")
+    check_folder(folder)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise RobustSRError(f"{folder} is not empty: add --overwrite, or choose another -o")
     return folder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
+from .catalogue import SAMPLE
 from .cli_common import (
     DENOISE,
     Option,
@@ -150,21 +151,19 @@ def certify(
         claim = Claim(deviation, radius, samples, ship, alpha, beta, scope, smooth, form)
     bring_torch()
     from . import certificate_files as work
+    from .remote import check_folder
     from .scene import crop_of
 
     with usage():
         asked = crop_of(crop) if crop else None if picture else work.SAMPLE_CROP
     folder = out or Path("certified")
+    check_folder(folder)
     if picture is not None and picture.is_dir():
         jobs = work.paired(picture, hr)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RobustSRError(f"cannot make the folder {folder}: {error.strerror}") from error
         network = load(found(model), device, denoise=denoise and found(denoise))
         _each(jobs, Asked(network, claim, asked, field, seed, folder), overwrite, json)
         return
-    stem = (picture or Path(work.SAMPLE)).stem
+    stem = (picture or Path(SAMPLE)).stem
     if not overwrite:
         work.refuse_others(folder, stem)
     work.read_input(picture, asked)  # says what is wrong before a model is loaded
@@ -204,13 +203,13 @@ def _one(
     for note in notes:
         console.say(f"note: {note}", "yellow")
     claim = for_picture(asked.claim, network, x.shape[-2], x.shape[-1])
-    stem = (picture or Path(work.SAMPLE)).stem
+    stem = (picture or Path(SAMPLE)).stem
     if not again and (known := work.known(folder, stem, x, network, claim, field, seed, reference)):
         return known
     forecast(x, network, claim.n + claim.shipped)
     with interruptible(outcome), bar() as tick:
         made = run(x, network, claim, field=field, seed=seed, on_draws=tick)
-    name = picture.name if picture else f"sample:{work.SAMPLE}"
+    name = picture.name if picture else f"sample:{SAMPLE}"
     return work.write(made, x, network, folder, stem, name=name, crop=place, hr=reference)
 
 

@@ -37,6 +37,7 @@ from .cli_scene import (
     read_scene,
     stem_of,
 )
+from .remote import check_folder
 from .types import RobustSRError
 
 COMPARED = 256  # input pixels a side that are compared where no crop is given
@@ -97,6 +98,7 @@ def compare(
     page = sheet.with_suffix(".html")
     if (there := [str(p) for p in (sheet, page) if p.exists()]) and not overwrite:
         raise RobustSRError(f"{' and '.join(there)} would be replaced: add --overwrite, or choose another -o")
+    check_folder(sheet.parent)
     bring_torch()
     from . import compare as work
     from . import scene as scenes

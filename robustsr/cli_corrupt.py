@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import console
+from .catalogue import SAMPLE, package_samples
 from .cli_common import bring_torch, interruptible, usage
 from .types import MAX_PIXELS, RobustSRError
 
 if TYPE_CHECKING:
     from .corruptions import Corruption
     from .images import Picture
-
-SAMPLE = "samples/landscape.png"
 
 
 def corrupt(
@@ -45,7 +43,7 @@ def corrupt(
     bring_torch()
     from . import images, jobs
     from .corruptions import parse
-    from .remote import local
+    from .remote import delivered, local
 
     if list_:
         _table()
@@ -56,7 +54,7 @@ def corrupt(
         raise RobustSRError(f"{out} names one file, but there may be several results: give a folder")
     with usage():
         kinds = list(dict.fromkeys(parse(spec) for spec in kind))
-    names = inputs or [str(resources.files("robustsr_assets").joinpath(SAMPLE))]
+    names = inputs or [str(package_samples() / SAMPLE)]
     suffixes = ["_" + re.sub(r"[^a-z0-9.]+", "-", k.spec) for k in kinds]
     plans = [jobs.plan_jobs(names, f"{out}/", recursive=recursive, suffix=s, format="png") for s in suffixes]
     for warning in plans[0][1]:
@@ -82,8 +80,8 @@ def corrupt(
             for corruption, target in zip(kinds, targets, strict=True):
                 try:
                     worse, decibel = corrupted(picture, corruption, seed_of(seed, source.name))
-                    _folder(target.parent)
-                    notes = images.write(worse, target)
+                    with delivered(target) as path:
+                        notes = images.write(worse, path)
                 except RobustSRError as error:
                     console.say(f"failed: {source}, {corruption.spec}: {error}", "red")
                     failed += 1
@@ -116,13 +114,6 @@ def corrupted(picture: Picture, corruption: Corruption, seed: int) -> tuple[Pict
     gray = picture.gray and bool((worse == worse[:1]).all())
     decibel = float(psnr(worse[None], clean[None]))
     return replace(picture, rgb=worse.permute(1, 2, 0).numpy(), gray=gray, bits=8), decibel
-
-
-def _folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RobustSRError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
 def _table() -> None:

@@ -22,6 +22,7 @@ from .cli_common import (
     typed,
     usage,
 )
+from .remote import check_folder
 from .types import RobustSRError
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure models under noise, corruptions and attacks; tables, plots and an HTML report."""
+    check_folder(out)
     bring_torch()
     from . import layouts, protocols
     from .settings import Smoothing
@@ -226,6 +228,7 @@ def tune(
     precision: Precision = "auto",
 ) -> None:
     """Find the best sigma per model and perturbation, and calibrate `--sigma auto` with it."""
+    check_folder(out)
     bring_torch()
     from . import catalogue, protocols, searches
     from .models import load
@@ -241,6 +244,8 @@ def tune(
     if not choice.models:
         raise typer.BadParameter("bicubic is linear, smoothing does not change it: give a model with -m")
     if metric == "lpips" and choice.lpips is None:
+        if lpips == "off":
+            raise typer.BadParameter("--metric lpips needs LPIPS: leave out --lpips off")
         raise RobustSRError("LPIPS cannot be measured here: `robustsr models pull squeezenet`, or take --metric ssim")
     chosen: Any = metric if metric != "auto" else "ssim" if thesis or choice.lpips is None else "lpips"
     specs = perturb or [

@@ -30,12 +30,10 @@ app = typer.Typer(help="List, describe, verify, download, add and remove models.
 @app.command("list")
 def models_list(json: Json = False) -> None:
     """Models that can be used now, and those that can be pulled."""
-    here, known = catalogue.installed(), catalogue.catalogue()
+    here = catalogue.installed()
     rows: list[tuple[str, int | None, str, str]] = []
     for name, where in catalogue.listed().items():
-        entry = known.get(name)
-        if entry and name in here and here[name].stat().st_size != entry.size:
-            entry = None  # somebody's own file of that name
+        entry = catalogue.entry_of(name)
         rows.append((name, entry.scale if entry else None, where, entry.description if entry else str(here[name])))
     rows += [(name, scale, "built in", BASELINE) for name, scale in catalogue.BICUBIC.items()]
     for backbone in backbones.BACKBONES.values():
@@ -72,7 +70,7 @@ def _about(model: str) -> dict[str, Any]:
     """What is known about a model or a network behind losses, in the order in which it is shown."""
     from . import checkpoints
 
-    backbone, entry = backbones.BACKBONES.get(model), catalogue.catalogue().get(model)
+    backbone, entry = backbones.BACKBONES.get(model), catalogue.entry_of(model)
     if backbone and model not in catalogue.installed():  # somebody's own model may have its name
         path = backbones.find(model)  # may hold the first layers alone
         known = {"for": backbone.used_by, "size": backbone.size, "sha256": backbone.sha256, "licence": backbone.licence}
@@ -98,7 +96,7 @@ def _about(model: str) -> dict[str, Any]:
                 about["says of itself"] = said
         if tuned := catalogue.calibration_of(network.digest, None):
             about["tuned here"] = tuned
-        if facts := getattr(network, "facts", None):
+        if facts := network.facts:
             about["exported from"] = f"{facts.name}, sha256 {facts.sha256}"
             about |= {"precision": facts.precision, "licence": facts.licence}
             if facts.reduce:
@@ -123,8 +121,7 @@ def models_add(
             raise RobustSRError(
                 f"{path} keeps weights in {', '.join(beside)}: what is added is one file; use it by its path"
             )
-    target = catalogue.add(path, name)
-    named = next((n for n, p in catalogue.installed().items() if p == target), target.stem)
+    named, target = catalogue.add(path, name)
     console.say(f"{named}: x{network.scale}, kept as {target}", to=console.out)
 
 

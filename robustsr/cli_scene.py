@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .scene import Box, Scene
 
 MODELS, FILES, RUNNING = "Models", "Files", "Running"
-SAMPLE, SAMPLE_CROP = "landscape.png", "24,24,64,64"
+SAMPLE_CROP = "24,24,64,64"
 
 PictureArgument = Annotated[
     Path | None, typer.Argument(help="A picture. Default: a part of a bundled photograph.", show_default=False)
@@ -45,7 +45,7 @@ DeviceOption = Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, 
 
 
 def stem_of(picture: Path | None, hr: Path | None) -> str:
-    chosen = picture or hr or Path(SAMPLE)
+    chosen = picture or hr or Path(catalogue.SAMPLE)
     return chosen.resolve().name if chosen.is_dir() else chosen.stem
 
 
@@ -61,27 +61,24 @@ def read_scene(
     """Everything that is read before the work begins, with its notes printed."""
     from . import images, scene
 
-    def read(path: Path) -> Picture:
-        return images.read(path)
-
     if picture is not None and picture.is_dir():
         raise RobustSRError(f"{picture} is a folder: give one picture (or, to attack, --universal)")
-    source, name = picture, (picture or hr or Path(SAMPLE)).name
+    source, name = picture, (picture or hr or Path(catalogue.SAMPLE)).name
     if picture is None and hr is None:
-        source = catalogue.package_samples() / SAMPLE
+        source = catalogue.package_samples() / catalogue.SAMPLE
         crop = crop or scene.box(SAMPLE_CROP)
     allowed: Box | Picture | None = None
     if mask is not None:
-        allowed = read(Path(mask)) if Path(mask).is_file() or "," not in mask else scene.box(mask)
+        allowed = images.read(Path(mask)) if Path(mask).is_file() or "," not in mask else scene.box(mask)
     made = scene.scene(
-        None if source is None else read(source),
-        None if hr is None else read(hr),
+        None if source is None else images.read(source),
+        None if hr is None else images.read(hr),
         scale,
         name=name,
         crop=crop,
         limit=limit,
         mask=allowed,
-        target=None if target is None else read(target),
+        target=None if target is None else images.read(target),
     )
     if made.mask is not None and not bool(made.mask.any()):
         raise RobustSRError(f"--mask {mask} leaves nothing to change in the part of the picture that is attacked")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,12 +67,14 @@ def train(
     chosen = Recipe.load(recipe, set_ or [])
     bring_torch()
     from .engine import resolve_device
+    from .remote import check_folder
 
     where = str(resolve_device(device))
     if estimate:
         _estimate(chosen, where)
         return
     folder = out or Path("runs") / chosen.name
+    check_folder(folder)
     with (
         _stopping() as stop,
         interruptible(f"what lies in {folder} stays; --resume goes on from its checkpoint, if any"),
@@ -137,10 +138,18 @@ def _run(chosen: Recipe, folder: Path, resume: bool, device: str, stop: Callable
     from robustsr_training.loop import train
 
     live = console.err.is_terminal and first_process()
-    run = partial(train, resume=resume, device=device, stop=stop, every=EVERY, pulse=1 if live else 1e9)
     shown = last = None
     with progress.steps_bar(chosen.optimiser.steps, shown=first_process()) as update:
-        for at in run(chosen, folder, say=console.say):
+        for at in train(
+            chosen,
+            folder,
+            resume=resume,
+            device=device,
+            stop=stop,
+            every=EVERY,
+            pulse=1 if live else 1e9,
+            say=console.say,
+        ):
             last = at.step
             if at.message:
                 for line in at.message.splitlines():

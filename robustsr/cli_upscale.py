@@ -279,7 +279,7 @@ def upscale(
     from .resume import taken
 
     name = model or catalogue.default_model()
-    entry = catalogue.catalogue().get(name)
+    entry = catalogue.entry_of(name)
     label = naming.label(name, sizes)
     todo, warnings = jobs.plan_jobs(inputs, out, recursive=recursive, suffix=suffix, format=format, label=label)
     for root in {job.root for job in todo if not (dry_run or taken(job.target))}:

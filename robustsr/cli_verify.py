@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from . import console, progress
+from .catalogue import SAMPLE
 from .cli_common import bring_torch, found, interruptible, load, show
 from .types import RobustSRError
 
@@ -134,7 +135,7 @@ def verify(
     except (KeyError, TypeError, RobustSRError) as error:
         raise RobustSRError(f"{path} is damaged: {error}") from None
     source = picture
-    if source is None and named != f"sample:{work.SAMPLE}":
+    if source is None and named != f"sample:{SAMPLE}":
         near = [folder / Path(named).name for folder in (path.parent, path.parent.parent, Path.cwd())]
         source = next((p for p in near if p.is_file()), None)
         if source is None:

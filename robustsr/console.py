@@ -1,4 +1,4 @@
-"""What the command line prints: progress, tables, JSON lines. The only module besides cli that prints."""
+"""What the command line prints: words, tables, JSON lines; bars are progress's."""
 
 from __future__ import annotations
 

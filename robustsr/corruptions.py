@@ -15,7 +15,7 @@ from torch import Tensor
 from . import imagenet_c
 from .degradation import WORD, Float, compressed, degrade
 from .imagenet_c import Rng
-from .types import RobustSRError, meant, named, number, shown
+from .types import RobustSRError, meant, named, number, settings, shown
 
 Value: TypeAlias = float | str
 
@@ -90,23 +90,15 @@ def parse(spec: str) -> Corruption:
 
     RobustSRError: an unknown name or parameter, or a value out of range.
     """
-    head, _, tail = spec.strip().partition(":")
     name = named(spec)
     if name not in KINDS:
-        raise RobustSRError(f"no corruption {head!r}; {meant(name, KINDS)}")
+        raise RobustSRError(f"no corruption {spec.partition(':')[0].strip()!r}; {meant(name, KINDS)}")
     params = KINDS[name].params
     values = {key: param.default for key, param in params.items()}
-    given: set[str] = set()
-    for part in tail.split(",") if tail else ():
-        key, equals, text = (piece.strip() for piece in part.partition("="))
-        if not equals:
-            raise RobustSRError(f"{spec!r}: {part!r} is not of the form key=value")
+    for key, text in settings(spec).items():
         if key not in params:
             known = meant(key, params) if params else "it has none"
             raise RobustSRError(f"{spec!r}: {name} has no parameter {key!r}; {known}")
-        if key in given:
-            raise RobustSRError(f"{spec!r}: {key} is given twice")
-        given.add(key)
         try:
             values[key] = params[key].read(text)
         except ValueError as error:

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from .files import sha256
+from .files import move, sha256
 from .types import RobustSRError
 
 
@@ -26,7 +26,7 @@ def download(url: str, target: Path, digest: str, size: int, progress: Callable[
             have = _fetch(url, part, have, size, progress)
         found = sha256(part)
         if have == size and found == digest:
-            return os.replace(part, target)
+            return move(part, target)
         part.unlink()
         if begun:  # by what may have been another file
             return download(url, target, digest, size, progress)

@@ -9,6 +9,7 @@ import glob
 import os
 import platform
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def unused_gpu() -> str | None:
         return f"{vendor} GPU seen, but this build of torch ({torch.__version__}) cannot start it: check the driver"
     return (
         f"{vendor} GPU seen, CPU build of torch installed ({torch.__version__}): "
-        f"pip install --force-reinstall 'torch<2.14' torchvision --index-url https://download.pytorch.org/whl/{index}"
+        f'pip install --force-reinstall "torch<2.14" torchvision --index-url https://download.pytorch.org/whl/{index}'
     )
 
 
@@ -88,6 +89,14 @@ def auto_precision(device: torch.device, *, winograd: bool = False) -> str:
         has = torch.cpu.get_capabilities()
         return "bf16" if has.get("amx_bf16") or (has.get("avx512_bf16") and not winograd) else "fp32"
     return "fp32"
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The order of pictures' and weights' values in which ``device`` convolves well.
+
+    Metal's convolutions of channels-last slices are wrong before torch 2.12, and slow backwards after.
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def check_precision(name: str) -> str:
@@ -143,7 +152,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # malloc.h
 @functools.cache
 def _glibc() -> Any:  # noqa: ANN401 - ctypes is not typed
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" and not chosen else None
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and not chosen else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -158,5 +167,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         "not enough memory",
         "status_alloc_failed",
         "find an engine to execute",
+        "invalid buffer size",
     )
     return ours and any(sign in text for sign in signs)

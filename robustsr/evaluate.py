@@ -80,7 +80,9 @@ def run(study: Study, folder: Path) -> Iterator[Progress]:
         for name, network in networks.items():
             for spec in study.perturbations:
                 done += _cost(study, name, spec)
-                for record in _measured(study, pair, index, network, source or network, spec, known, folder, distance):
+                for record in _measured(
+                    study, name, pair, index, network, source or network, spec, known, folder, distance
+                ):
                     if record["key"] not in known:
                         known[record["key"]] = record
                         append(folder, record)
@@ -109,6 +111,7 @@ def _cost(study: Study, name: str, spec: str) -> float:
 
 def _measured(
     study: Study,
+    name: str,
     pair: Pair,
     index: int,
     network: Loaded,
@@ -118,10 +121,10 @@ def _measured(
     folder: Path,
     distance: losses.Loss | None,
 ) -> Iterator[Record]:
-    """The records of one picture, model and perturbation: known ones, and new ones."""
+    """The records of one picture, model (``name`` in the study) and perturbation: known ones, and new ones."""
     perturbation = parse(spec)
     inputs: dict[object, Tensor] = {}  # perturbed once for all defences
-    for smoothing in _defences(study, network.name):
+    for smoothing in _defences(study, name):
         variants: list[Variant | Literal["random"]] = ["base"]
         if threats.is_attack(perturbation):
             variants = [*threats.variants_for("base" if smoothing is None else study.on, smoothing)]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,11 +17,21 @@ from typing import Any, TypeAlias
 from .types import RobustSRError
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0) if os.name == "nt" else ()  # s; virus scanners and indexers hold what is new
 
 
 def part_of(name: str) -> str:
     """The name under which a file is written beside its place; short, for names may be as long as they can be."""
     return f".robustsr-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.part"
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames a file, over what is there; where others' programs hold one of the two, on Windows, it waits a little."""
+    for pause in PAUSES:
+        with suppress(PermissionError):
+            return os.replace(source, target)
+        time.sleep(pause)
+    return os.replace(source, target)
 
 
 @contextmanager
@@ -38,7 +49,7 @@ def atomic(path: StrPath, *, make_folder: bool = False) -> Iterator[Path]:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(part, path)
+        move(part, path)
         if os.name == "posix":
             folder = os.open(path.parent, os.O_RDONLY)
             try:
@@ -66,7 +77,7 @@ def staged(folder: Path) -> Iterator[Path]:
             yield Path(name)
             folder.mkdir(exist_ok=True)
             for path in sorted(Path(name).iterdir()):
-                os.replace(path, folder / path.name)
+                move(path, folder / path.name)
     except OSError as error:
         raise RobustSRError(f"cannot write into {folder}: {error.strerror or error}") from error
     finally:

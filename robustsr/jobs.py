@@ -16,7 +16,7 @@ from .formats import FORMATS, HEIC, OUTPUT_FORMATS
 from .manifest import NAME, Manifest
 from .naming import Job as Job
 from .naming import name_of, tails, tell_apart
-from .remote import Place, Url, below, place
+from .remote import Place, Url, below, place, same
 from .types import RobustSRError, UsageError
 
 
@@ -79,13 +79,13 @@ def plan_jobs(
             inside = _within(root, path)
             for source, origin in _pictures(path, root, recursive, warnings):
                 folder = root / below(source.parent, path)
-                extra = f"_{label}" if suffix is None and _same(folder, source.parent) else suffix or ""
+                extra = f"_{label}" if suffix is None and same(folder, source.parent) else suffix or ""
                 jobs.append(Job(source, folder / name_of(source, extra, format), given or root))
                 if origin is not None:
                     origins[jobs[-1]] = source.resolve() if inside else origin
         else:
             root = given or path.parent
-            beside = suffix is None and _same(root, path.parent)
+            beside = suffix is None and same(root, path.parent)
             jobs.append(Job(path, root / name_of(path, f"_{label}" if beside else suffix or "", format), root))
             if len(paths) > 1 and (origin := manifest(path.parent).source_of(path)) is not None:
                 # a pattern that matches inputs matches yesterday's results too
@@ -116,7 +116,7 @@ def _single_file(inputs: Sequence[str], out: str | None, format: str | None) -> 
         raise UsageError(f"cannot write {out!r}: formats are {known}; a folder of such a name needs a / at its end")
     if format is not None and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[format.lower().lstrip(".")]:
         raise UsageError(f"-o {out} and -f {format} contradict each other")
-    if _same(target, source):
+    if same(target, source):
         raise RobustSRError(f"{out} is the input itself: choose another output")
     return Job(source, target, target.parent)
 
@@ -209,7 +209,7 @@ def _files(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> 
     Not ``recursive``: of those just below only, and at a URL, where a listing costs time, of none.
     """
     if isinstance(folder, Url):
-        inner = _within(root, folder) and not _same(root, folder)
+        inner = _within(root, folder) and not same(root, folder)
         for url, urls in folder.tree(deep=recursive).items():
             hidden = any(name.startswith(".") and name != "." for name in below(url, folder).split("/"))
             if not hidden and not (inner and _within(url, root)):
@@ -227,7 +227,7 @@ def _files(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> 
             refused(PermissionError(errno.EACCES, os.strerror(errno.EACCES), path))
             names.clear()
             continue
-        names[:] = sorted(n for n in names if not n.startswith(".") and not _same(here / n, root))
+        names[:] = sorted(n for n in names if not n.startswith(".") and not same(here / n, root))
         if recursive:
             linked = [n for n in names if (here / n).is_symlink()]
             warnings += [f"{here / n} is a link to a folder, which is not entered" for n in linked]
@@ -238,10 +238,6 @@ def _files(folder: Place, root: Place, recursive: bool, warnings: list[str]) -> 
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
-
-
-def _same(a: Place, b: Place) -> bool:
-    return a.resolve() == b.resolve()
 
 
 def _within(a: Place, b: Place) -> bool:

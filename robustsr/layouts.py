@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from .catalogue import BICUBIC
@@ -224,15 +225,15 @@ def galleries(studies: dict[str, Study], results: dict[str, Results]) -> list[Se
                         continue
                     own, data = is_threat(spec) and record["source"] is None, files[0].read_bytes()
                     if not panels:
-                        panels.append(Panel("ground truth", Image.open(found.truth(record))))
+                        panels.append(Panel("ground truth", np.asarray(Image.open(found.truth(record)))))
                     each = own and study.pictures.resized and data != before  # the thesis' figures show every input
                     before = data
                     if len(panels) == 1 or each:
                         made_for = f"against {called[model]}"
                         made_for += "; each model has its own" * (not study.pictures.resized)
-                        panels.append(Panel("input", Image.open(files[0]), made_for if own else ""))
+                        panels.append(Panel("input", np.asarray(Image.open(files[0])), made_for if own else ""))
                     how = f", {smoothing.reduce} {smoothing.sigma:g}" if smoothing else ""
-                    panels.append(Panel(called[model] + how, Image.open(files[1]), _caption(record)))
+                    panels.append(Panel(called[model] + how, np.asarray(Image.open(files[1])), _caption(record)))
                 if panels:
                     rows.append((named[spec], panels))
             if rows:

@@ -49,7 +49,7 @@ def loss(name: str) -> Loss:
     if kind == "perceptual":
         return perceptual(layer or None)
     if kind == "paper":
-        return paper(layer=layer or None)
+        return paper(layer or None)
     if name == "lpips":  # the best that is here
         return lpips(best_lpips() or "squeeze")
     if kind.startswith("lpips-") and kind[6:] in LPIPS_BACKBONES and not layer:
@@ -77,12 +77,12 @@ def backbone_of(name: str) -> str | None:
     return LPIPS_BACKBONES.get(kind.removeprefix("lpips-")) if kind != "lpips" or best_lpips() else "squeezenet"
 
 
-def paper(pixel: float = PIXEL, layer: str | None = None) -> Loss:
-    """``pixel`` times L1 plus `perceptual`: the attack loss of CertSR, section 3.1, with ESRGAN's weights."""
+def paper(layer: str | None = None) -> Loss:
+    """`PIXEL` times L1 plus `perceptual`: the attack loss of CertSR, section 3.1, with ESRGAN's weights."""
     features = perceptual(layer)
 
     def distance(sr: Tensor, hr: Tensor) -> Tensor:
-        return pixel * l1(sr, hr) + features(sr, hr)
+        return PIXEL * l1(sr, hr) + features(sr, hr)
 
     return distance
 

@@ -23,7 +23,7 @@ from typing import Any
 import filelock
 
 from .files import append_line, sha256
-from .remote import Place, State, Url, below, delivered, fetched, place, state
+from .remote import Place, State, Url, below, delivered, fetched, place, same, state
 from .types import RobustSRError
 
 NAME = ".robustsr.jsonl"
@@ -84,7 +84,10 @@ class Manifest:
 
     def made(self, source: Place, target: Place) -> bool:
         """Whether ``target`` is a result of ours from ``source``, whatever the settings and however it is now."""
-        return self.ours.get(self._key(target)) == self._relative(source)
+        if self.ours.get(self._key(target)) == self._relative(source):
+            return True
+        known = self.source_of(target)
+        return known is not None and same(known, source)
 
     def changed(self, target: Place) -> bool:
         """Whether somebody else has changed a result of ours, as far as its size tells."""

@@ -13,7 +13,7 @@ from torch import nn
 from . import checkpoints, copies, kernels, winograd
 from .architectures import Denoised, sizes_of_both
 from .catalogue import BICUBIC, default_model, find
-from .engine import auto_precision, check_precision, full_float32, resolve_device
+from .engine import auto_precision, check_precision, full_float32, memory_format, resolve_device
 from .files import sha256
 from .network import Network
 from .onnx_facts import Facts
@@ -27,7 +27,7 @@ Loaded = Network | OnnxNetwork
 
 def check_as_loaded(network: Loaded) -> None:
     """RobustSRError: the weights are no longer those of the file that is to be named."""
-    if not getattr(network, "as_loaded", True):
+    if not network.as_loaded:
         raise RobustSRError(f"the weights of {network.name} were changed: save them, and take what is loaded of that")
 
 
@@ -50,7 +50,7 @@ def load(
 ) -> Loaded:
     """Loads a model by catalogue name or by path (``.pth``, ``.safetensors``, ``.ckpt``, ``.onnx``), else the default.
 
-    Checkpoints are read without running code in them. "bicubic" (x4), "bicubic-x2" and "bicubic-x3" are the baseline
+    Checkpoints are read without running code in them. "bicubic" (x4) and "bicubic-x2", -x3 and -x8 are the baseline
     that needs none. ``precision`` "auto" is the device's fast format if the network stays within 4/255 of float32
     everywhere and within 1/255 on 99% of values, else float32. ``denoise``: a denoiser, named likewise, that runs
     before it (see `denoised`).
@@ -127,7 +127,7 @@ def _load(name_or_path: str | PathLike[str], device: str, precision: str) -> Loa
     full_float32()
     descriptor = checkpoints.read(path)
     module = descriptor.model.eval().requires_grad_(False).float()
-    module = module.to(memory_format=torch.channels_last)
+    module = module.to(memory_format=memory_format(where))
     if descriptor.input_channels != 3 or descriptor.output_channels != 3:
         raise RobustSRError(
             f"{path} maps {descriptor.input_channels} to {descriptor.output_channels} channels: RGB models are needed"

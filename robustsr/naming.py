@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from .catalogue import catalogue
+from .catalogue import entry_of
 from .formats import FORMATS, OUTPUT_FORMATS
 from .manifest import Manifest
-from .remote import Place, Url
+from .remote import Place, Url, mark_of
 from .types import RobustSRError
 
 LONGEST_NAME = 255  # bytes, on every common file system
@@ -33,7 +33,7 @@ def label(model: str, sizes: Mapping[str, float | None]) -> str:
 
     ``sizes``: the fields of a `settings.Target`.
     """
-    entry = catalogue().get(model)
+    entry = entry_of(model)
     factor = sizes.get("scale") or (entry.scale if entry and not any(sizes.values()) else None)
     return f"x{factor:g}" if factor else "upscaled"
 
@@ -103,6 +103,7 @@ def tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings:
     result: list[Job] = []
     taken: dict[str, Job] = {}
     sources = {job.source.resolve() for job in jobs}
+    marks = {mark_of(job.source) for job in jobs} - {None}
     for job in jobs:
         rivals = by_target[_key(job.target)]
         if len(rivals) > 1 and not manifest(job.root).made(job.source, job.target):
@@ -113,7 +114,7 @@ def tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings:
                 mark = "~" + hashlib.sha256(os.fsencode(job.source.name)).hexdigest()[:6]
                 job = replace(job, target=job.target.with_name(fitted(job.target.stem, mark + job.target.suffix)))
         key = _key(job.target)
-        if job.target.resolve() in sources:
+        if job.target.resolve() in sources or mark_of(job.target) in marks:
             raise RobustSRError(f"{job.target} would overwrite an input: choose another -o, or a --suffix")
         if key in taken:
             raise RobustSRError(

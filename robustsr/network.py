@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import copies, winograd
 from .architectures import Call
 from .catalogue import Entry
-from .engine import PRECISIONS
+from .engine import PRECISIONS, memory_format
 from .resample import grown
 from .tiling import FEATHER, aligned
 from .torchvision_schema import import_torchvision
@@ -45,6 +45,8 @@ class Network:
     square: bool = False
     before: tuple[str, str] | None = None  # name and digest of the denoiser that its module begins with
     winograd: bool = False
+    fixed_size: ClassVar[tuple[int, int] | None] = None  # the only input size it takes; None: any
+    facts: ClassVar[None] = None  # it is no export of robustsr
 
     @property
     def module(self) -> nn.Module:
@@ -72,7 +74,7 @@ class Network:
         elif fast and ours:
             runner = winograd.accelerated(self.net)
         with winograd.FastConvolutions(anew=True) if fast and not ours else nullcontext():
-            x = x.to(self.device, dtype, memory_format=torch.channels_last)
+            x = x.to(self.device, dtype, memory_format=memory_format(self.device))
             return self.call(self.net if runner is None else runner, x).float()
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
@@ -109,11 +111,6 @@ class Network:
     def engine(self) -> str:
         """What carries it out: "eager" torch, or "winograd"."""
         return "winograd" if self.winograd and self.precision == "fp32" else "eager"
-
-    @property
-    def fixed_size(self) -> tuple[int, int] | None:
-        """The only input size it takes; None: any."""
-        return None
 
     @property
     def feather(self) -> int:

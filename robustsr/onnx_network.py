@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +47,9 @@ class OnnxNetwork:
     min_size: int = 1
     seed: int = 0
     engine: str = "onnxruntime"
+    square: ClassVar[bool] = False
+    before: ClassVar[None] = None  # no denoiser goes before it
+    as_loaded: ClassVar[bool] = True  # nobody changes weights in a session
 
     def __call__(self, x: Tensor, *, origin: Tensor | None = None) -> Tensor:
         refuse_others(x)

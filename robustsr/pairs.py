@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,7 @@ class Pictures:
 
     @cached_property
     def files(self) -> list[tuple[Path, Path | None]]:
-        """The pairs of files. RobustSRError: none, or one without its counterpart."""
+        """The pairs of files. RobustSRError: none, one without its counterpart, or two of one name."""
         hr, lr = self.hr, self.lr
         if self.resized and lr is not None:
             raise RobustSRError("the thesis' inputs are made from the ground truth: leave out --lr")
@@ -66,11 +66,12 @@ class Pictures:
         truths = pictures_in(hr)[: self.limit]
         if lr is None:
             return [(path, None) for path in truths]
-        by_stem = {path.stem: path for path in pictures_in(lr)}
-        found = [(p, by_stem.get(p.stem) or by_stem.get(f"{p.stem}x{self.scale}")) for p in truths]
+        named = by_name(pictures_in(lr), lr)
+        by_name(truths, hr)  # two of one name would have one LR
+        found = [(p, named.get(p.stem) or named.get(f"{p.stem}x{self.scale}")) for p in truths]
         if missing := [p.name for p, other in found if other is None]:
             raise RobustSRError(f"{lr} has no picture for {', '.join(missing[:3])} of {hr}: names must agree")
-        return list(found)
+        return found
 
     def load(self, index: int) -> Pair:
         """The pair number ``index``, cropped. RobustSRError: unreadable, or of sizes that do not fit."""
@@ -121,6 +122,17 @@ def pictures_in(folder: Path, *, recursive: bool = False, say: Say = lambda text
     if made := earlier_results(found, folder):
         say(f"{len(made)} of the pictures left out, which robustsr made from others of them (first: {made[0]})")
     return [path for path in found if path not in made]
+
+
+def by_name(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Pictures by their place under ``folder``, without the ending. RobustSRError: two share one."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise RobustSRError(f"{named[name]} and {path} have one name, so no partner can be told: remove one")
+        named[name] = path
+    return named
 
 
 def read_rgb(path: Path) -> Image.Image:

@@ -60,8 +60,8 @@ def upscale_picture(
             elif memory is nullcontext:
                 raise RobustSRError(f"out of memory, even in tiles of {now} pixels") from None
             memory = nullcontext  # where memory is short, blocks that are kept leave none for larger ones
-        if network.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if network.device.type in ("cuda", "mps"):
+            torch.accelerator.empty_cache()
 
 
 class _NotFiniteError(Exception):

@@ -48,7 +48,8 @@ def make_plan(
     """
     if network.fixed_size and (tile or context):
         flags = " and ".join(flag for flag, given in (("--tile", tile), ("--tile-pad", context)) if given)
-        raise RobustSRError(f"{network.name} takes tiles of {network.fixed_size} only: leave out {flags}")
+        high, wide = network.fixed_size
+        raise RobustSRError(f"{network.name} takes tiles of {wide}x{high} only: leave out {flags}")
     if context is None:
         context = network.context
     elif network.exact and context < network.context:

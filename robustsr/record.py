@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .bounds import LEVELS, Bounds, certified_psnr
-from .certificate import Certificate, Field, FieldKind, OnDraws, certify, find_field, for_picture, window_size
+from .certificate import Certificate, Field, OnDraws, certify, find_field, for_picture, window_size
 from .certify import Claim
 from .metrics import psnr
 from .models import Loaded, check_as_loaded
@@ -118,8 +118,7 @@ def _facts(
 
 def _before(network: Loaded) -> dict[str, Any]:
     """The weights of the denoiser in front of a network, where there is one: those of both make the model's sha256."""
-    before: tuple[str, str] | None = getattr(network, "before", None)
-    return {"denoiser": {"sha256": before[1]}} if before else {}
+    return {"denoiser": {"sha256": network.before[1]}} if network.before else {}
 
 
 def result_of(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> dict[str, Any]:
@@ -180,17 +179,21 @@ def read_claim(record: Mapping[str, Any]) -> Claim:
 
 
 def unlike(
-    record: Mapping[str, Any], x: Tensor, network: Loaded, claim: Claim, field: FieldKind, seed: int | None
+    record: Mapping[str, Any],
+    x: Tensor,
+    network: Loaded,
+    claim: Claim,
+    field: Field,
+    window: tuple[int, int],
+    seed: int | None,
 ) -> list[str]:
     """What makes a record another than that of a claim about a picture and a model, in words; nothing, if it is that.
 
     ``seed`` None: any that was drawn. KeyError, TypeError, ValueError: the record has no seed.
     """
-    h, w = x.shape[-2:]
     drawn, fresh = int(record["noise"]["seed"], 16), bool(record["noise"]["fresh"])
-    where, window = find_field(network, field, h, w), window_size(network, claim, h, w)
     seeds = [] if (drawn == seed if seed is not None else fresh) else ["another seed"]
-    others = _differences(record, _facts(claim, where, drawn, fresh, window, x, network))
+    others = _differences(record, _facts(claim, field, drawn, fresh, window, x, network))
     words = {"input.sha256": "another picture", "model.sha256": "other weights"}
     words |= {
         name: f"{OPTIONS.get(name, name)} {was}" for name, was, _ in others if name in CLAIM_KEYS + ("field.kind",)

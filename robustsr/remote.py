@@ -191,6 +191,21 @@ def below(place: Place, folder: Place) -> str:
     return str(place)[len(str(folder)) :].strip("/") or "."
 
 
+def same(a: Place, b: Place) -> bool:
+    """Whether both are one file or folder, however they are written: to a Mac names of another case are the same."""
+    a, b = a.resolve(), b.resolve()
+    return a == b or (mark := mark_of(a)) is not None and mark == mark_of(b)
+
+
+def mark_of(place: Place) -> tuple[int, int] | None:
+    """What tells a file or folder of this machine from others; None: it is not there, or elsewhere."""
+    try:
+        stat = os.stat(place) if isinstance(place, Path) else None
+    except OSError:
+        return None
+    return (stat.st_dev, stat.st_ino) if stat else None
+
+
 def state(place: Place) -> State:
     """What is there now. OSError, RobustSRError: nothing, or it cannot be asked."""
     if isinstance(place, Path):

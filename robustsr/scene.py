@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .catalogue import BICUBIC, catalogue, shipped
+from .catalogue import BICUBIC, entry_of, shipped
 from .engine import buffers_kept
 from .images import Picture
 from .models import Loaded, load
@@ -260,7 +260,7 @@ def others(network: Loaded, names: Sequence[str] | None, device: str) -> list[Sh
     """The models besides ``network`` that are shown beside it, and bicubic; None: the upscalers that ship."""
     made = []
     for name in names if names is not None else shipped():
-        entry = catalogue().get(name)
+        entry = entry_of(name)
         if name in BICUBIC or (names is None and entry is not None and entry.scale != network.scale):
             continue
         other = load(name, device=device, precision="fp32")

@@ -62,7 +62,7 @@ class Smoothed(Wrapper):
         if not 0 <= self.sigma <= 1:
             raise RobustSRError(f"sigma must be in [0, 1] (pixel values are in [0, 1]), got {self.sigma}")
         if not 1 <= self.samples <= LARGEST_SAMPLES:
-            raise RobustSRError(f"samples must be 1 to {LARGEST_SAMPLES:,}")
+            raise RobustSRError(f"samples must be 1 to {LARGEST_SAMPLES:,}, got {self.samples:,}")
         if self.reduce not in ("median", "mean"):
             raise RobustSRError(f"smoothing is 'median' or 'mean', got {self.reduce!r}")
         if self.draws not in ("antithetic", "independent"):

@@ -17,7 +17,7 @@ from .files import append_line
 from .pairs import Pictures
 from .settings import Smoothing
 from .threats import Threat
-from .types import RobustSRError, meant, named
+from .types import RobustSRError, meant, named, settings
 
 VERSION = 6  # of what a record holds and means
 Record = dict[str, Any]
@@ -108,7 +108,9 @@ def append(folder: Path, record: Record) -> None:
 def parse(spec: str) -> Threat | corruptions.Corruption | None:
     """A perturbation by its spec: an attack, a corruption, or None for "clean". RobustSRError: it is neither."""
     name = named(spec)
-    if name == "clean" and ":" not in spec:
+    if name == "clean":
+        if settings(spec):
+            raise RobustSRError(f"{spec!r}: clean has no settings")
         return None
     if threats.is_threat(spec):
         return threats.parse(spec)

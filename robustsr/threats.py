@@ -16,7 +16,7 @@ from torch import Tensor
 from .perturbations import Norm
 from .settings import Smoothing
 from .smoothing import LARGEST_SAMPLES
-from .types import RobustSRError, named, number, shown
+from .types import NUMBER, RobustSRError, named, number, settings, shown
 
 Method = Literal["fgsm", "bim", "pgd", "cw", "random"]
 NAMES = (*get_args(Method), "pgd-l2")
@@ -152,17 +152,14 @@ class Threat:
 
 def parse(spec: str) -> Threat:
     """An attack from ``METHOD`` or ``METHOD:key=value,...``, such as pgd:eps=10/255,steps=20 or pgd-l2:eps_rel=.05."""
-    name, rest = named(spec), spec.partition(":")[2]
+    name = named(spec)
     values: dict[str, Any] = {"method": name}
     if name == "pgd-l2":
         values = {"method": "pgd", "norm": "l2"}
     kinds = {f.name: str(f.type) for f in fields(Threat)[1:]}
-    for part in filter(None, rest.split(",")):
-        key, equals, text = part.partition("=")
-        if key in values:
-            raise RobustSRError(f"{spec!r} has {key} twice")
-        if not equals or key not in kinds:
-            raise RobustSRError(f"{spec!r}: {part!r} is none of its settings; there are: {', '.join(kinds)}")
+    for key, text in settings(spec).items():
+        if key not in kinds or key in values:
+            raise RobustSRError(f"{spec!r}: {key} is none of its settings; there are: {', '.join(kinds)}")
         last = kinds[key]
         try:
             if last.startswith("int"):
@@ -171,8 +168,8 @@ def parse(spec: str) -> Threat:
                 values[key] = {"true": True, "false": False}[text]
             else:
                 values[key] = number(text) if "float" in last else text
-        except (ValueError, KeyError):
-            wanted = "true or false" if last == "bool" else "a whole number"
+        except (ValueError, KeyError, RobustSRError):
+            wanted = "true or false" if last == "bool" else "a whole number" if last.startswith("int") else NUMBER
             raise RobustSRError(f"{spec!r}: {key} must be {wanted}, got {text!r}") from None
     return Threat(**values)
 

@@ -29,6 +29,9 @@ class Cancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
     """The job was asked to stop; raised between two tiles by the caller's own hook."""
 
 
+NUMBER = "8/255, 8px or 0.031"  # what `number` reads
+
+
 def number(text: str) -> float:
     """A size of pixel values as people write it: 8/255, 8px (levels of 255), .031. RobustSRError: something else."""
     try:
@@ -37,7 +40,7 @@ def number(text: str) -> float:
         above, slash, below = text.partition("/")
         return float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
-        raise RobustSRError(f"{text!r} is no size: write 8/255, 8px or 0.031") from None
+        raise RobustSRError(f"{text!r} is no size: write {NUMBER}") from None
 
 
 def shown(value: float) -> str:
@@ -49,6 +52,22 @@ def shown(value: float) -> str:
 def named(spec: str) -> str:
     """The name that a spec NAME:key=value,... begins with: capitals, and '_' for '-', make no difference."""
     return spec.partition(":")[0].strip().lower().replace("_", "-")
+
+
+def settings(spec: str) -> dict[str, str]:
+    """The settings of a spec NAME:key=value,..., as they are written.
+
+    RobustSRError: a part has another form, or a key comes twice.
+    """
+    found: dict[str, str] = {}
+    for part in filter(str.strip, spec.partition(":")[2].split(",")):
+        key, equals, text = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise RobustSRError(f"{spec!r}: {part.strip()!r} is not of the form key=value")
+        if key in found:
+            raise RobustSRError(f"{spec!r}: {key} is given twice")
+        found[key] = text
+    return found
 
 
 def meant(word: str, known: Iterable[str], of: str = "known") -> str:
@@ -79,7 +98,7 @@ class Upscaler(Protocol):
         """``x (N, 3, h, w)`` to ``(N, 3, scale*h, scale*w)``, float RGB in [0, 1] (values may overshoot).
 
         Differentiable, no clamp. ``origin (N, 2)``, int64, is the (row, column) of each ``x`` in its picture
-        (zeros if omitted); only smoothers use it, everything else passes it on.
+        (zeros if omitted); smoothers use it, tiles make it, most others pass it on.
         """
         ...
 

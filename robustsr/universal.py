@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import attacks, losses, objectives, perturbations
 from .attack import Attempt, File, Outcome, kept, watched
-from .craft import attackable
+from .craft import attackable, check_budget
 from .engine import buffers_kept
 from .models import Loaded
 from .ruler import Ruler, sizes
@@ -64,7 +64,7 @@ def universal(
 
     Found by pgd against each clean output (or the scenes' common target); through fresh draws of the smoothed model
     where ``adaptive``. Measured on the plain and, with ``smoothing``, the smoothed model, and on bicubic.
-    RobustSRError: another method than pgd.
+    RobustSRError: another method than pgd, or a budget below one level of a file.
     """
     if threat.method != "pgd" or threat.restarts > 1:
         raise RobustSRError(f"a universal attack is --method pgd or pgd-l2, without restarts; got {threat.spec}")
@@ -87,6 +87,7 @@ def universal(
         if fresh:
             scores.append(objectives.against(fresh.fixed(), reference, loss, targeted=targeted))
     eps = threat.budget(xs)
+    check_budget(threat, eps, min(one.bits for one in scenes))
     settings: dict[str, Any] = {"steps": threat.iterations, "step_size": threat.step_size, "norm": threat.norm}
     delta, curve = attacks.universal(batches, eps, seed=seed, scores=scores, **settings)
     delta = delta.detach().cpu()

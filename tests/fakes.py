@@ -33,6 +33,12 @@ class Plain:
     engine: str = "eager"
     entry: object = None
     fixed_size: tuple[int, int] | None = None
+    multiple: int = 1
+    min_size: int = 1
+    square: bool = False
+    before: tuple[str, str] | None = None
+    facts: object = None
+    as_loaded: bool = True
     memory: int = 10**9  # input pixels it can take
     broken: tuple[str, ...] = ()  # precisions that give no numbers
 

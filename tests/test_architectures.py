@@ -1,6 +1,8 @@
 """What spandrel does not know: the thesis' U-Net, trained on pictures that were shrunk and enlarged again; a denoiser
 and an upscaler in one."""
 
+import pickle
+
 import pytest
 import tiny_run
 import torch
@@ -17,6 +19,7 @@ from robustsr.models import load
 from robustsr.plan import compose, make_plan
 from robustsr.probes import photograph_like
 from robustsr.tiling import EFFECTIVE_CONTEXT
+from robustsr.torchvision_schema import import_torchvision
 from robustsr.types import RobustSRError
 
 
@@ -209,3 +212,20 @@ def test_a_denoiser_in_front_has_to_be_one(tmp_path, photo, home):
     save_file(twice, tmp_path / "twice.safetensors")
     with pytest.raises(RobustSRError, match="does not fit the architecture its names tell of: the denoiser is x4"):
         load(tmp_path / "twice.safetensors")
+
+
+@pytest.mark.parametrize("name", ["PLKSR", "RealPLKSR"])
+def test_networks_that_write_over_what_their_gradients_need_have_them(name, tmp_path):
+    import_torchvision()
+    from spandrel.architectures import PLKSR
+
+    torch.manual_seed(0)
+    net = getattr(PLKSR, name)(dim=16, n_blocks=2, kernel_size=5, upscaling_factor=2)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    loaded = load(tmp_path / "net.pth", device="cpu", precision="fp32")
+    x = torch.rand(1, 3, 16, 16, requires_grad=True)
+    (found,) = torch.autograd.grad(loaded(x).square().sum(), x)
+    (want,) = torch.autograd.grad(net.train()(x).square().sum(), x)  # in training they write elsewhere
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+    again = pickle.loads(pickle.dumps(loaded))
+    assert torch.equal(torch.autograd.grad(again(x).square().sum(), x)[0], found)

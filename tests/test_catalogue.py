@@ -3,12 +3,15 @@
 import contextlib
 import hashlib
 import http.server
+import json
 import os
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from robustsr import catalogue
 from robustsr.catalogue import Entry
@@ -189,8 +192,8 @@ def test_the_search_path(home, tmp_path, monkeypatch, tiny):
     monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(extra))
     assert catalogue.installed()["mine"] == extra / "mine.safetensors"
     assert not any("vgg19" in name for name in catalogue.installed())
-    added = catalogue.add(tiny, "yours")
-    assert catalogue.find("yours") == (added, None)
+    name, added = catalogue.add(tiny, "yours")
+    assert name == "yours" and catalogue.find("yours") == (added, None)
     with pytest.raises(RobustSRError, match="'yours' is there already"):
         catalogue.add(tiny, "yours")
 
@@ -231,3 +234,26 @@ def test_a_further_folder_that_is_none_is_named_where_a_model_is_not_found(home,
     with pytest.raises(RobustSRError) as error:
         catalogue.find(name)
     assert str(error.value).endswith(f" (no folder to be read, though ROBUSTSR_WEIGHTS names it: {lost})")
+
+
+def test_ones_own_file_of_a_catalogued_name_has_none_of_its_facts(home, tmp_path, monkeypatch, go, photo):
+    """psnr, x4, under the name of a x2 model that can be pulled."""
+    monkeypatch.setenv("ROBUSTSR_WEIGHTS", str(tmp_path / "mine"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/realesrgan-x2plus.safetensors").write_bytes(catalogue.find("psnr")[0].read_bytes())
+    assert catalogue.entry_of("realesrgan-x2plus") is None and catalogue.entry_of("psnr").scale == 4
+    info = json.loads(go("models", "info", "realesrgan-x2plus", "--json", model=False)[1])
+    assert info["loads_as"].startswith("x4") and "scale" not in info and "licence" not in info
+    assert info["sha256"] == catalogue.catalogue()["psnr"].sha256
+    Image.fromarray(photo(8, 8)).save("p.png")
+    assert "p_x2" not in go("upscale", "p.png", "-m", "realesrgan-x2plus", "--dry-run", model=False)[1]
+
+
+def test_what_is_added_is_told_by_the_name_it_can_be_found_by(home, tmp_path, monkeypatch):
+    """A catalogued file has the catalogue's name, whatever its own."""
+    entry = replace(catalogue.catalogue()["psnr"], name="other", file="Other_x4.safetensors", url="http://localhost/")
+    monkeypatch.setattr(catalogue, "catalogue", lambda: {"other": entry})
+    copy = tmp_path / "x.safetensors"
+    copy.write_bytes((catalogue.package_weights() / "psnr.safetensors").read_bytes())
+    name, path = catalogue.add(copy)
+    assert name == "other" and catalogue.installed()["other"] == path and path.name == "Other_x4.safetensors"

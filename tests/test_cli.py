@@ -626,3 +626,16 @@ def test_names_are_completed_and_torch_is_not_waited_for(home, typed, names):
 
 def test_every_method_is_completed():
     assert set(cli_attack._methods("")) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "command", ["certify bird.png", "attack bird.png", "compare bird.png", "evaluate in", "tune in"]
+)
+def test_where_results_cannot_go_is_said_before_the_work(go, photo, command):
+    Path("in").mkdir()
+    for name in ("bird.png", "in/a.png"):
+        Image.fromarray(photo(96, 96)).save(name)
+    Path("file").write_text("no folder")
+    name, picture = command.split()
+    code, out, said = go(name, picture, "-o", "file/x.png" if name == "compare" else "file")
+    assert code == 1 and "file is a file, and results need a folder" in said and not out

@@ -184,7 +184,11 @@ def test_one_perturbation_for_a_folder(go, photo):
     for side, words in ((18, "18x18 of each"), (99, "20x20 of each")):  # no larger than the smallest picture
         assert words in go("attack", "in", "--universal", "--crop", side, "-o", side, *TWO)[2]
     assert go("attack", "in", "--universal", "--method", "cw", "-o", "x", *TWO)[2].startswith("a universal attack is")
-    assert go("attack", "in", "--universal", "--on", "worst", "-o", "x", *TWO)[0] == 2
+    for wrong in (["--on", "worst"], ["--on", "seed"], ["--on", "losses"], ["--compare", "psnr"], ["--whole"]):
+        assert go("attack", "in", "--universal", *wrong, "-o", "x", *TWO)[0] == 2
+    assert (
+        "less than one level" in go("attack", "in", "--universal", "--eps", ".4/255", "-o", "x", "--steps", 1, *FEW)[2]
+    )
     assert go("attack", "in", "--universal", "--mask", "0,0,2,2", "-o", "x", *TWO)[0] == 2 and not Path("x").exists()
 
 
@@ -203,3 +207,8 @@ def test_ctrl_c_leaves_nothing(go, bird, monkeypatch):
 def test_no_torch_before_it_is_needed():
     code = "import sys, robustsr.cli_attack; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_verdict_ends_where_there_is_nothing_to_compare(go, bird):
+    said = go("attack", bird, "-m", "denoiser", "--sigma", 0, "--method", "fgsm", "-o", "x", model=False)[1]
+    assert "PSNR to its clean output: attacked" in said and "Others" not in said

@@ -281,6 +281,14 @@ def each(run, picture, photo, tmp_path):
     return command, out
 
 
+def test_what_cannot_be_claimed_is_no_damage(run, picture, tmp_path):
+    claim = ["--scope", "value", "--eps", ".01", "--samples", "40", "--ship", "5", "--alpha", ".3", "--beta", ".1"]
+    command = [picture.parent, *claim, "-m", "unet-x2", "--device", "cpu", "-o", tmp_path / "out"]
+    assert run(*command, model=False)[0] == 0
+    code, _, words = run(*command, "--field", "receptive", model=False)
+    assert code == 1 and "no receptive-field claim for unet-x2" in words and "damaged" not in words
+
+
 def test_a_folder_keeps_what_is_whole_and_of_this_claim_only(run, each, tmp_path):
     command, out = each
     code, stdout, words = run(*command, "-o", out, "--json")

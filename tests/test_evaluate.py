@@ -91,6 +91,16 @@ def test_paired_folders_are_matched_by_name(tmp_path, photo):
         Pictures(tmp_path, 4).load(1)
 
 
+def test_two_of_one_name_have_no_partner(tmp_path, photo):
+    for name in ("HR/a.png", "HR/a.jpg", "LR/a.png", "LR/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(photo(*((80, 80) if "HR" in name else (20, 20)))).save(tmp_path / name)
+    with pytest.raises(RobustSRError, match=r"a\.jpg and .*a\.png have one name"):
+        _ = Pictures(tmp_path, 4).files
+    (tmp_path / "HR/a.jpg").unlink()
+    assert [lr.name for _, lr in Pictures(tmp_path, 4).files] == ["a.png"]
+
+
 def test_the_thesis_input_is_shrunk_and_enlarged_again(folder):
     pair = Pictures(folder, 1, crop=10, resized=4).load(0)
     assert pair.lr.shape == pair.hr.shape == (1, 3, 40, 40)
@@ -325,6 +335,13 @@ def test_mistakes_are_found_before_anything_is_measured(study, tmp_path, change,
     with pytest.raises(RobustSRError, match=message):
         next(run(replace(study, **change), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_called_bicubic_is_smoothed_like_others(study, tiny, tmp_path):
+    own = tmp_path / "bicubic.safetensors"
+    own.write_bytes(tiny.read_bytes())
+    records = measure(replace(study, models=(str(own),), defences=(None, MEDIAN)), tmp_path / "out")
+    assert [r["defence"] is None for r in records].count(False) == 3
 
 
 def test_progress_ends_at_the_total(study, tmp_path):

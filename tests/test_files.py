@@ -4,6 +4,7 @@ import pytest
 
 from robustsr import files
 from robustsr.files import atomic, staged
+from robustsr.types import RobustSRError
 
 
 @pytest.fixture
@@ -42,3 +43,22 @@ def test_what_is_interrupted_leaves_nothing(tmp_path):
         (part / "a").write_text("half")
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "a"] and (tmp_path / "out" / "a").read_text() == "before"
+
+
+def test_a_file_that_another_program_holds_is_waited_for(tmp_path, monkeypatch):
+    """On Windows: there a virus scanner may hold what was just written."""
+    real, refusals = os.replace, [PermissionError(13, "held"), PermissionError(13, "held")]
+
+    def replace(source, target):
+        if refusals:
+            raise refusals.pop()
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(RobustSRError, match="held"), atomic(tmp_path / "a") as part:
+        part.write_text("a")
+    monkeypatch.setattr(files, "PAUSES", (0.001, 0.001))
+    refusals[:] = [PermissionError(13, "held")] * 2
+    with atomic(tmp_path / "a") as part:
+        part.write_text("a")
+    assert (tmp_path / "a").read_text() == "a" and not refusals

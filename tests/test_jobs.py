@@ -37,6 +37,24 @@ def names(jobs):
     return {str(job.source): os.path.relpath(job.target) for job in jobs}
 
 
+def test_an_original_under_another_name_is_an_original(here):
+    """As on a Mac, to which a.png and A.png are one file."""
+    here("in/a.png", "out/other.png")
+    os.link("in/a.png", "out/a.png")
+    with pytest.raises(RobustSRError, match="would overwrite an input"):
+        plan_jobs(["in"], "out")
+    with pytest.raises(RobustSRError, match="is the input itself"):
+        plan_jobs(["in/a.png"], "out/a.png")
+
+
+def test_a_result_is_known_however_its_source_is_written(here):
+    here("in/a.png", "out/a.png")
+    ours("in/a.png", "out/a.png")
+    os.link("in/a.png", "in/A.png")
+    assert Manifest.read(Path("out")).made(Path("in/A.png"), Path("out/a.png"))
+    assert not Manifest.read(Path("out")).made(Path("in/b.png"), Path("out/a.png"))
+
+
 def test_a_folder_goes_to_a_folder_beside_it(here):
     here("pics/b.JPG", "pics/a.png", "pics/notes.txt", "pics/i.psd", "pics/.hidden.png", "pics/sub/c.png")
     for text in ("pics", "pics/"):

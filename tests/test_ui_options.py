@@ -60,6 +60,7 @@ def test_the_command_says_the_same():
     want |= {"quality": 88, "background": "#102030", "strip_metadata": True, "suffix": "_big", "draws": "independent"}
     want |= {"seed": 7, "precision": "fp32", "tile": 200, "tile_pad": 30, "denoise": "cleaner", "device": "cpu"}
     assert {key: found[key] for key in want} == want
+    assert parsed(Options("unet-x2", smooth="off", tile_pad="0").command("p.png"))["tile_pad"] == 0  # none is not auto
 
 
 def test_results_are_named_as_the_command_names_them(tmp_path):

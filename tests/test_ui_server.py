@@ -3,6 +3,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -201,6 +202,16 @@ def test_a_password_is_asked_for_and_everything_goes_at_the_end(tmp_path, signal
             process.send_signal(signals[1])
             time.sleep(0.02)
     assert process.returncode == 0 and not root.exists()
+
+
+def test_what_a_killed_one_left_goes_with_the_next_start(tmp_path, server):
+    with running(tmp_path) as (_, process):
+        (left,) = folders(process)
+        process.kill()
+    (left / "private.png").touch()
+    with running(tmp_path):
+        assert not left.exists() and not Path(f"{left}.lock").exists()
+        assert folders(server[1])  # that of one that runs stays
 
 
 def test_a_taken_port_is_said(server):

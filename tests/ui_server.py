@@ -38,4 +38,4 @@ def running(home, *options, device="cpu"):
 
 def folders(process):
     """What the server keeps on disk."""
-    return list(Path(tempfile.gettempdir()).glob(f"robustsr-ui-{process.pid}-*"))
+    return [p for p in Path(tempfile.gettempdir()).glob(f"robustsr-ui-{process.pid}-*") if p.is_dir()]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from robustsr.catalogue import BICUBIC, find
+from robustsr.engine import memory_format
 from robustsr.files import atomic, sha256
 from robustsr.types import RobustSRError
 
@@ -97,7 +98,7 @@ class State:
 
     @classmethod
     def _around(cls, net: nn.Module, recipe: Recipe, device: torch.device) -> State:
-        net = net.to(device)
+        net = net.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         ema = copy.deepcopy(net).requires_grad_(False).eval()
         betas = recipe.optimiser.betas
         method = Muon if recipe.optimiser.method == "muon" else Adam
@@ -107,7 +108,7 @@ class State:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             judge = VGGDiscriminator(recipe.discriminator.features)
-        judge = judge.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        judge = judge.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         return cls(net, ema, optimiser, judge, Adam(judge.parameters(), recipe.discriminator.lr, betas))
 
     def _parts(self) -> dict[str, nn.Module | Optimizer]:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from robustsr.catalogue import home
 from robustsr.degradation import LIGHT, Degradation, compressed, degrade
 from robustsr.files import staged
-from robustsr.pairs import Say, pictures_in, read_rgb
+from robustsr.pairs import Say, by_name, pictures_in, read_rgb
 from robustsr.types import RobustSRError
 
 from .recipe import Data
@@ -108,22 +108,11 @@ def _files(data: Data, say: Say) -> list[tuple[Path, Path | None]]:
         if all(folder.is_dir() for folder in pair):
             raise RobustSRError(f"{data.hr} holds HR and LR: --set data.hr={pair[0]} --set data.lr={pair[1]}")
         return [(path, None) for path in pictures_in(Path(data.hr), recursive=True, say=say)]
-    hr, lr = _by_name(data.hr), _by_name(data.lr)
+    hr, lr = (by_name(pictures_in(Path(place), recursive=True), Path(place)) for place in (data.hr, data.lr))
     if missing := [name for name in hr if name not in lr]:
         few = ", ".join(str(hr[name].relative_to(data.hr)) for name in missing[:3])
         raise RobustSRError(f"{data.lr} has no picture for {few} of {data.hr}: folders and names must agree")
     return [(path, lr[name]) for name, path in hr.items()]
-
-
-def _by_name(folder: str) -> dict[str, Path]:
-    """Pictures by their place under ``folder``, without the ending. RobustSRError: two share one."""
-    named: dict[str, Path] = {}
-    for path in pictures_in(Path(folder), recursive=True):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in named:
-            raise RobustSRError(f"{named[name]} and {path} have one name, so no partner can be told: remove one")
-        named[name] = path
-    return named
 
 
 def _decode(files: list[tuple[Path, Path | None]], data: Data, scale: int, resized: bool, folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustsr.engine import buffers_kept, full_float32
 from robustsr.files import atomic
+from robustsr.models import load
 from robustsr.types import RobustSRError
 from robustsr.version import __version__
 
@@ -78,11 +79,9 @@ class Session:
         state = State.resumed(checkpoint, recipe, where) if checkpoint else State.fresh(recipe, where)
         step = Step(recipe, state, where, crew)
         objective = recipe.denoiser.objective
-        if objective in ("restore", "task") and step.behind:
-            scale = step.behind.scale  # the denoiser sees what f will see
-        side = recipe.data.patch * (
-            1 if resized or objective == "restore" else step.behind.scale if step.behind else scale
-        )
+        if objective in ("restore", "task"):  # the denoiser sees what f will see
+            scale = (step.behind or load(recipe.denoiser.model, device="cpu")).scale
+        side = recipe.data.patch * own_scale(recipe.generator) * (step.behind.scale if step.behind else 1)
         if recipe.loss.gan and side < SMALLEST:
             raise RobustSRError(
                 f"loss.gan compares {SMALLEST} pixels a side or more, outputs have {side}: set data.patch to more"

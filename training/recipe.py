@@ -126,7 +126,7 @@ class Denoiser:
     """
 
     objective: str = ""
-    model: str = "psnr"  # f, frozen
+    model: str = "psnr"  # f, frozen; with restore its scale alone counts
 
 
 @dataclass(frozen=True)

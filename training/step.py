@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustsr import kernels
-from robustsr.engine import auto_precision
+from robustsr.engine import auto_precision, memory_format
 from robustsr.models import Loaded, load
 from robustsr.network import Network
 from robustsr.types import RobustSRError
@@ -57,7 +57,7 @@ def compiles(device: torch.device) -> bool:
 
 def frozen(recipe: Recipe, device: torch.device) -> Network | None:
     """The network behind a denoiser in training; None: it is not asked for. RobustSRError: it has no gradients."""
-    if recipe.denoiser.objective not in ("restore", "stability", "task"):
+    if recipe.denoiser.objective not in ("stability", "task"):
         return None
     behind = load(recipe.denoiser.model, device=str(device), precision="fp32")
     if not isinstance(behind, Network):
@@ -158,7 +158,7 @@ class Step:
     def _forward(self, x: Tensor) -> Tensor:
         """What is trained, for attacks and losses alike: the network, or a denoiser before a fixed one."""
         y: Tensor = self.net(x)
-        return self.behind(y.float()) if self.behind and self.recipe.denoiser.objective != "restore" else y
+        return self.behind(y.float()) if self.behind else y
 
     def _target(self, lr: Tensor, hr: Tensor, heavy: Tensor) -> Tensor:
         objective = self.recipe.denoiser.objective
@@ -225,7 +225,7 @@ class Step:
             mine.copy_(new)
 
     def _unit(self, x: Tensor) -> Tensor:
-        return self._share(x, 0).to(torch.float32, memory_format=torch.channels_last) / 255
+        return self._share(x, 0).to(torch.float32, memory_format=memory_format(self.device)) / 255
 
     def _share(self, x: Tensor, dim: int) -> Tensor:
         mine: Tensor = x.chunk(self.crew.num_processes, dim)[self.crew.process_index]

@@ -40,7 +40,7 @@ def read(name_or_path: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise RobustSRError(f"recipe: base of {seen[-1]} leads back to {path}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise RobustSRError(f"{path} is not valid TOML: {error}") from None
     except UnicodeDecodeError as error:
@@ -91,10 +91,7 @@ def build(cls: type[T], table: dict[str, Any], prefix: str = "") -> T:
             values[key] = build(cast(type[Any], kind), value, f"{prefix}{key}.")
             continue
         values[key] = _list(kind, value, prefix + key) if get_origin(kind) is tuple else _one(kind, value, prefix + key)
-    try:
-        return cls(**values)
-    except TypeError as error:  # a required key is missing
-        raise RobustSRError(f"recipe: {error}") from None
+    return cls(**values)
 
 
 def _list(kind: Any, value: Any, key: str) -> tuple[Any, ...]:  # noqa: ANN401

@@ -27,6 +27,7 @@ from .desk import Desk, Token
 from .options import Options
 
 MOST_FILES = 5000
+REFUSED = r'[<>:"|?*\x00-\x1f]' if os.name == "nt" else ":"  # in names of files; a colon would be a stream there
 HEAD = ("file", "state", "size", "seconds", "notes")
 
 
@@ -226,7 +227,7 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> N
     """Writes an entry below ``folder``, whatever its name says, and no more than it says to hold."""
     parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
     wanted = (part for part in parts if part not in ("/", "") and not part.startswith("."))
-    inside = [part.replace(":", "_") for part in wanted if not re.fullmatch("[A-Za-z]:", part)]
+    inside = [re.sub(REFUSED, "_", part) for part in wanted if not re.fullmatch("[A-Za-z]:", part)]
     *above, name = inside
     target = _free(folder.joinpath(*(fitted(part, "") for part in above), fitted(*os.path.splitext(name))))
     target.parent.mkdir(parents=True, exist_ok=True)

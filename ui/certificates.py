@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 from robustsr import certificate_files, images, scene
-from robustsr.catalogue import package_samples
+from robustsr.catalogue import SAMPLE, package_samples
 from robustsr.certificate import certify as certificate_of
 from robustsr.certificate import for_picture
 from robustsr.certify import Claim
 from robustsr.plan import pixels_per_second
 from robustsr.render import escaped
 from robustsr.smoothing import Reduce
-from robustsr.types import RobustSRError
+from robustsr.types import RobustSRError, shown
 
 from .desk import Desk, Say
 from .options import argument, level, number, whole
-from .scenes import CENTRE, SAMPLE
+from .scenes import CENTRE
 from .upscale import watched
 
 
@@ -98,12 +98,12 @@ def certify(
     text = "\n\n".join(
         [*filter(None, [part]), " ".join(about), *record["claim"], *(f"*{line}*" for line in record["not_claimed"])]
     )
-    shown = {"shipped": "certified picture", "width": "distance of the bounds", "lower": "lower", "upper": "upper"}
-    gallery = [(str(folder / files[key]), caption) for key, caption in shown.items()]
-    everything = [str(folder / f"{source.stem}_certificate.json"), *(str(folder / files[key]) for key in shown)]
+    panes = {"shipped": "certified picture", "width": "distance of the bounds", "lower": "lower", "upper": "upper"}
+    gallery = [(str(folder / files[key]), caption) for key, caption in panes.items()]
+    everything = [str(folder / f"{source.stem}_certificate.json"), *(str(folder / files[key]) for key in panes)]
     words = ["robustsr", "certify", *([argument(path.name)] if path else []), "-m", model, "--smooth", claim.reduce]
     for flag in ("sigma", "eps", "alpha", "beta"):
-        words += [f"--{flag}", f"{getattr(claim, flag):g}"]
+        words += [f"--{flag}", shown(getattr(claim, flag))]
     words += ["--samples", str(claim.n), "--ship", str(claim.shipped), "--scope", claim.scope]
     words += ["--crop", ",".join(map(str, box))] if box else []
     return Certified(gallery, text, everything, shlex.join([*words, *(["--hr", argument(hr.name)] if hr else [])]))

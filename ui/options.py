@@ -139,7 +139,7 @@ class Options:
         default = Options(self.model)
 
         def add(flag: str, value: Any) -> None:  # noqa: ANN401
-            if value not in (None, "", False):
+            if value is not None and value is not False and value != "":  # 0 may be meant
                 words.append(f"--{flag}")
                 words.extend([] if value is True else [f"{value:.12g}" if isinstance(value, float) else str(value)])
 

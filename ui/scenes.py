@@ -14,19 +14,19 @@ from typing import Any
 from PIL import Image
 
 from robustsr import attack, attack_files, attack_report, compare, console, images, losses, scene, threats
-from robustsr.catalogue import package_samples, shipped
+from robustsr.catalogue import SAMPLE, package_samples, shipped
 from robustsr.report import Table
 from robustsr.ruler import Ruler, in_words
 from robustsr.scene import Scene, Shown
 from robustsr.settings import smoothing_for
 from robustsr.smoothing import Reduce
-from robustsr.types import RobustSRError
+from robustsr.types import RobustSRError, shown
 
 from . import view
 from .desk import Desk, Say, Token
 from .options import argument, level, number, whole
 
-SAMPLE, SAMPLE_CROP = "landscape.png", (24, 24, 64, 64)
+SAMPLE_CROP = (24, 24, 64, 64)
 CENTRE = 64  # pixels a side that are used where no crop is given
 Word = Callable[[str], None]
 
@@ -104,16 +104,16 @@ def side_by_side(
             word(f"loading {name}")
             networks[name] = desk.model(name)
         what = part(desk, path, hr, max(network.scale for network in networks.values()), crop)
-        shown = []
+        models = []
         for name, reduce in ways:
             one = Shown(name, attack.watched(networks[name], word, f"upscaling with {name}"))
             if reduce:
                 one = scene.smoothed(
                     one.network, smoothing_for(one.network, reduce, level(sigma)).settled(what.x, one.network)[0]
                 )
-            shown.append(one)
+            models.append(one)
         ruler = Ruler.best()
-        found = compare.compare(what, scene.distinct(shown), ruler, word)
+        found = compare.compare(what, scene.distinct(models), ruler, word)
     table, folder, scale = compare.table(what, found, ruler), desk.folder(), what.scale
     desk.settle(who, folder)
     size = (what.size[1] * scale, what.size[0] * scale)
@@ -230,8 +230,8 @@ def attacked(
         "--on",
         on,
     ]
-    line += ["--smooth", smooth, "--sigma", f"{smoothing.sigma:g}", "--samples", str(smoothing.samples)]
-    line += ["--crop", ",".join(map(str, what.box))] if what.box else []
+    line += ["--smooth", smooth, "--sigma", shown(smoothing.sigma), "--samples", str(smoothing.samples)]
+    line += ["--crop", ",".join(map(str, what.box))]
     command = shlex.join([*line, *(["--hr", argument(hr.name)] if hr else [])])
     return Attacked(gallery, view.Loupe(panes, folder), change, outputs, curve, files, told, command)
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from filelock import FileLock, Timeout
+
 from robustsr.types import RobustSRError
 
 from .desk import Desk
@@ -29,7 +31,7 @@ def served(
     auth: tuple[str, str] | None = None,
     share: bool = False,
     max_upload: int = 200 << 20,
-    max_pixels: int = 100_000_000,
+    max_pixels: int = 200_000_000,
     device: str = "auto",
     open_browser: bool = False,
     url: str | None = None,
@@ -50,7 +52,7 @@ def served(
         what = "a public link" if share else f"a proxy at {url}" if url else f"host {host}"
         raise RobustSRError(f"{what} opens this machine's pictures and processor to others: add --auth USER:PASSWORD")
     _check_host(host)
-    root = _root()
+    root, lock = _root()
     os.environ |= {
         "GRADIO_TEMP_DIR": str(root),
         "GRADIO_EXAMPLES_CACHE": str(root / "examples"),
@@ -123,6 +125,7 @@ def served(
             desk.close()
             page.close(verbose=False)
         shutil.rmtree(root, ignore_errors=True)
+        _let_go(lock)
 
 
 def _check_host(host: str) -> None:
@@ -142,30 +145,36 @@ def _sweep(desk: Desk, stop: threading.Event) -> None:
         desk.sweep()
 
 
-def _root() -> Path:
-    """A new folder for this process alone; those that ended processes left behind go."""
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        number = path.name.removeprefix(PREFIX).partition("-")[0]
-        with suppress(OSError, AttributeError):  # no longer there, or no such question on Windows
-            if number.isdigit() and path.stat().st_uid == os.getuid() and not _runs(int(number)):
-                shutil.rmtree(path, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
+def _root() -> tuple[Path, FileLock]:
+    """A new folder for this process alone, and its lock; those that ended processes left behind go."""
+    folder = Path(tempfile.gettempdir()).resolve()
+    for path in folder.glob(f"{PREFIX}*.lock"):
+        with suppress(OSError, Timeout):  # another user's, or of a process that runs
+            lock = FileLock(path, timeout=0)
+            lock.acquire()
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            _let_go(lock)
+    root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=folder))
+    lock = FileLock(f"{root}.lock", timeout=0)
+    lock.acquire()
+    return root, lock
 
 
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _let_go(lock: FileLock) -> None:
+    """Gives a folder's lock back; its file goes, unless something of the folder could not be deleted."""
+    lock.release()
+    path = Path(lock.lock_file)
+    if not path.with_suffix("").exists():
+        with suppress(OSError):
+            path.unlink()
 
 
 def wait() -> None:
     """Until Ctrl-C, or a request to end; from then on neither disturbs this process, which is about to end."""
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    for name in ("SIGTERM", "SIGBREAK"):  # the second is Windows' alone
+        if number := getattr(signal, name, None):
+            signal.signal(number, lambda *_: ended.set())
     try:
         while not ended.wait(0.5):
             pass

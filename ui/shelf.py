@@ -9,17 +9,16 @@ from robustsr.catalogue import BICUBIC
 from robustsr.models import load
 from robustsr.types import RobustSRError
 
-from .desk import Desk, Say
+from .desk import Say
 
 HEAD = ("model", "scale", "where", "what it is")
 
 
 def usable(use: str = "upscale") -> list[tuple[str, str]]:
     """(what a list shows, name) of the models that can be used now: those for one use, and people's own."""
-    known, made = catalogue.catalogue(), []
-    here = catalogue.installed()
+    known, here, made = catalogue.catalogue(), catalogue.installed(), []
     for name in [*(n for n in known if n in here), *(n for n in here if n not in known)]:
-        entry = known.get(name)
+        entry = catalogue.entry_of(name)
         if entry is None or entry.use == use:
             made.append((f"{name}: {entry.description}" if entry else name, name))
     return made
@@ -27,7 +26,7 @@ def usable(use: str = "upscale") -> list[tuple[str, str]]:
 
 def line(name: str) -> str:
     """What a model is, in a line; its figures are in its `details`."""
-    entry = catalogue.catalogue().get(name)
+    entry = catalogue.entry_of(name)
     return f"{entry.description}." if entry else "Your own."
 
 
@@ -39,16 +38,16 @@ def defences() -> list[str]:
 
 def rows() -> list[list[str]]:
     """Every model, usable or to be pulled."""
-    known, made = catalogue.catalogue(), []
+    made = []
     for name, where in catalogue.listed().items():
-        entry = known.get(name)
+        entry = catalogue.entry_of(name)
         made.append([name, f"x{entry.scale}" if entry else "", where, entry.description if entry else "your own"])
     return made
 
 
 def details(name: str) -> str:
     """Everything known of a model, as Markdown, its measured figures among it."""
-    entry = catalogue.catalogue().get(name)
+    entry = catalogue.entry_of(name)
     if entry is None:
         network = load(name, device="cpu", precision="fp32")
         reach = "receptive radius" if network.exact else "effective context"
@@ -85,10 +84,10 @@ def pull(name: str, say: Say) -> str:
     return f"{name} can be used now."
 
 
-def add(desk: Desk, path: Path) -> str:
+def add(path: Path) -> str:
     """Keeps an uploaded checkpoint among the models. RobustSRError: it holds code, is damaged, or the name is taken."""
     if path.suffix.lower() not in catalogue.ENDINGS:
         raise RobustSRError(f"{path.name}: give a {', '.join(catalogue.ENDINGS)} file")
     network = load(path, device="cpu", precision="fp32")
-    name = catalogue.add(path).stem  # of a catalogued model its own
+    name, _ = catalogue.add(path)
     return f"{name}: x{network.scale}, can be used now."

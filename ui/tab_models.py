@@ -50,7 +50,7 @@ def models(desk: Desk, page: gr.Blocks, lists: list[gr.Dropdown], choices: Calla
         if path is None:
             return gr.update(), gr.update(), gr.update()
         with readable(desk):
-            text = shelf.add(desk, Path(path))
+            text = shelf.add(Path(path))
         return text, gr.update(value=shelf.rows()), gr.update(choices=[row[0] for row in shelf.rows()])
 
     def picked(event: gr.SelectData) -> str:
