@@ -130,7 +130,7 @@ def by_name(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     for path in paths:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in named:
-            raise RobustSRError(f"{named[name]} and {path} have one name, so no partner can be told: remove one")
+            raise RobustSRError(f"{named[name]} and {path} have one name but for the ending: rename one")
         named[name] = path
     return named
 

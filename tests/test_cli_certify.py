@@ -357,7 +357,7 @@ def test_certificates_among_the_pictures_are_no_pictures(run, each, picture):
         assert code == 0 and "2 certificates" in words
     assert len(list(picture.parent.iterdir())) == 2 * 6
     code, _, words = run(*command, "-o", picture)
-    assert code == 1 and f"cannot make the folder {picture}" in words and "draws, about" not in words
+    assert code == 1 and f"{picture} is a file, and results need a folder" in words and "draws, about" not in words
 
 
 def test_what_cannot_be_paired_or_read_in_a_folder_is_said(run, picture, tmp_path):
@@ -370,7 +370,7 @@ def test_what_cannot_be_paired_or_read_in_a_folder_is_said(run, picture, tmp_pat
         Image.open(picture).convert("RGB").save(truths / name)
     for hr, why in (
         (picture, "is no folder"),
-        (truths, "has several pictures for bird.png"),
+        (truths, "bird.png have one name"),
         (tmp_path / "out", "has no picture for bird.png, broken.png"),
     ):
         code, _, words = run(picture.parent, *FEW, "--hr", hr, "-o", tmp_path / "other")
@@ -379,7 +379,7 @@ def test_what_cannot_be_paired_or_read_in_a_folder_is_said(run, picture, tmp_pat
     assert "note: bird.png is smaller than --crop 99: " in words and "pixels are certified" in words
     (picture.parent / "bird.jpg").write_bytes(b"")
     code, _, words = run(picture.parent, *FEW, "-o", tmp_path / "other")
-    assert code == 1 and "several pictures called bird" in words and not (tmp_path / "other").exists()
+    assert code == 1 and "bird.png have one name" in words and not (tmp_path / "other").exists()
 
 
 def test_a_certificate_of_an_own_model_asks_for_its_file(run, certified, picture, tiny):

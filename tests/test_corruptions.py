@@ -332,7 +332,7 @@ def test_specs_as_typed(given, spec):
         ("noise:sigma=nan", "a number above 0"),
         ("noise:sigma=two", "a number above 0"),
         ("blur:align=left", "align is 'left'; it must be one of even, odd"),
-        ("blur:size=10,", "'' is not of the form"),
+        ("blur:size=10,odd", "'odd' is not of the form"),
     ],
 )
 def test_mistakes_are_named(spec, message):

@@ -61,7 +61,7 @@ def test_specs_have_one_canonical_form(spec, canonical):
         ("deepfool", "no attack 'deepfool'; there are: fgsm, bim, pgd, cw, random, pgd-l2"),
         ("cw:eps=8/255", "cw has no ball, so no eps"),
         ("pgd:eps=8", "did you mean 8/255"),
-        ("pgd:epsilon=1", "'epsilon=1' is none of its settings"),
+        ("pgd:epsilon=1", "epsilon is none of its settings"),
         ("pgd:steps=many", "steps must be a whole number, got 'many'"),
         ("pgd:steps=0", "must be at least 1"),
         ("bim:norm=l2", "bim has no use for norm, only pgd, random"),
@@ -74,7 +74,8 @@ def test_specs_have_one_canonical_form(spec, canonical):
         ("pgd:eps=-1", "eps must be at least 0"),
         ("pgd:norm=l1", "linf or l2"),
         ("cw:squared=yes", "squared must be true or false, got 'yes'"),
-        ("pgd:eps=1/255,eps=4/255", "has eps twice"),
+        ("pgd:eps=abc", r"'pgd:eps=abc': eps must be 8/255, 8px or 0.031, got 'abc'"),
+        ("pgd:eps=1/255,eps=4/255", "eps is given twice"),
     ],
 )
 def test_wrong_threats_are_explained(spec, message):
