@@ -94,7 +94,7 @@ def auto_precision(device: torch.device, *, winograd: bool = False) -> str:
 def memory_format(device: torch.device) -> torch.memory_format:
     """The order of pictures' and weights' values in which ``device`` convolves well.
 
-    Metal's convolutions of channels-last slices are wrong before torch 2.12, and slow backwards after.
+    Metal's channels-last convolutions are wrong for slices in some releases of torch, and slow backwards.
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 

@@ -61,7 +61,7 @@ def upscale_picture(
                 raise RobustSRError(f"out of memory, even in tiles of {now} pixels") from None
             memory = nullcontext  # where memory is short, blocks that are kept leave none for larger ones
         if network.device.type in ("cuda", "mps"):
-            torch.accelerator.empty_cache()
+            getattr(torch, network.device.type).empty_cache()
 
 
 class _NotFiniteError(Exception):

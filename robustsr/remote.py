@@ -198,12 +198,12 @@ def same(a: Place, b: Place) -> bool:
 
 
 def mark_of(place: Place) -> tuple[int, int] | None:
-    """What tells a file or folder of this machine from others; None: it is not there, or elsewhere."""
+    """What tells a file or folder of this machine from others; None: it is not there or elsewhere, or nothing does."""
     try:
         stat = os.stat(place) if isinstance(place, Path) else None
     except OSError:
         return None
-    return (stat.st_dev, stat.st_ino) if stat else None
+    return (stat.st_dev, stat.st_ino) if stat and stat.st_ino else None  # some network disks number nothing
 
 
 def state(place: Place) -> State:
