@@ -229,3 +229,6 @@ def test_networks_that_write_over_what_their_gradients_need_have_them(name, tmp_
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
     again = pickle.loads(pickle.dumps(loaded))
     assert torch.equal(torch.autograd.grad(again(x).square().sum(), x)[0], found)
+    weights = [list(module.requires_grad_(True).parameters()) for module in (again.module, net)]
+    found, want = (torch.autograd.grad(up(x).square().sum(), w) for up, w in zip((again, net), weights, strict=True))
+    torch.testing.assert_close(found, want, rtol=1e-3, atol=1e-4)

@@ -323,6 +323,7 @@ def test_resized_pictures_need_no_network_of_scale_one(study, tmp_path):
     [
         ({"perturbations": ("clean", "nois")}, "nois"),
         ({"perturbations": ("cw:eps=1/255",)}, "cw has no ball"),
+        ({"perturbations": ("clean:x=1",)}, "clean has no settings"),
         ({"models": ("bicubic-x2",)}, "bicubic-x2 is x2, the pictures are measured at x4"),
         ({"lpips": "alex"}, "models pull alexnet"),
         ({"models": ("gone",)}, "no model 'gone'"),
