@@ -25,6 +25,15 @@ def part_of(name: str) -> str:
     return f".robustsr-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.part"
 
 
+def mark_of(path: StrPath) -> tuple[int, int] | None:
+    """What tells a file or folder from all others of this machine; None: it is not there, or nothing does."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else None  # some network disks number nothing
+
+
 def move(source: Path, target: Path) -> None:
     """Renames a file, over what is there; where others' programs hold one of the two, on Windows, it waits a little."""
     for pause in PAUSES:

@@ -9,11 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 from .catalogue import entry_of
+from .files import mark_of
 from .formats import FORMATS, OUTPUT_FORMATS
 from .manifest import Manifest
-from .remote import Place, Url, mark_of
+from .remote import Place, Url
 from .types import RobustSRError
 
 LONGEST_NAME = 255  # bytes, on every common file system
@@ -103,7 +105,7 @@ def tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings:
     result: list[Job] = []
     taken: dict[str, Job] = {}
     sources = {job.source.resolve() for job in jobs}
-    marks = {mark_of(job.source) for job in jobs} - {None}
+    marks = {mark_of(job.source) for job in jobs if isinstance(job.source, Path)} - {None}
     for job in jobs:
         rivals = by_target[_key(job.target)]
         if len(rivals) > 1 and not manifest(job.root).made(job.source, job.target):
@@ -114,7 +116,7 @@ def tell_apart(jobs: list[Job], manifest: Callable[[Place], Manifest], warnings:
                 mark = "~" + hashlib.sha256(os.fsencode(job.source.name)).hexdigest()[:6]
                 job = replace(job, target=job.target.with_name(fitted(job.target.stem, mark + job.target.suffix)))
         key = _key(job.target)
-        if job.target.resolve() in sources or mark_of(job.target) in marks:
+        if job.target.resolve() in sources or (isinstance(job.target, Path) and mark_of(job.target) in marks):
             raise RobustSRError(f"{job.target} would overwrite an input: choose another -o, or a --suffix")
         if key in taken:
             raise RobustSRError(

@@ -86,12 +86,13 @@ def _facts(
     claim: Claim, field: Field, seed: int, fresh: bool, window: tuple[int, int], x: Tensor, network: Loaded
 ) -> dict[str, Any]:
     """All of a record that follows from what was asked, without a draw."""
+    before = {"denoiser": {"sha256": network.before[1]}} if network.before else {}  # both make the model's sha256
     return {
         "format": FORMAT,
         "claim": claimed(claim, field),
         "not_claimed": not_claimed(claim, field),
         "input": {"sha256": digest(x), "height": field.h, "width": field.w},
-        "model": {"sha256": network.digest, "scale": network.scale} | _before(network),
+        "model": {"sha256": network.digest, "scale": network.scale} | before,
         **{key: getattr(claim, key) for key in CLAIM_KEYS},
         "field": {"kind": field.kind, "radius": field.radius},
         "derived": {
@@ -114,11 +115,6 @@ def _facts(
         "precision": network.with_precision("fp32").precision,  # fp16: of some ONNX files, which have no other
         "window": {"height": window[0], "width": window[1], "context": network.context},
     }
-
-
-def _before(network: Loaded) -> dict[str, Any]:
-    """The weights of the denoiser in front of a network, where there is one: those of both make the model's sha256."""
-    return {"denoiser": {"sha256": network.before[1]}} if network.before else {}
 
 
 def result_of(claim: Claim, levels: Mapping[str, Tensor], hr: Tensor | None) -> dict[str, Any]:

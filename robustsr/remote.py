@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeAlias
 
-from .files import part_of
+from .files import mark_of, part_of
 from .types import RobustSRError
 
 # Object stores: a file appears when its upload is complete, and there are no folders.
@@ -185,7 +185,7 @@ def local(place: Place) -> Path:
 
 
 def below(place: Place, folder: Place) -> str:
-    """The name of a place in a folder, or in one below that, with slashes; "." for the folder itself."""
+    """The name of a place in a folder, or below it, with slashes; "." for the folder itself."""
     if isinstance(place, Path) and isinstance(folder, Path):
         return place.relative_to(folder).as_posix()
     return str(place)[len(str(folder)) :].strip("/") or "."
@@ -194,16 +194,9 @@ def below(place: Place, folder: Place) -> str:
 def same(a: Place, b: Place) -> bool:
     """Whether both are one file or folder, however they are written: to a Mac names of another case are the same."""
     a, b = a.resolve(), b.resolve()
-    return a == b or (mark := mark_of(a)) is not None and mark == mark_of(b)
-
-
-def mark_of(place: Place) -> tuple[int, int] | None:
-    """What tells a file or folder of this machine from others; None: it is not there or elsewhere, or nothing does."""
-    try:
-        stat = os.stat(place) if isinstance(place, Path) else None
-    except OSError:
-        return None
-    return (stat.st_dev, stat.st_ino) if stat and stat.st_ino else None  # some network disks number nothing
+    if a == b or isinstance(a, Url) or isinstance(b, Url):
+        return a == b
+    return (mark := mark_of(a)) is not None and mark == mark_of(b)
 
 
 def state(place: Place) -> State:
